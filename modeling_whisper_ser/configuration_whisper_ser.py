@@ -1,0 +1,191 @@
+"""Configuration of the Whisper speech emotion recognition models."""
+
+import difflib
+import math
+from typing import Any
+
+from transformers import PreTrainedConfig, WhisperConfig
+
+POOLING_TYPES = ("mean", "attentive", "qkv", "statistics")
+LAYER_MIXINGS = ("none",)
+SCORE_ACTIVATIONS = ("none", "tanh")
+
+FRAMES_PER_SECOND = 50
+"""Encoder frames per second of audio: mel frames every 10 ms, halved by Whisper's second convolution."""
+
+
+class ConfigError(ValueError):
+    """A field of `WhisperSerConfig` has a value that cannot work, or is misspelt."""
+
+
+class WhisperSerConfig(PreTrainedConfig):
+    """What a model reads from which Whisper encoder, and how it pools and classifies it.
+
+    The words are the paper's (arXiv 2602.06000): `d_model` is the width after the projector; the width of the Whisper
+    encoder is `encoder_config.d_model`.
+
+    Args:
+        encoder_config: the `WhisperConfig` (or its dict) of the checkpoint the encoder was cut from.
+        layer_index: the encoder layer that is read, from 1; layers above it do not exist in the model. The last layer
+            includes the encoder's final LayerNorm. Left out, it is the middle one: half the layers, rounded up.
+        layer_mixing: how several layers become one; `"none"` reads the single layer `layer_index`.
+        layer_indices: the layers read, ascending, `layer_index` the highest. With `layer_mixing="none"` it is
+            `[layer_index]`.
+        d_model: width of the projected frames and of the pooled vector.
+        pooling_type: `"mean"`, `"attentive"` (paper, section 3.2.1), `"qkv"` (section 3.2.2) or `"statistics"`
+            (mean and standard deviation over the frames, mapped to `d_model`).
+        num_pooling_heads, pooling_head_dim: attention heads and the size of each (`attentive` and `qkv`).
+        score_activation: applied to the attention scores before the softmax. `"none"` as the paper writes; the
+            authors' code has `"tanh"` for `qkv`.
+        scale_scores: divide the scores by `sqrt(pooling_head_dim)`. Left out, it follows the paper's equations: yes
+            for `qkv` (8a), no for `attentive` (4); the authors' code scales both.
+        layer_norm_after_pooling: one more LayerNorm before the classifier, as in the authors' code.
+        input_dropout: on the (standardised) encoder states before the projector.
+        pooling_dropout: inside the pooling: on `tanh(h W + b)` for `attentive`, on queries, keys and values for `qkv`.
+        classifier_dropout: on the pooled vector.
+        channel_standardisation: subtract mean and divide by deviation per channel of the encoder states. The
+            statistics come from the training frames and are saved with the model.
+        chunk_seconds: audio is encoded in even chunks of at most this many seconds; positions restart in each.
+        unfreeze_last_n: how many of the kept encoder layers, from the top, are trained. 0 leaves the encoder frozen.
+        class_weights: one weight a label for the loss, or `None`.
+        label_smoothing: of the loss, in [0, 1).
+
+    Raises:
+        ConfigError: names the field, its value and what is allowed; also for a misspelt field name.
+    """
+
+    model_type = "whisper_ser"
+    sub_configs = {"encoder_config": WhisperConfig}
+    keys_to_ignore_at_inference = ["pooler_output", "frame_states", "frame_mask", "pooling_attentions"]
+
+    encoder_config: dict | WhisperConfig | None = None
+    layer_index: int | None = None
+    layer_mixing: str = "none"
+    layer_indices: list[int] | None = None
+    d_model: int = 256
+    pooling_type: str = "qkv"
+    num_pooling_heads: int = 12
+    pooling_head_dim: int = 4
+    score_activation: str = "none"
+    scale_scores: bool | None = None
+    layer_norm_after_pooling: bool = False
+    input_dropout: float = 0.0
+    pooling_dropout: float = 0.1
+    classifier_dropout: float = 0.0
+    channel_standardisation: bool = True
+    chunk_seconds: float = 4.0
+    unfreeze_last_n: int = 0
+    class_weights: list[float] | None = None
+    label_smoothing: float = 0.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        _refuse_near_misses(kwargs)
+        if self.encoder_config is None:
+            self.encoder_config = WhisperConfig()
+        elif isinstance(self.encoder_config, dict):
+            self.encoder_config = WhisperConfig(**self.encoder_config)
+        if self.layer_index is None:
+            self.layer_index = math.ceil(self.encoder_config.encoder_layers / 2)
+        if self.layer_indices is None:
+            self.layer_indices = [self.layer_index]
+        if self.scale_scores is None:
+            self.scale_scores = self.pooling_type == "qkv"
+        super().__post_init__(**kwargs)
+        if self.id2label is not None and len(self.label2id or {}) != len(self.id2label):
+            self.label2id = {label: index for index, label in self.id2label.items()}
+        self.check_values()
+
+    @property
+    def chunk_frames(self) -> int:
+        """The most encoder frames a chunk may have."""
+        return round(self.chunk_seconds * FRAMES_PER_SECOND)
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels in the order of the logits."""
+        return [self.id2label[index] for index in range(self.num_labels)]
+
+    def check_values(self) -> None:
+        """Raises `ConfigError` when a field cannot work. Models call it again: fields can be set after creation."""
+        if not isinstance(self.encoder_config, WhisperConfig):
+            raise ConfigError(f"encoder_config must be a WhisperConfig or its dict, got {self.encoder_config!r}.")
+        for name, allowed in (
+            ("pooling_type", POOLING_TYPES),
+            ("layer_mixing", LAYER_MIXINGS),
+            ("score_activation", SCORE_ACTIVATIONS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}={getattr(self, name)!r} is not one of {', '.join(map(repr, allowed))}.")
+        for name in ("scale_scores", "layer_norm_after_pooling", "channel_standardisation"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false.")
+        for name in ("d_model", "num_pooling_heads", "pooling_head_dim"):
+            _check_integer(name, getattr(self, name), 1, None)
+        for name in ("input_dropout", "pooling_dropout", "classifier_dropout", "label_smoothing"):
+            _check_fraction(name, getattr(self, name))
+        self._check_layers()
+        self._check_chunks()
+        self._check_labels()
+
+    def _check_layers(self) -> None:
+        layers = self.encoder_config.encoder_layers
+        _check_integer("layer_index", self.layer_index, 1, layers)
+        _check_integer("unfreeze_last_n", self.unfreeze_last_n, 0, self.layer_index)
+        if list(self.layer_indices or []) != [self.layer_index]:
+            raise ConfigError(
+                f"layer_indices={self.layer_indices!r} must be [{self.layer_index}], the layer_index, with "
+                "layer_mixing='none'."
+            )
+
+    def _check_chunks(self) -> None:
+        longest = self.encoder_config.max_source_positions / FRAMES_PER_SECOND
+        if not _is_number(self.chunk_seconds) or not 0.5 <= self.chunk_seconds <= longest:
+            raise ConfigError(
+                f"chunk_seconds={self.chunk_seconds!r} must lie between 0.5 and {longest:g}, the seconds that the "
+                "encoder has positions for."
+            )
+
+    def _check_labels(self) -> None:
+        if sorted(self.id2label) != list(range(self.num_labels)) or self.num_labels < 1:
+            raise ConfigError(f"id2label={self.id2label!r} must number its labels 0, 1, 2, ...")
+        if self.label2id != {label: index for index, label in self.id2label.items()}:
+            raise ConfigError(
+                f"label2id={self.label2id!r} is not the inverse of id2label={self.id2label!r}: give each label once, "
+                "or only id2label."
+            )
+        if self.class_weights is None:
+            return
+        weights = self.class_weights
+        if len(weights) != self.num_labels or not all(_is_number(w) and w >= 0 for w in weights):
+            raise ConfigError(
+                f"class_weights={weights!r} must be {self.num_labels} numbers of at least 0, one for each of "
+                f"{', '.join(self.labels)}."
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_integer(name: str, value: Any, least: int, most: int | None) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ConfigError(f"{name}={value!r} must be a whole number {allowed}.")
+
+
+def _check_fraction(name: str, value: Any) -> None:
+    if not _is_number(value) or not 0 <= value < 1:
+        raise ConfigError(f"{name}={value!r} must be a number from 0 up to, but not including, 1.")
+
+
+def _refuse_near_misses(unknown: dict[str, Any]) -> None:
+    """Raises for `poling_type=`, lets pass what a newer transformers may write: `PreTrainedConfig` swallows both."""
+    own = list(WhisperSerConfig.__annotations__)
+    for name in unknown:
+        close = difflib.get_close_matches(name, own, n=1, cutoff=0.8)
+        if close and not hasattr(PreTrainedConfig, name):
+            raise ConfigError(f"WhisperSerConfig has no field {name!r}; did you mean {close[0]!r}?")
+
+
+WhisperSerConfig.register_for_auto_class()

@@ -1,0 +1,159 @@
+"""Audio to log-mel spectrograms of the frames that were spoken."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.audio_utils import mel_filter_bank
+
+BLOCK_FRAMES = 6000
+"""Mel frames (60 s) transformed at a time, so that an hour of audio needs no more memory than a minute."""
+
+
+class AudioError(ValueError):
+    """Audio that cannot be used; the message says why."""
+
+
+class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
+    """Whisper's log-mel spectrogram of the audio that is there, time first, with a mask.
+
+    The stock extractor pads every clip to 30 s; this one computes the frames of the clip alone. On those frames both
+    agree: Whisper clamps to 8 below the maximum, and silence never raises a maximum.
+
+    Args:
+        feature_size: mel channels, 80 (128 for whisper-large-v3).
+        sampling_rate: hertz of the audio given; other rates are refused.
+        hop_length, n_fft: samples between frames and in a frame.
+        padding_value: of the frames behind a shorter clip in a batch. They are masked; models do not read them.
+        pad_to_seconds: the paper's setting is 30: audio is padded with silence or truncated to this length, and every
+            frame counts as real. `None` (default) keeps the audio as it is.
+    """
+
+    model_input_names = ["input_features", "attention_mask"]
+
+    def __init__(
+        self,
+        feature_size: int = 80,
+        sampling_rate: int = 16000,
+        hop_length: int = 160,
+        n_fft: int = 400,
+        padding_value: float = 0.0,
+        pad_to_seconds: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if pad_to_seconds is not None and not pad_to_seconds * sampling_rate >= n_fft:
+            raise ValueError(
+                f"pad_to_seconds={pad_to_seconds!r} must be None or at least {n_fft / sampling_rate:g} seconds."
+            )
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        self.hop_length = hop_length
+        self.n_fft = n_fft
+        self.pad_to_seconds = pad_to_seconds
+        self.mel_filters = mel_filter_bank(
+            num_frequency_bins=1 + n_fft // 2,
+            num_mel_filters=feature_size,
+            min_frequency=0.0,
+            max_frequency=8000.0,
+            sampling_rate=sampling_rate,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+
+    def __call__(
+        self,
+        raw_speech: np.ndarray | Sequence[float] | Sequence[np.ndarray] | Sequence[Sequence[float]],
+        sampling_rate: int | None = None,
+        padding: bool | str = True,
+        return_tensors: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Returns `input_features` `(batch, mel_frames, mels)` and `attention_mask` `(batch, mel_frames)`.
+
+        Args:
+            raw_speech: one clip `(samples,)`, or several as a list or as an array `(batch, samples)`; mono.
+            sampling_rate: hertz of `raw_speech`, to be checked against the extractor's.
+            padding: as in `SequenceFeatureExtractor.pad`; by default up to the longest clip of the batch.
+            return_tensors: `"pt"`, `"np"` or `None`.
+            **kwargs: `max_length`, `pad_to_multiple_of` of `SequenceFeatureExtractor.pad`, in mel frames.
+
+        Raises:
+            AudioError: another sampling rate, no samples, more than one channel, or values that are not finite.
+        """
+        if sampling_rate is not None and sampling_rate != self.sampling_rate:
+            raise AudioError(
+                f"The audio has {sampling_rate} Hz and this model reads {self.sampling_rate} Hz: resample it first."
+            )
+        clips = [_checked(clip) for clip in _clips(raw_speech)]
+        features = [self._log_mel(clip) for clip in clips]
+        batch = BatchFeature({"input_features": features})
+        return self.pad(batch, padding=padding, return_attention_mask=True, return_tensors=return_tensors, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what `preprocessor_config.json` holds; the filters follow from it."""
+        fields = super().to_dict()
+        fields.pop("mel_filters", None)
+        return fields
+
+    def _log_mel(self, clip: np.ndarray) -> np.ndarray:
+        """Returns `(mel_frames, mels)` of `clip` `(samples,)`; frame `t` is centred on sample `t * hop_length`."""
+        half = self.n_fft // 2
+        if self.pad_to_seconds is None:
+            frames = -(-len(clip) // self.hop_length)
+            # The stock extractor takes its maximum over the few frames beyond the end that still touch the clip, too.
+            computed = -(-(len(clip) + half) // self.hop_length)
+            clip = np.pad(clip, (0, (computed - 1) * self.hop_length + half - len(clip)))
+            padded = np.concatenate([clip[half:0:-1], clip])
+        else:
+            samples = round(self.pad_to_seconds * self.sampling_rate)
+            frames = computed = samples // self.hop_length
+            clip = np.pad(clip[:samples], (0, max(0, samples - len(clip))))
+            padded = np.pad(clip, half, mode="reflect")
+        return self._normalised(self._mel_power(padded, computed))[:frames].numpy()
+
+    def _mel_power(self, padded: np.ndarray, frames: int) -> torch.Tensor:
+        """Returns the mel power spectrum `(frames, mels)` of frames that begin every `hop_length` samples."""
+        waveform = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))
+        filters = torch.from_numpy(self.mel_filters).float()
+        window = torch.hann_window(self.n_fft)
+        blocks = []
+        for first in range(0, frames, BLOCK_FRAMES):
+            count = min(BLOCK_FRAMES, frames - first)
+            begin = first * self.hop_length
+            block = waveform[begin : begin + (count - 1) * self.hop_length + self.n_fft]
+            spectrum = torch.fft.rfft(block.unfold(0, self.n_fft, self.hop_length) * window)
+            blocks.append((spectrum.real.square() + spectrum.imag.square()) @ filters)
+        return torch.cat(blocks)
+
+    @staticmethod
+    def _normalised(mel_power: torch.Tensor) -> torch.Tensor:
+        """Returns Whisper's log-mel: decades, at most 8 below the maximum, shifted and scaled to about [-1, 1]."""
+        log_mel = mel_power.clamp(min=1e-10).log10()
+        return (torch.maximum(log_mel, log_mel.max() - 8.0) + 4.0) / 4.0
+
+
+def _clips(raw_speech: Any) -> list[Any]:
+    """Returns the clips of one call, whichever of the accepted forms they came in."""
+    if isinstance(raw_speech, torch.Tensor):
+        raw_speech = raw_speech.numpy(force=True)
+    if isinstance(raw_speech, np.ndarray):
+        return list(raw_speech) if raw_speech.ndim > 1 else [raw_speech]
+    if len(raw_speech) and not np.isscalar(raw_speech[0]) and np.ndim(raw_speech[0]) > 0:
+        return list(raw_speech)
+    return [raw_speech]
+
+
+def _checked(clip: Any) -> np.ndarray:
+    """Returns one clip as float32 `(samples,)`, or raises `AudioError`."""
+    samples = np.asarray(clip, dtype=np.float32)
+    if samples.ndim != 1:
+        raise AudioError(f"Expected mono audio of shape (samples,), got {samples.shape}: mix or pick a channel first.")
+    if samples.size == 0:
+        raise AudioError("The audio has no samples.")
+    if not np.isfinite(samples).all():
+        raise AudioError("The audio has samples that are NaN or infinite.")
+    return samples
+
+
+WhisperSerFeatureExtractor.register_for_auto_class()

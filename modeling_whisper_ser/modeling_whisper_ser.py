@@ -1,0 +1,359 @@
+"""Speech emotion recognition from a frozen Whisper encoder: pooled vector, and emotion classification."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.models.whisper.modeling_whisper import sinusoids
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .checkpoint_whisper_ser import open_encoder
+from .configuration_whisper_ser import WhisperSerConfig
+from .encoder_whisper_ser import WhisperSerEncoder
+from .pooling_whisper_ser import AttentivePooling, build_pooling
+
+
+class MissingWeightsError(ValueError):
+    """A saved model that lacks weights, or has them in another shape, and would answer at random."""
+
+
+@dataclass
+class WhisperSerModelOutput(ModelOutput):
+    """What `WhisperSerModel` returns.
+
+    Args:
+        pooler_output: the utterance as one vector `(batch, d_model)`.
+        frame_states: the encoder states read `(batch, layers, frames, width)`, on request.
+        frame_mask: which of these frames are real `(batch, frames)`, on request.
+        pooling_attentions: attention of the pooling heads over time `(batch, heads, frames)`, on request.
+    """
+
+    pooler_output: torch.FloatTensor | None = None
+    frame_states: torch.FloatTensor | None = None
+    frame_mask: torch.BoolTensor | None = None
+    pooling_attentions: torch.FloatTensor | None = None
+
+
+@dataclass
+class WhisperSerClassifierOutput(ModelOutput):
+    """What `WhisperForEmotionClassification` returns: `WhisperSerModelOutput`'s fields and two more.
+
+    Args:
+        loss: cross entropy, when labels were given.
+        logits: `(batch, num_labels)`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    frame_states: torch.FloatTensor | None = None
+    frame_mask: torch.BoolTensor | None = None
+    pooling_attentions: torch.FloatTensor | None = None
+
+
+class ChannelStandardisation(nn.Module):
+    """Mean 0 and deviation 1 for every channel of the encoder states; the identity until it is fitted.
+
+    A few channels of Whisper's states are hundreds of times larger than the rest and drown them otherwise.
+    """
+
+    def __init__(self, config: WhisperSerConfig) -> None:
+        super().__init__()
+        shape = (len(config.layer_indices), config.encoder_config.d_model)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("deviation", torch.ones(shape))
+
+    @torch.no_grad()
+    def fit(self, utterances: Iterable[torch.Tensor]) -> None:
+        """Takes mean and deviation from states `(layers, frames, width)` of each utterance, all frames alike."""
+        count, total, squares = 0, torch.zeros(self.mean.shape).double(), torch.zeros(self.mean.shape).double()
+        for states in utterances:
+            frames = states.double()
+            count += frames.shape[1]
+            total += frames.sum(1)
+            squares += frames.square().sum(1)
+        if count == 0:
+            raise ValueError("Channel standardisation needs the states of at least one utterance.")
+        mean = total / count
+        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+        self.mean.copy_(mean)
+        # A channel that never moves says nothing; dividing by its deviation would only magnify rounding.
+        self.deviation.copy_(deviation.clamp(min=1e-5))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Standardises `(batch, layers, frames, width)`."""
+        return (states - self.mean[:, None]) / self.deviation[:, None]
+
+
+class WhisperSerPreTrainedModel(PreTrainedModel):
+    """Loading, saving and freezing, as both models do it."""
+
+    config: WhisperSerConfig
+    base_model_prefix = "whisper_ser"
+    main_input_name = "input_features"
+    input_modalities = ("audio",)
+    accepts_loss_kwargs = False
+    _no_split_modules = ["WhisperEncoderLayer"]
+    _supports_sdpa = True
+
+    def __init__(self, config: WhisperSerConfig) -> None:
+        config.check_values()
+        super().__init__(config)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *model_args: Any,
+        new_labels: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Loads a saved model, all of it, or raises.
+
+        Args:
+            pretrained_model_name_or_path: Hub id or folder.
+            new_labels: start a new classifier for these labels on purpose; the rest is loaded.
+            **kwargs: as in `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            MissingWeightsError: weights of the model are missing or of the wrong shape. Transformers would start
+                them at random and only warn.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        if new_labels is not None:
+            kwargs |= _label_maps(new_labels) | {"ignore_mismatched_sizes": True}
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        lost = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+        if new_labels is not None:
+            lost = {key for key in lost if not key.startswith("classifier.")}
+            model.reset_classifier(new_labels)
+        if lost:
+            raise MissingWeightsError(
+                f"{pretrained_model_name_or_path} has no fitting weights for {', '.join(sorted(lost))}, and would "
+                f"answer at random there. {cls.__name__} cannot be loaded from it; to start a new classifier on "
+                "purpose, pass new_labels=[...]."
+            )
+        model.freeze_encoder()
+        return (model, info) if wants_info else model
+
+    def freeze_encoder(self) -> None:
+        """Leaves only the top `unfreeze_last_n` encoder layers trainable, none by default; positions never are."""
+        encoder = self.base_model.encoder
+        encoder.requires_grad_(False)
+        for module in _unfrozen(encoder, self.config.unfreeze_last_n):
+            module.requires_grad_(True)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Starts modules as PyTorch does, and positions as Whisper does."""
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.LayerNorm | AttentivePooling):
+            module.reset_parameters()
+        elif isinstance(module, WhisperSerEncoder):
+            weight = module.embed_positions.weight
+            init.copy_(weight, sinusoids(*weight.shape))
+        elif isinstance(module, ChannelStandardisation):
+            init.zeros_(module.mean)
+            init.ones_(module.deviation)
+
+
+class WhisperSerModel(WhisperSerPreTrainedModel):
+    """Audio to one vector: encoder, channel standardisation, projector with LayerNorm, pooling."""
+
+    def __init__(self, config: WhisperSerConfig) -> None:
+        super().__init__(config)
+        # Sub-configs are not told; without this the layers would silently use eager attention.
+        config.encoder_config._attn_implementation = config._attn_implementation
+        self.encoder = WhisperSerEncoder(config)
+        self.standardisation = ChannelStandardisation(config)
+        self.input_dropout = nn.Dropout(config.input_dropout)
+        self.projector = nn.Sequential(
+            nn.Linear(config.encoder_config.d_model, config.d_model), nn.LayerNorm(config.d_model)
+        )
+        self.pooling = build_pooling(config)
+        self.pooled_norm = nn.LayerNorm(config.d_model) if config.layer_norm_after_pooling else nn.Identity()
+        self.post_init()
+        self.freeze_encoder()
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets training mode everywhere but in the frozen part of the encoder."""
+        super().train(mode)
+        self.encoder.eval()
+        for module in _unfrozen(self.encoder, self.config.unfreeze_last_n):
+            module.train(mode)
+        return self
+
+    def encode(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns encoder states `(batch, layers, frames, width)` and mask `(batch, frames)`; see the encoder."""
+        return self.encoder(input_features, attention_mask)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.FloatTensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> WhisperSerModelOutput:
+        """Returns the pooled vector, from audio or from states that `encode` gave before.
+
+        Args:
+            input_features: log-mel `(batch, mel_frames, mels)`, with `attention_mask` `(batch, mel_frames)`.
+            encoder_hidden_states: instead, states `(batch, layers, frames, width)`, with `encoder_attention_mask`
+                `(batch, frames)`. A mask left out means that every frame is real.
+            output_attentions: return `pooling_attentions`.
+            output_hidden_states: return `frame_states` and `frame_mask`.
+
+        Raises:
+            ValueError: neither or both inputs, or shapes that do not fit.
+        """
+        if (input_features is None) == (encoder_hidden_states is None):
+            raise ValueError("Give either input_features or encoder_hidden_states.")
+        if encoder_hidden_states is None:
+            states, mask = self.encode(input_features, attention_mask)
+        else:
+            states, mask = self._checked_states(encoder_hidden_states, encoder_attention_mask)
+        dtype = self.projector[0].weight.dtype
+        standardised = self.standardisation(states) if self.config.channel_standardisation else states
+        hidden = self.projector(self.input_dropout(standardised[:, 0].to(dtype)))
+        pooled, attentions = self.pooling(hidden, mask)
+        wants_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        return WhisperSerModelOutput(
+            pooler_output=self.pooled_norm(pooled),
+            frame_states=states if wants_states else None,
+            frame_mask=mask if wants_states else None,
+            pooling_attentions=attentions if output_attentions else None,
+        )
+
+    def _checked_states(
+        self, states: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        layers, width = self.standardisation.mean.shape
+        if states.dim() != 4 or states.shape[1] != layers or states.shape[3] != width:
+            raise ValueError(
+                f"encoder_hidden_states must be (batch, {layers}, frames, {width}); got {tuple(states.shape)}."
+            )
+        if mask is None:
+            mask = torch.ones(states.shape[0], states.shape[2], dtype=torch.bool, device=states.device)
+        if mask.shape != (states.shape[0], states.shape[2]) or not mask.bool().any(1).all():
+            raise ValueError(
+                f"encoder_attention_mask {tuple(mask.shape)} must mark at least one real frame in each row of "
+                f"encoder_hidden_states {tuple(states.shape)}."
+            )
+        return states, mask.bool()
+
+
+class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
+    """`WhisperSerModel` with a linear classifier of emotions on the pooled vector."""
+
+    def __init__(self, config: WhisperSerConfig) -> None:
+        super().__init__(config)
+        self.whisper_ser = WhisperSerModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.d_model, config.num_labels)
+        self.post_init()
+        self.freeze_encoder()
+        # Saving writes one name a class by itself; the pipeline asks for the second too.
+        name = f"{WhisperForEmotionClassification.__module__.rsplit('.', 1)[-1]}.WhisperForEmotionClassification"
+        config.auto_map = {**(getattr(config, "auto_map", None) or {}), "AutoModel": name}
+
+    @classmethod
+    def from_encoder(
+        cls,
+        name_or_path: str | os.PathLike,
+        labels: Sequence[str] | None = None,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        **fields: Any,
+    ) -> Self:
+        """Returns a new model, to be trained, on the encoder of a Whisper checkpoint.
+
+        Args:
+            name_or_path: Hub id such as `"openai/whisper-small"`, a folder laid out like one, or a CTranslate2
+                folder. Only the encoder tensors up to `layer_index` are read.
+            labels: the emotions, in the order of the logits.
+            revision, token: of the Hub download.
+            **fields: of `WhisperSerConfig`, such as `layer_index=8` or `pooling_type="attentive"`.
+
+        Raises:
+            EncoderCheckpointError: no Whisper encoder can be read there.
+            ConfigError: a field is wrong.
+        """
+        hub = {key: value for key, value in (("revision", revision), ("token", token)) if value is not None}
+        checkpoint = open_encoder(name_or_path, **hub)
+        maps = {} if labels is None else _label_maps(labels)
+        model = cls(WhisperSerConfig(encoder_config=checkpoint.config, **maps, **fields))
+        encoder = model.whisper_ser.encoder
+        encoder.load_state_dict(checkpoint.read(encoder.state_dict()))
+        return model
+
+    def reset_classifier(self, labels: Sequence[str]) -> None:
+        """Starts a new classifier for `labels`; everything else stays."""
+        for name, value in _label_maps(labels).items():
+            setattr(self.config, name, value)
+        self.config.class_weights = None
+        self.config.check_values()
+        old = self.classifier.weight
+        self.classifier = nn.Linear(self.config.d_model, len(labels), device=old.device, dtype=old.dtype)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.FloatTensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> WhisperSerClassifierOutput:
+        """Returns logits `(batch, num_labels)`, and the loss where `labels` `(batch,)` are given.
+
+        The other arguments are those of `WhisperSerModel.forward`, and so are the errors.
+        """
+        outputs = self.whisper_ser(
+            input_features=input_features,
+            attention_mask=attention_mask,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(self.dropout(outputs.pooler_output))
+        loss = None if labels is None else self._loss(logits, labels)
+        return WhisperSerClassifierOutput(loss=loss, logits=logits, **outputs)
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        weights = self.config.class_weights
+        return nn.functional.cross_entropy(
+            logits.float(),
+            labels,
+            weight=None if weights is None else torch.tensor(weights, device=logits.device),
+            label_smoothing=self.config.label_smoothing,
+        )
+
+
+def _unfrozen(encoder: WhisperSerEncoder, last_n: int) -> list[nn.Module]:
+    """Returns the modules of the encoder that are trained: the top layers, and the LayerNorm above them."""
+    if last_n == 0:
+        return []
+    return [*encoder.layers[-last_n:], *([] if encoder.layer_norm is None else [encoder.layer_norm])]
+
+
+def _label_maps(labels: Sequence[str]) -> dict[str, dict]:
+    return {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
+
+
+WhisperForEmotionClassification.register_for_auto_class("AutoModelForAudioClassification")

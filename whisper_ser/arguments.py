@@ -1,0 +1,161 @@
+"""Settings of `run_train.py`: a recipe file, flags over it, or both."""
+
+import difflib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import HfArgumentParser, TrainingArguments
+
+from modeling_whisper_ser.configuration_whisper_ser import POOLING_TYPES, SCORE_ACTIVATIONS
+from whisper_ser.errors import RecipeError
+
+ARCHITECTURE = (
+    "layer_index",
+    "d_model",
+    "pooling_type",
+    "num_pooling_heads",
+    "pooling_head_dim",
+    "score_activation",
+    "scale_scores",
+    "layer_norm_after_pooling",
+    "channel_standardisation",
+    "chunk_seconds",
+)
+"""Fields that a saved model has settled."""
+TRAINING_FIELDS = ("input_dropout", "pooling_dropout", "classifier_dropout", "label_smoothing", "unfreeze_last_n")
+"""Fields of the model's config that a run may set anew."""
+
+
+def _option(help_text: str, default: object = None, choices: tuple[str, ...] | None = None) -> object:
+    metadata: dict[str, object] = {"help": help_text}
+    if choices:
+        metadata["choices"] = choices
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class ModelArguments:
+    """What is trained. Fields left out take the defaults of `WhisperSerConfig`, or those of the saved model."""
+
+    encoder: str | None = _option(
+        "Whisper checkpoint to build a new model on: Hub id, folder or CTranslate2 folder."
+    )
+    model_name_or_path: str | None = _option(
+        "Instead: a saved or published model to train on from. New labels start a new classifier."
+    )
+    layer_index: int | None = _option("Encoder layer that is read, from 1.")
+    d_model: int | None = _option("Width of the projected frames.")
+    pooling_type: str | None = _option("How frames become one vector.", choices=POOLING_TYPES)
+    num_pooling_heads: int | None = _option("Attention heads of the pooling.")
+    pooling_head_dim: int | None = _option("Size of each head.")
+    score_activation: str | None = _option("On attention scores.", choices=SCORE_ACTIVATIONS)
+    scale_scores: bool | None = _option("Divide attention scores by the root of the head size.")
+    layer_norm_after_pooling: bool | None = _option("One more LayerNorm before the classifier.")
+    channel_standardisation: bool | None = _option("Standardise the channels of the encoder states.")
+    chunk_seconds: float | None = _option("Longest stretch of audio encoded at once, in seconds.")
+    input_dropout: float | None = _option("Dropout on the encoder states.")
+    pooling_dropout: float | None = _option("Dropout inside the pooling.")
+    classifier_dropout: float | None = _option("Dropout on the pooled vector.")
+    label_smoothing: float | None = _option("Label smoothing of the loss.")
+    unfreeze_last_n: int | None = _option("Train this many of the top encoder layers too.")
+    class_weighting: str = _option(
+        "Weights of the classes in the loss; balanced: inverse to their frequency.", "none", ("none", "balanced")
+    )
+    pad_to_seconds: float | None = _option("The paper's 30: pad or truncate audio to this length.")
+
+
+@dataclass
+class DataArguments:
+    """What it is trained on."""
+
+    corpus: str = _option("A folder with metadata.csv, or the synthetic demo corpus.", "folder", ("folder", "demo"))
+    data_dir: str | None = _option("Folder with metadata.csv (file_name, emotion, speaker) and the audio.")
+    labels: list[str] | None = _option("The emotions, in the order of the logits; left out, all found.")
+    test_speakers: list[str] | None = _option("Speakers held out for the test; left out, drawn by the seed.")
+    validation_speakers: list[str] | None = _option("Speakers held out for validation.")
+    test_fraction: float = _option("Share of the speakers drawn for the test.", 0.2)
+    validation_fraction: float | None = _option(
+        "Share of the speakers drawn for validation; by default 0.2 with selection=validation, else none."
+    )
+
+
+@dataclass
+class SerTrainingArguments(TrainingArguments):
+    """How it is trained: the arguments of the Trainer, with the paper's values (section 4.2) as defaults."""
+
+    output_dir: str = _option("Folder of the run: model, metrics, predictions, figure.", "outputs/run")
+    selection: str = _option(
+        "Which epoch is kept: the last, or the one with the best UA on the validation speakers.",
+        "last",
+        ("last", "validation"),
+    )
+    num_train_epochs: float = _option("Epochs.", 30.0)
+    per_device_train_batch_size: int = _option("Utterances a step and process.", 16)
+    per_device_eval_batch_size: int = _option("Utterances a step and process when predicting.", 16)
+    learning_rate: float = _option("Peak learning rate.", 1e-3)
+    weight_decay: float = _option("Weight decay of AdamW.", 0.01)
+    lr_scheduler_type: str = _option("Learning rate schedule.", "cosine")
+    warmup_steps: float = _option("Steps of warm-up, or their share when below 1.", 0.1)
+    eval_strategy: str = _option("When to evaluate on the validation speakers.", "epoch")
+    logging_strategy: str = _option("When to log the loss.", "epoch")
+    save_strategy: str = _option("When to write a checkpoint to resume from.", "epoch")
+    save_total_limit: int | None = _option("Checkpoints kept besides the best.", 1)
+    report_to: str = _option("Experiment trackers: none, tensorboard, wandb, ...", "none")
+    dataloader_pin_memory: bool = _option("Pin memory.", torch.cuda.is_available())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label_smoothing_factor:
+            raise RecipeError("Use --label_smoothing, which is kept with the model, instead of label_smoothing_factor.")
+
+
+Arguments = tuple[ModelArguments, DataArguments, SerTrainingArguments]
+
+
+def parse_arguments(argv: list[str]) -> Arguments:
+    """Returns the settings of a command line: a recipe `.json` first if there is one, flags over it.
+
+    Raises:
+        RecipeError: the recipe is no JSON object, has unknown fields, or the settings contradict each other.
+    """
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, SerTrainingArguments),
+        description="Train, fine-tune and test a speech emotion recognition model.",
+        usage="%(prog)s [RECIPE.json] [--flag value ...]",
+    )
+    recipe = {}
+    if argv and argv[0].endswith(".json"):
+        recipe, argv = _read_recipe(Path(argv[0])), argv[1:]
+    known = {action.dest: action for action in parser._actions}
+    for name in recipe:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise RecipeError(f"The recipe has an unknown field {name!r}" + (f"; did you mean {close[0]!r}?" if close else "."))
+        choices = known[name].choices
+        if choices and recipe[name] not in choices:
+            raise RecipeError(f"The recipe has {name}={recipe[name]!r}; expected one of {', '.join(map(str, choices))}.")
+    parser.set_defaults(**recipe)
+    model, data, training = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    _check(model, data)
+    return model, data, training
+
+
+def _read_recipe(path: Path) -> dict[str, object]:
+    try:
+        recipe = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"There is no recipe {path}.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"The recipe {path} is not JSON: {error}.") from error
+    if not isinstance(recipe, dict):
+        raise RecipeError(f"The recipe {path} must be a JSON object of settings.")
+    return recipe
+
+
+def _check(model: ModelArguments, data: DataArguments) -> None:
+    if model.model_name_or_path is None and model.encoder is None:
+        raise RecipeError("Say what to train: --encoder for a new model, or --model_name_or_path to train one on.")
+    if data.corpus == "folder" and data.data_dir is None:
+        raise RecipeError("Say what to train on: --data_dir FOLDER with a metadata.csv, or --corpus demo.")

@@ -1,0 +1,38 @@
+"""Audio files to mono waveforms at the rate a model reads."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from whisper_ser.errors import AudioFileError
+
+SHORTEST_SECONDS = 0.025
+"""One analysis window of Whisper's front end: less is a click, not speech."""
+SILENCE = 2.0**-15
+"""Peak-to-peak amplitude below which a file is silent: the smallest step of 16-bit audio."""
+
+
+def read_audio(path: str | Path, sampling_rate: int = 16000) -> np.ndarray:
+    """Returns the file as float32 `(samples,)` at `sampling_rate` hertz, its channels averaged.
+
+    Reads what libsndfile reads: WAV, FLAC, OGG, MP3, AIFF and more, at any rate.
+
+    Raises:
+        AudioFileError: unreadable, empty, silent, shorter than 25 ms, or with samples that are NaN or infinite.
+    """
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise AudioFileError(path, f"cannot be read as audio ({str(error).removeprefix('Error opening ')})") from error
+    if len(samples) == 0:
+        raise AudioFileError(path, "has no samples")
+    if not np.isfinite(samples).all():
+        raise AudioFileError(path, "has samples that are NaN or infinite")
+    mono = samples.mean(axis=1)
+    if len(mono) < SHORTEST_SECONDS * rate:
+        raise AudioFileError(path, f"is too short: {1000 * len(mono) / rate:.3g} ms, at least 25 ms are needed")
+    if np.ptp(mono) < SILENCE:
+        raise AudioFileError(path, "is silent")
+    return mono if rate == sampling_rate else soxr.resample(mono, rate, sampling_rate)

@@ -1,0 +1,37 @@
+"""Errors that tell a person what was wrong, what was expected and what to do."""
+
+from pathlib import Path
+
+from modeling_whisper_ser import AudioError, ConfigError, EncoderCheckpointError, MissingWeightsError
+
+
+class WhisperSerError(Exception):
+    """Every error of the workshop."""
+
+
+class CorpusError(WhisperSerError, ValueError):
+    """A corpus that is missing, incomplete or wrongly laid out."""
+
+
+class CheckpointError(WhisperSerError, OSError):
+    """A checkpoint that cannot be had or continued."""
+
+
+class RecipeError(WhisperSerError, ValueError):
+    """Settings that are unknown or contradict each other."""
+
+
+class ProtocolError(WhisperSerError, ValueError):
+    """Speakers or labels that do not allow the split asked for."""
+
+
+class AudioFileError(WhisperSerError, ValueError):
+    """One audio file that cannot be used; `reason` says why, without the path."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}.")
+        self.reason = reason
+
+
+USER_ERRORS = (WhisperSerError, AudioError, ConfigError, EncoderCheckpointError, MissingWeightsError)
+"""What a command reports in one line instead of a stack trace."""

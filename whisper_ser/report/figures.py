@@ -1,0 +1,36 @@
+"""Figures as PNG."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first: there may be no screen)
+
+
+def draw_confusion_matrix(matrix: list[list[int]], labels: list[str], title: str, path: Path) -> None:
+    """Writes the confusion matrix: colour is the share of the true class, numbers are share and count."""
+    counts = np.array(matrix)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    size = 1.6 + 0.9 * len(labels)
+    figure, axes = plt.subplots(figsize=(size + 0.6, size), dpi=150, layout="constrained")
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(counts.shape):
+        axes.text(
+            column,
+            row,
+            f"{100 * share[row, column]:.0f} %\n{counts[row, column]}",
+            ha="center",
+            va="center",
+            color="white" if share[row, column] > 0.55 else "black",
+            fontsize=9,
+        )
+    axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    figure.savefig(path, format="png")
+    plt.close(figure)

@@ -1,0 +1,242 @@
+"""One training with the Hugging Face Trainer: states once, epochs over them, predictions for every part."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
+from transformers import EvalPrediction, Trainer
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint
+from transformers.utils import logging
+
+from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
+from whisper_ser.arguments import Arguments, SerTrainingArguments
+from whisper_ser.audio import read_audio
+from whisper_ser.corpora.check import check_audio
+from whisper_ser.errors import CheckpointError, RecipeError
+from whisper_ser.evaluation import scores
+from whisper_ser.features import encoder_states
+from whisper_ser.files import replacing
+from whisper_ser.protocols import Split
+
+logger = logging.get_logger(__name__)
+
+SETTINGS_THAT_MATTER = (
+    "selection",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "weight_decay",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "max_grad_norm",
+    "seed",
+    "data_seed",
+)
+"""Training arguments that change the numbers: a run is only resumed under the same."""
+
+Example = dict[str, Any]
+
+
+class Examples(torch.utils.data.Dataset):
+    """What the Trainer reads: inputs of the model and label, one utterance each."""
+
+    def __init__(self, inputs: list[Example], labels: list[int]) -> None:
+        self.inputs = inputs
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Example:
+        return {**self.inputs[index], "labels": self.labels[index]}
+
+
+class Training(NamedTuple):
+    """A finished training.
+
+    Attributes:
+        model: the epoch selected.
+        logits: of every utterance of each part, `{"validation" | "test": (utterances, num_labels)}`.
+        seconds: spent in the Trainer.
+        audio_hours: heard in all parts.
+    """
+
+    model: WhisperForEmotionClassification
+    logits: dict[str, np.ndarray]
+    seconds: float
+    audio_hours: float
+
+
+def train(
+    model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor, split: Split, arguments: Arguments
+) -> Training:
+    """Trains `model` on `split.train` and returns it with its predictions on the other parts.
+
+    A run that was interrupted goes on from its last checkpoint in `output_dir/checkpoints` when started again.
+
+    Raises:
+        CorpusError: audio that cannot be used, all of it listed.
+        RecipeError: `selection="validation"` without validation speakers.
+        CheckpointError: `output_dir` holds an unfinished run with other settings.
+    """
+    model_arguments, _, training_arguments = arguments
+    if training_arguments.selection == "validation" and not len(split.validation):
+        raise RecipeError("selection=validation needs validation speakers: name them or raise validation_fraction.")
+    with training_arguments.main_process_first(desc="checkpoints"):
+        resume = _checkpoint_to_resume(arguments)
+    examples, audio_seconds = _examples(model, extractor, split, fit=model_arguments.model_name_or_path is None)
+    model.config.class_weights = _class_weights(examples["train"].labels, model.config.num_labels, model_arguments)
+    trainer = _trainer(model, extractor, examples, training_arguments)
+    output = _run(trainer, resume)
+    logits = {part: trainer.predict(examples[part]).predictions for part in ("validation", "test") if len(examples[part])}
+    return Training(model, logits, output.metrics["train_runtime"], audio_seconds / 3600)
+
+
+def _examples(
+    model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor, split: Split, fit: bool
+) -> tuple[dict[str, Examples], float]:
+    """Returns the examples of each part and the seconds of audio in all; fits the channel standardisation on the way."""
+    paths = [path for part in split for path in part["path"]]
+    seconds = check_audio(paths)
+    states = encoder_states(model, extractor, paths, seconds)
+    if fit and model.config.channel_standardisation:
+        model.base_model.standardisation.fit(states[: len(split.train)])
+    if model.config.unfreeze_last_n:
+        # The encoder changes with every step: its input is what can be kept.
+        inputs = [{"input_features": _log_mel(path, extractor)} for path in paths]
+    else:
+        inputs = [{"encoder_hidden_states": state} for state in states]
+    examples, begin = {}, 0
+    for name, part in zip(split._fields, split, strict=True):
+        examples[name] = Examples(inputs[begin : begin + len(part)], _targets(part, model.config.label2id))
+        begin += len(part)
+    return examples, sum(seconds)
+
+
+def _log_mel(path: str, extractor: WhisperSerFeatureExtractor) -> np.ndarray:
+    audio = read_audio(path, extractor.sampling_rate)
+    return extractor(audio, sampling_rate=extractor.sampling_rate, return_tensors="np")["input_features"][0]
+
+
+def _targets(part: Dataset, label2id: dict[str, int]) -> list[int]:
+    names = part.features["emotion"].names
+    return [label2id[names[emotion]] for emotion in part["emotion"]]
+
+
+def _class_weights(labels: list[int], num_labels: int, arguments: Any) -> list[float] | None:
+    """Returns weights inverse to the frequency of each class, 1 on average over the utterances."""
+    if arguments.class_weighting == "none":
+        return None
+    counts = np.bincount(labels, minlength=num_labels)
+    return [float(len(labels) / (np.count_nonzero(counts) * count)) if count else 0.0 for count in counts]
+
+
+def _trainer(
+    model: WhisperForEmotionClassification,
+    extractor: WhisperSerFeatureExtractor,
+    examples: dict[str, Examples],
+    arguments: SerTrainingArguments,
+) -> Trainer:
+    has_validation = len(examples["validation"]) > 0
+    arguments.output_dir = str(_checkpoints(arguments))
+    arguments.remove_unused_columns = False
+    arguments.label_names = ["labels"]
+    if not has_validation:
+        arguments.eval_strategy = "no"
+    if arguments.selection == "validation":
+        arguments.load_best_model_at_end = True
+        arguments.metric_for_best_model = "ua"
+        arguments.greater_is_better = True
+    return Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=examples["train"],
+        eval_dataset=examples["validation"] if has_validation else None,
+        data_collator=_collator(extractor),
+        compute_metrics=_metrics,
+    )
+
+
+def _collator(extractor: WhisperSerFeatureExtractor) -> Callable[[list[Example]], dict[str, torch.Tensor]]:
+    """Returns the function that pads examples, of either entrance of the model, to a batch."""
+
+    def collate(examples: list[Example]) -> dict[str, torch.Tensor]:
+        labels = torch.tensor([example["labels"] for example in examples])
+        if "input_features" in examples[0]:
+            features = {"input_features": [example["input_features"] for example in examples]}
+            return {**extractor.pad(features, padding=True, return_tensors="pt"), "labels": labels}
+        states = [example["encoder_hidden_states"].transpose(0, 1) for example in examples]
+        lengths = torch.tensor([len(state) for state in states])
+        padded = pad_sequence(states, batch_first=True)
+        return {
+            "encoder_hidden_states": padded.transpose(1, 2),
+            "encoder_attention_mask": torch.arange(padded.shape[1]) < lengths[:, None],
+            "labels": labels,
+        }
+
+    return collate
+
+
+def _metrics(prediction: EvalPrediction) -> dict[str, float]:
+    return scores(prediction.label_ids, prediction.predictions.argmax(-1))
+
+
+def _run(trainer: Trainer, resume: str | None) -> TrainOutput:
+    if resume:
+        logger.warning(f"Going on from {resume}.")
+    return trainer.train(resume_from_checkpoint=resume)
+
+
+def _checkpoints(arguments: SerTrainingArguments) -> Path:
+    return Path(arguments.output_dir) / "checkpoints"
+
+
+def _checkpoint_to_resume(arguments: Arguments) -> str | None:
+    """Returns the last checkpoint of an interrupted run with the same settings, and notes the settings of this one."""
+    model_arguments, data_arguments, training_arguments = arguments
+    if training_arguments.resume_from_checkpoint:
+        return training_arguments.resume_from_checkpoint
+    settings = {
+        "model": asdict(model_arguments),
+        "data": asdict(data_arguments),
+        "training": {name: getattr(training_arguments, name) for name in SETTINGS_THAT_MATTER},
+    }
+    settings = json.loads(json.dumps(settings, default=str))
+    folder = _checkpoints(training_arguments)
+    noted = folder / "settings.json"
+    if noted.is_file():
+        _refuse_other_settings(json.loads(noted.read_text(encoding="utf-8")), settings, folder)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        with replacing(noted) as path:
+            path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    return get_last_checkpoint(str(folder))
+
+
+def _refuse_other_settings(noted: dict[str, dict], settings: dict[str, dict], folder: Path) -> None:
+    changed = [
+        f"{name} was {noted.get(group, {}).get(name)}, is now {value}"
+        for group, fields in settings.items()
+        for name, value in fields.items()
+        if noted.get(group, {}).get(name) != value
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{folder} holds an unfinished run with other settings ({'; '.join(changed)}). Start it again with its own "
+            "settings to finish it, choose another --output_dir, or delete that folder."
+        )
+
+
+def remove_checkpoints(output_dir: Path) -> None:
+    """Removes what only an interrupted run needs."""
+    shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)
