@@ -84,6 +84,8 @@ class WhisperSerConfig(PreTrainedConfig):
             self.encoder_config = WhisperConfig()
         elif isinstance(self.encoder_config, dict):
             self.encoder_config = WhisperConfig(**self.encoder_config)
+        elif not isinstance(self.encoder_config, WhisperConfig):
+            raise ConfigError(f"encoder_config={self.encoder_config!r} must be a WhisperConfig or its dict.")
         if self.layer_index is None:
             self.layer_index = math.ceil(self.encoder_config.encoder_layers / 2)
         if self.layer_indices is None:
@@ -91,7 +93,7 @@ class WhisperSerConfig(PreTrainedConfig):
         if self.scale_scores is None:
             self.scale_scores = self.pooling_type == "qkv"
         super().__post_init__(**kwargs)
-        if self.id2label is not None and len(self.label2id or {}) != len(self.id2label):
+        if not self.label2id:
             self.label2id = {label: index for index, label in self.id2label.items()}
         self.check_values()
 
@@ -107,8 +109,6 @@ class WhisperSerConfig(PreTrainedConfig):
 
     def check_values(self) -> None:
         """Raises `ConfigError` when a field cannot work. Models call it again: fields can be set after creation."""
-        if not isinstance(self.encoder_config, WhisperConfig):
-            raise ConfigError(f"encoder_config must be a WhisperConfig or its dict, got {self.encoder_config!r}.")
         for name, allowed in (
             ("pooling_type", POOLING_TYPES),
             ("layer_mixing", LAYER_MIXINGS),
@@ -148,11 +148,10 @@ class WhisperSerConfig(PreTrainedConfig):
     def _check_labels(self) -> None:
         if sorted(self.id2label) != list(range(self.num_labels)) or self.num_labels < 1:
             raise ConfigError(f"id2label={self.id2label!r} must number its labels 0, 1, 2, ...")
+        if len(set(self.id2label.values())) < self.num_labels:
+            raise ConfigError(f"id2label={self.id2label!r} has a label twice.")
         if self.label2id != {label: index for index, label in self.id2label.items()}:
-            raise ConfigError(
-                f"label2id={self.label2id!r} is not the inverse of id2label={self.id2label!r}: give each label once, "
-                "or only id2label."
-            )
+            raise ConfigError(f"label2id={self.label2id!r} is not the inverse of id2label={self.id2label!r}.")
         if self.class_weights is None:
             return
         weights = self.class_weights

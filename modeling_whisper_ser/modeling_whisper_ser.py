@@ -119,22 +119,32 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
         Args:
             pretrained_model_name_or_path: Hub id or folder.
             new_labels: start a new classifier for these labels on purpose; the rest is loaded.
-            **kwargs: as in `PreTrainedModel.from_pretrained`.
+            **kwargs: as in `PreTrainedModel.from_pretrained`. `ignore_mismatched_sizes=True` with another number of
+                labels starts a new classifier, too, and nothing else.
 
         Raises:
             MissingWeightsError: weights of the model are missing or of the wrong shape. Transformers would start
                 them at random and only warn.
         """
         wants_info = kwargs.pop("output_loading_info", False)
+        new_classifier = kwargs.pop("ignore_mismatched_sizes", False) or new_labels is not None
         if new_labels is not None:
-            kwargs |= _label_maps(new_labels) | {"ignore_mismatched_sizes": True}
+            kwargs |= _label_maps(new_labels)
         model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            pretrained_model_name_or_path,
+            *model_args,
+            output_loading_info=True,
+            # Not ignored: they are named in the error below, in words.
+            ignore_mismatched_sizes=True,
+            **kwargs,
         )
-        lost = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+        missing, mismatched = set(info["missing_keys"]), {key for key, *_ in info["mismatched_keys"]}
+        if new_classifier:
+            mismatched = {key for key in mismatched if not key.startswith("classifier.")}
         if new_labels is not None:
-            lost = {key for key in lost if not key.startswith("classifier.")}
+            missing = {key for key in missing if not key.startswith("classifier.")}
             model.reset_classifier(new_labels)
+        lost = missing | mismatched
         if lost:
             raise MissingWeightsError(
                 f"{pretrained_model_name_or_path} has no fitting weights for {', '.join(sorted(lost))}, and would "

@@ -14,7 +14,6 @@ import importlib.util
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from whisper_ser.errors import CorpusError
+from whisper_ser.files import replacing
 
 RECIPE_VERSION = 1  # raise it whenever the samples or the table would come out differently
 SAMPLE_RATE = 16_000  # hertz
@@ -122,7 +122,7 @@ def build_demo_corpus(folder: Path) -> Path:
     """Returns `folder`, resolved, holding the demo corpus: `metadata.csv` and 240 FLAC files (16 kHz, mono, 16 bit).
 
     A complete corpus of this recipe that is already there is checked and reused. Anything less is built anew beside it
-    and takes its place in one rename, so no reader ever sees half a corpus; processes that call at once build it once.
+    and replaced once the new one is complete. Processes that call at once build it once.
 
     Raises:
         CorpusError: `espeakng-loader` is not installed or does not run here, or `folder` holds files of somebody else.
@@ -134,13 +134,8 @@ def build_demo_corpus(folder: Path) -> Path:
             return folder
         _refuse_to_overwrite_foreign_files(folder)
         _require_espeak()
-        staging = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(staging, ignore_errors=True)
-        try:
-            _write_corpus_in_child_process(staging)
-            _replace_folder(folder, staging)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        with replacing(folder) as new_folder:
+            _write_corpus_in_child_process(new_folder)
     return folder
 
 
@@ -192,7 +187,7 @@ def _require_espeak() -> None:
 
 
 def _write_corpus_in_child_process(folder: Path) -> None:
-    """Writes the corpus from a fresh interpreter: what espeak-ng says depends on all it has said before in a process."""
+    """Writes the corpus from a fresh interpreter: what espeak-ng says depends on what it said before in a process."""
     package_root = Path(__file__).resolve().parents[2]  # makes the child find whisper_ser, installed or not
     child = subprocess.run([sys.executable, "-m", "whisper_ser.corpora.demo", str(folder)], cwd=package_root)
     if child.returncode != 0:
@@ -202,18 +197,8 @@ def _write_corpus_in_child_process(folder: Path) -> None:
         )
 
 
-def _replace_folder(folder: Path, replacement: Path) -> None:
-    """Puts `replacement` where `folder` is; `folder` may be absent. Both must lie on one file system."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    replacement.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _write_corpus(folder: Path) -> None:
-    """Speaks every utterance into the new `folder`, then writes the table and, last, the manifest with the checksums."""
+    """Speaks every utterance into the new `folder`, then writes the table and, last, the manifest with checksums."""
     folder.mkdir(parents=True)
     utterances = list(planned_utterances())
     espeak = _Espeak()

@@ -47,8 +47,13 @@ def load_folder(folder: str | Path, labels: list[str] | None = None, description
             "emotion": [names.index(row["emotion"]) for row in rows],
             "speaker": [row["speaker"] for row in rows],
         },
-        features=Features({"path": Value("string"), "emotion": ClassLabel(names=names), "speaker": Value("string")}),
-        info=DatasetInfo(dataset_name=folder.resolve().name, description=description),
+        info=DatasetInfo(
+            dataset_name=folder.resolve().name,
+            description=description,
+            features=Features(
+                {"path": Value("string"), "emotion": ClassLabel(names=names), "speaker": Value("string")}
+            ),
+        ),
     )
 
 

@@ -1,0 +1,108 @@
+"""What the tests share: a small random Whisper, a small corpus of tones, and the real weights and recordings."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import WhisperConfig, WhisperModel
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("WHISPER_SER_SHARED", ROOT.parent / "shared"))
+RATE = 16000
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if SHARED.is_dir():
+        return
+    for item in items:
+        if "real" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=f"real weights and recordings are not at {SHARED}"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def small_whisper() -> WhisperModel:
+    """A Whisper of random weights: its shapes and arithmetic are Whisper's, nothing else is."""
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        d_model=32,
+        encoder_layers=3,
+        encoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_layers=1,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=64,
+        vocab_size=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+    )
+    whisper = WhisperModel(config).eval()
+    with torch.no_grad():
+        for name, parameter in whisper.encoder.named_parameters():
+            # A fresh model has biases of 0 and norms of 1, behind which many a mix-up would hide.
+            if parameter.dim() == 1:
+                parameter.uniform_(0.5, 1.5) if name.endswith("weight") else parameter.normal_(0, 0.1)
+    return whisper
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(small_whisper: WhisperModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small Whisper as a folder laid out like the Hub's."""
+    folder = tmp_path_factory.mktemp("small-whisper")
+    small_whisper.save_pretrained(folder)
+    return folder
+
+
+def speechlike(seconds: float, pitch: float = 120.0, seed: int = 0) -> np.ndarray:
+    """Returns a voice-like waveform `(samples,)`: harmonics of a wavering pitch, in syllables, with some noise."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(seconds * RATE)) / RATE
+    phase = 2 * np.pi * pitch * (time + 0.01 * np.sin(2 * np.pi * 3 * time))
+    voice = sum(np.sin(k * phase) / k for k in range(1, 12))
+    syllables = 0.55 + 0.45 * np.sin(2 * np.pi * 4 * time + rng.uniform(0, 6))
+    return (0.1 * voice * syllables + 0.003 * rng.standard_normal(len(time))).astype(np.float32)
+
+
+def write_corpus(folder: Path, speakers: int = 6, each: int = 3) -> Path:
+    """Writes a corpus whose two 'emotions' differ in pitch and level, so that a working model learns them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for speaker in range(speakers):
+        for emotion, pitch, gain in (("calm", 90, 0.3), ("excited", 260, 1.5)):
+            for n in range(each):
+                name = f"{speaker:02d}_{emotion}_{n}.wav"
+                seed = speaker * 100 + n
+                length = 0.8 + 0.15 * ((speaker + 2 * n) % 5)
+                soundfile.write(folder / name, gain * speechlike(length, pitch + 6 * speaker, seed), RATE)
+                rows.append({"file_name": name, "emotion": emotion, "speaker": f"{speaker:02d}"})
+    write_table(folder, rows)
+    return folder
+
+
+def write_table(folder: Path, rows: list[dict[str, str]]) -> None:
+    with open(folder / "metadata.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("tones"))
+
+
+@pytest.fixture(autouse=True)
+def same_start() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,98 @@
+"""The configuration says what is wrong with it."""
+
+import json
+
+import pytest
+from transformers import AutoConfig, WhisperConfig
+
+from modeling_whisper_ser import ConfigError, WhisperForEmotionClassification, WhisperSerConfig
+
+
+def test_defaults_read_the_middle_layer_of_the_encoder():
+    config = WhisperSerConfig(encoder_config=WhisperConfig(encoder_layers=6))
+    assert (config.layer_index, config.layer_indices) == (3, [3])
+
+
+def test_score_scaling_follows_the_papers_equations_unless_said_otherwise():
+    assert WhisperSerConfig(pooling_type="qkv").scale_scores is True
+    assert WhisperSerConfig(pooling_type="attentive").scale_scores is False
+    assert WhisperSerConfig(pooling_type="attentive", scale_scores=True).scale_scores is True
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pooling_type": "max"}, "pooling_type='max'.*'mean', 'attentive', 'qkv', 'statistics'"),
+        ({"score_activation": "relu"}, "score_activation='relu'.*'none', 'tanh'"),
+        ({"layer_mixing": "sum"}, "layer_mixing='sum'"),
+        ({"layer_index": 0}, "layer_index=0 .*from 1 to 4"),
+        ({"layer_index": 5}, "layer_index=5 .*from 1 to 4"),
+        ({"layer_index": 2.0}, "layer_index=2.0 .*whole number"),
+        ({"layer_index": 2, "layer_indices": [1, 2]}, r"layer_indices=\[1, 2\]"),
+        ({"d_model": 0}, "d_model=0"),
+        ({"num_pooling_heads": True}, "num_pooling_heads=True"),
+        ({"pooling_head_dim": -4}, "pooling_head_dim=-4"),
+        ({"input_dropout": 1.0}, "input_dropout=1.0"),
+        ({"pooling_dropout": "0.5"}, "pooling_dropout='0.5'"),
+        ({"label_smoothing": float("nan")}, "label_smoothing=nan"),
+        ({"chunk_seconds": 31}, "chunk_seconds=31 .*0.5 and 30"),
+        ({"chunk_seconds": 0}, "chunk_seconds=0"),
+        ({"unfreeze_last_n": 3, "layer_index": 2}, "unfreeze_last_n=3 .*from 0 to 2"),
+        ({"channel_standardisation": 1}, "channel_standardisation=1"),
+        ({"num_labels": 3, "class_weights": [1.0, 2.0]}, "class_weights=.*3 numbers"),
+        ({"num_labels": 2, "class_weights": [1.0, -2.0]}, "class_weights="),
+        ({"id2label": {0: "sad", 1: "sad"}}, "id2label"),
+        ({"id2label": {1: "sad", 2: "happy"}}, "id2label"),
+        ({"encoder_config": "tiny"}, "encoder_config"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        WhisperSerConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [
+        ("poling_type", "pooling_type"),
+        ("layers_index", "layer_index"),
+        ("pooling_heads", "num_pooling_heads"),
+        ("channel_standardization", "channel_standardisation"),
+        ("chunk_second", "chunk_seconds"),
+    ],
+)
+def test_a_near_miss_of_a_field_is_an_error(misspelt, meant):
+    with pytest.raises(ConfigError, match=f"{misspelt}.*{meant}"):
+        WhisperSerConfig(**{misspelt: 1})
+
+
+def test_fields_of_a_newer_transformers_load(tmp_path):
+    WhisperSerConfig(layer_index=1).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    fields = json.loads(path.read_text()) | {"rope_something_new": 1, "future_cache_layout": {"a": 1}}
+    path.write_text(json.dumps(fields))
+    assert WhisperSerConfig.from_pretrained(tmp_path).layer_index == 1
+
+
+def test_saved_and_loaded_configs_are_the_same(tmp_path):
+    config = WhisperSerConfig(
+        encoder_config={"encoder_layers": 6, "d_model": 64},
+        layer_index=5,
+        pooling_type="attentive",
+        score_activation="tanh",
+        id2label={0: "angry", 1: "sad"},
+        class_weights=[0.5, 1.5],
+        chunk_seconds=30.0,
+    )
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert isinstance(loaded, WhisperSerConfig) and isinstance(loaded.encoder_config, WhisperConfig)
+    assert loaded.to_diff_dict() == config.to_diff_dict()
+    assert loaded.labels == ["angry", "sad"] and loaded.label2id == {"angry": 0, "sad": 1}
+
+
+def test_a_field_set_wrongly_after_creation_is_found_by_the_model():
+    config = WhisperSerConfig()
+    config.pooling_type = "median"
+    with pytest.raises(ConfigError, match="pooling_type='median'"):
+        WhisperForEmotionClassification(config)

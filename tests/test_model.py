@@ -1,0 +1,210 @@
+"""The models: both entrances, freezing, loss, saving and loading."""
+
+import math
+
+import pytest
+import torch
+from conftest import RATE, speechlike
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForAudioClassification, WhisperConfig
+
+from modeling_whisper_ser import (
+    MissingWeightsError,
+    WhisperForEmotionClassification,
+    WhisperSerConfig,
+    WhisperSerFeatureExtractor,
+    WhisperSerModel,
+)
+
+LABELS = ["angry", "happy", "sad"]
+
+
+@pytest.fixture
+def model(small_checkpoint):
+    model = WhisperForEmotionClassification.from_encoder(small_checkpoint, LABELS, layer_index=2).eval()
+    # As after a training: a standardisation that does something.
+    torch.nn.init.normal_(model.whisper_ser.standardisation.mean)
+    torch.nn.init.uniform_(model.whisper_ser.standardisation.deviation, 0.5, 2)
+    return model
+
+
+@pytest.fixture
+def batch():
+    clips = [speechlike(1.0), speechlike(5.3, 200, seed=1), speechlike(0.4, 90, seed=2)]
+    return WhisperSerFeatureExtractor()(clips, sampling_rate=RATE, return_tensors="pt")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pooling_type", ["mean", "attentive", "qkv", "statistics"])
+def test_a_clip_alone_has_the_logits_it_has_in_a_batch(small_checkpoint, batch, pooling_type):
+    model = WhisperForEmotionClassification.from_encoder(small_checkpoint, LABELS, pooling_type=pooling_type).eval()
+    together = model(**batch).logits
+    for row, frames in enumerate(batch["attention_mask"].sum(1)):
+        alone = model(input_features=batch["input_features"][row : row + 1, :frames]).logits[0]
+        assert torch.allclose(together[row], alone, atol=1e-5)
+
+
+@torch.no_grad()
+def test_both_entrances_give_the_same_logits(model, batch):
+    states, mask = model.whisper_ser.encode(**batch)
+    stored = model(encoder_hidden_states=states, encoder_attention_mask=mask).logits
+    assert torch.equal(model(**batch).logits, stored)
+
+
+@torch.no_grad()
+def test_what_is_asked_for_is_returned(model, batch):
+    plain = model(**batch)
+    assert set(plain) == {"logits", "pooler_output"}
+    assert plain.logits.shape == (3, 3) and plain.pooler_output.shape == (3, 256)
+    full = model(**batch, labels=torch.tensor([0, 1, 2]), output_attentions=True, output_hidden_states=True)
+    assert full.frame_states.shape == (3, 1, 265, 32)
+    assert full.frame_mask.sum(1).tolist() == [50, 265, 20]
+    assert full.pooling_attentions.shape == (3, 12, 265)
+    assert torch.allclose(full.pooling_attentions.sum(-1), torch.ones(3, 12))
+    assert (full.pooling_attentions[2, :, 20:] == 0).all()
+    assert isinstance(model(**batch, return_dict=False), tuple)
+
+
+def test_the_inputs_must_be_one_of_both(model, batch):
+    states, mask = model.whisper_ser.encode(**batch)
+    with pytest.raises(ValueError, match="either input_features or encoder_hidden_states"):
+        model()
+    with pytest.raises(ValueError, match="either input_features or encoder_hidden_states"):
+        model(**batch, encoder_hidden_states=states)
+    with pytest.raises(ValueError, match=r"\(batch, 1, frames, 32\)"):
+        model(encoder_hidden_states=states[:, 0])
+    with pytest.raises(ValueError, match="at least one real frame"):
+        model(encoder_hidden_states=states, encoder_attention_mask=torch.zeros_like(mask))
+
+
+def test_loss_with_class_weights_and_label_smoothing_by_hand(model, batch):
+    weights, smoothing = [0.5, 2.0, 1.0], 0.1
+    model.config.class_weights, model.config.label_smoothing = weights, smoothing
+    labels = [1, 0, 1]
+    with torch.no_grad():
+        outputs = model(**batch, labels=torch.tensor(labels))
+    total = 0.0
+    for logits, label in zip(outputs.logits.tolist(), labels, strict=True):
+        log_sum = math.log(sum(map(math.exp, logits)))
+        log_p = [logit - log_sum for logit in logits]
+        hit = -weights[label] * log_p[label]
+        spread = -sum(w * p for w, p in zip(weights, log_p, strict=True)) / len(logits)
+        total += (1 - smoothing) * hit + smoothing * spread
+    assert outputs.loss.item() == pytest.approx(total / sum(weights[label] for label in labels), rel=1e-5)
+
+
+def test_the_encoder_is_frozen_until_asked(small_checkpoint, tmp_path):
+    model = WhisperForEmotionClassification.from_encoder(small_checkpoint, LABELS, layer_index=2)
+    model.save_pretrained(tmp_path)
+    for frozen in (model, WhisperForEmotionClassification.from_pretrained(tmp_path)):
+        frozen.train()
+        encoder = frozen.whisper_ser.encoder
+        assert not any(parameter.requires_grad for parameter in encoder.parameters())
+        assert not any(module.training for module in encoder.modules())
+        assert frozen.classifier.weight.requires_grad and frozen.whisper_ser.projector.training
+
+
+@pytest.mark.parametrize(("layer_index", "unfrozen"), [(2, ["layers.1"]), (3, ["layers.2", "layer_norm"])])
+def test_unfreezing_reaches_the_top_layers_and_never_the_positions(small_checkpoint, tmp_path, layer_index, unfrozen):
+    model = WhisperForEmotionClassification.from_encoder(
+        small_checkpoint, LABELS, layer_index=layer_index, unfreeze_last_n=1
+    )
+    model.save_pretrained(tmp_path)
+    for loaded in (model, WhisperForEmotionClassification.from_pretrained(tmp_path)):
+        for name, parameter in loaded.whisper_ser.encoder.named_parameters():
+            assert parameter.requires_grad == name.startswith(tuple(unfrozen)), name
+        loaded.train()
+        assert loaded.whisper_ser.encoder.layers[-1].training and not loaded.whisper_ser.encoder.layers[0].training
+
+
+@torch.no_grad()
+def test_channel_standardisation_is_that_of_all_frames(small_checkpoint, batch):
+    model = WhisperSerModel(WhisperSerConfig(encoder_config=WhisperConfig(d_model=32, encoder_attention_heads=4)))
+    utterances = [100 * torch.randn(1, frames, 32) + 7 for frames in (3, 50, 1)]
+    model.standardisation.fit(iter(utterances))
+    frames = torch.cat(utterances, dim=1)[0]
+    assert torch.allclose(model.standardisation.mean[0], frames.mean(0), rtol=1e-4)
+    assert torch.allclose(model.standardisation.deviation[0], frames.std(0, correction=0), rtol=1e-4)
+    standardised = model.standardisation(frames[None, None])
+    assert standardised.mean((0, 1, 2)).abs().max() < 1e-4
+    with pytest.raises(ValueError, match="at least one utterance"):
+        model.standardisation.fit([])
+
+
+@torch.no_grad()
+def test_saved_and_loaded_models_answer_alike(model, batch, tmp_path):
+    expected = model(**batch)
+    model.save_pretrained(tmp_path)
+    for loader in (WhisperForEmotionClassification, AutoModelForAudioClassification, AutoModel):
+        assert torch.equal(loader.from_pretrained(tmp_path)(**batch).logits, expected.logits)
+    pooled = WhisperSerModel.from_pretrained(tmp_path)(**batch).pooler_output
+    assert torch.equal(pooled, expected.pooler_output)
+
+
+@torch.no_grad()
+def test_half_precision_answers_nearly_alike(model, batch, tmp_path):
+    expected = model(**batch).logits
+    model.save_pretrained(tmp_path)
+    half = WhisperForEmotionClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    logits = half(batch["input_features"].bfloat16(), batch["attention_mask"]).logits
+    assert logits.dtype == torch.bfloat16
+    assert torch.allclose(logits.float(), expected, atol=0.1)
+
+
+@pytest.mark.parametrize("lost", ["classifier.weight", "whisper_ser.projector.0.weight", "whisper_ser.encoder.conv1.bias"])
+def test_missing_weights_are_an_error_not_a_random_start(model, tmp_path, lost):
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights[lost]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for loader in (WhisperForEmotionClassification, AutoModelForAudioClassification):
+        with pytest.raises(MissingWeightsError, match=lost):
+            loader.from_pretrained(tmp_path)
+
+
+def test_weights_of_another_shape_are_an_error(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(MissingWeightsError, match="classifier.bias, classifier.weight.*new_labels"):
+        WhisperForEmotionClassification.from_pretrained(tmp_path, num_labels=5)
+    with pytest.raises(MissingWeightsError, match="projector"):
+        WhisperForEmotionClassification.from_pretrained(tmp_path, d_model=64, ignore_mismatched_sizes=True)
+
+
+def test_transformers_own_way_to_a_new_classifier_works(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    renewed = AutoModelForAudioClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    assert renewed.classifier.weight.shape == (5, 256) and renewed.classifier.weight.abs().sum() > 0
+    assert torch.equal(renewed.whisper_ser.projector[0].weight, model.whisper_ser.projector[0].weight)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("labels", [["calm", "bored"], ["a", "b", "c"]])
+def test_a_new_classifier_is_started_on_purpose(model, batch, tmp_path, labels):
+    model.save_pretrained(tmp_path)
+    renewed = WhisperForEmotionClassification.from_pretrained(tmp_path, new_labels=labels)
+    assert renewed.config.labels == labels and renewed.config.label2id == {label: i for i, label in enumerate(labels)}
+    outputs = renewed(**batch)
+    assert outputs.logits.shape == (3, len(labels))
+    assert torch.equal(outputs.pooler_output, model(**batch).pooler_output)
+    assert not torch.equal(renewed.classifier.weight[:2], model.classifier.weight[:2])
+
+
+def test_a_model_without_classifier_takes_new_labels_only_on_purpose(model, tmp_path):
+    model.whisper_ser.save_pretrained(tmp_path)
+    with pytest.raises(MissingWeightsError, match="new_labels"):
+        WhisperForEmotionClassification.from_pretrained(tmp_path)
+    renewed = WhisperForEmotionClassification.from_pretrained(tmp_path, new_labels=["x", "y"])
+    assert torch.equal(renewed.whisper_ser.projector[0].weight, model.whisper_ser.projector[0].weight)
+
+
+@pytest.mark.real
+def test_a_base_model_of_three_layers_stores_three_layers(shared, tmp_path):
+    WhisperForEmotionClassification.from_encoder(shared / "models/whisper-base", LABELS, layer_index=3).save_pretrained(
+        tmp_path
+    )
+    with safe_open(tmp_path / "model.safetensors", "pt") as weights:
+        layers = {key.split(".")[3] for key in weights.keys() if ".layers." in key}  # noqa: SIM118
+    assert layers == {"0", "1", "2"}
+    # 11.3 million float32 weights; the whole encoder would be 82 MB.
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 46e6

@@ -1,0 +1,104 @@
+"""Every pooling against a loop over utterances, heads and frames that follows the paper's equations."""
+
+import math
+
+import pytest
+import torch
+
+from modeling_whisper_ser import WhisperSerConfig
+from modeling_whisper_ser.pooling_whisper_ser import build_pooling
+
+D_MODEL, HEADS, DIM = 16, 3, 4
+LENGTHS = (7, 1, 4)
+
+
+def build(pooling_type, **fields):
+    config = WhisperSerConfig(
+        pooling_type=pooling_type, d_model=D_MODEL, num_pooling_heads=HEADS, pooling_head_dim=DIM, **fields
+    )
+    return build_pooling(config).eval()
+
+
+def softmax(scores: list[float]) -> list[float]:
+    exponentials = [math.exp(score) for score in scores]
+    return [value / sum(exponentials) for value in exponentials]
+
+
+def naive_scores(pooling, kind, frames, head, scaled, tanh) -> list[float]:
+    rows = slice(head * DIM, (head + 1) * DIM)
+    mean = sum(frames) / len(frames)
+    scores = []
+    for frame in frames:
+        if kind == "attentive":
+            hidden = torch.tanh(pooling.hidden.weight[rows] @ frame + pooling.hidden.bias[rows])
+            score = float(hidden @ pooling.score_weight[head] + pooling.score_bias[head])
+        else:
+            score = float((pooling.query.weight[rows] @ mean) @ (pooling.key.weight[rows] @ frame))
+        score = score / math.sqrt(DIM) if scaled else score
+        scores.append(math.tanh(score) if tanh else score)
+    return scores
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["attentive", "qkv"])
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("activation", ["none", "tanh"])
+def test_attention_poolings_follow_the_papers_equations(kind, scaled, activation):
+    pooling = build(kind, scale_scores=scaled, score_activation=activation)
+    for parameter in pooling.parameters():
+        parameter.normal_()
+    hidden = torch.randn(len(LENGTHS), max(LENGTHS), D_MODEL)
+    mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    pooled, attentions = pooling(hidden, mask)
+    assert attentions.shape == (len(LENGTHS), HEADS, max(LENGTHS))
+    for row, length in enumerate(LENGTHS):
+        frames, heads = list(hidden[row, :length]), []
+        for head in range(HEADS):
+            weights = softmax(naive_scores(pooling, kind, frames, head, scaled, activation == "tanh"))
+            assert attentions[row, head].tolist() == pytest.approx(weights + [0.0] * (max(LENGTHS) - length), abs=1e-5)
+            values = [pooling.value.weight[head * DIM : (head + 1) * DIM] @ frame for frame in frames]
+            heads.append(sum(w * v for w, v in zip(weights, values, strict=True)))
+        expected = pooling.out.weight @ torch.cat(heads)
+        assert torch.allclose(pooled[row], expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_mean_pooling_by_hand():
+    hidden = torch.tensor([[[1.0, 10.0], [3.0, 20.0], [99.0, 99.0]]])
+    pooled, attentions = build("mean")(hidden, torch.tensor([[True, True, False]]))
+    assert pooled.tolist() == [[2.0, 15.0]]
+    assert attentions is None
+
+
+@torch.no_grad()
+def test_statistics_pooling_is_mean_and_deviation():
+    pooling = build("statistics")
+    hidden = torch.randn(len(LENGTHS), max(LENGTHS), D_MODEL)
+    mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    pooled, _ = pooling(hidden, mask)
+    for row, length in enumerate(LENGTHS):
+        frames = hidden[row, :length]
+        deviation = torch.stack([frames[:, c].var(correction=0) for c in range(D_MODEL)]).add(1e-6).sqrt()
+        expected = pooling.out(torch.cat([frames.mean(0), deviation]))
+        assert torch.allclose(pooled[row], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mean", "attentive", "qkv", "statistics"])
+def test_padding_changes_neither_vector_nor_gradient(kind):
+    pooling = build(kind)
+    frames = torch.randn(1, 5, D_MODEL, requires_grad=True)
+    alone, _ = pooling(frames, torch.ones(1, 5, dtype=torch.bool))
+    padded = torch.cat([frames, torch.full((1, 3, D_MODEL), 1e4)], dim=1)
+    with_padding, _ = pooling(padded, torch.arange(8)[None] < 5)
+    assert torch.allclose(alone, with_padding, atol=1e-5)
+    (gradient,) = torch.autograd.grad(alone.square().sum(), frames)
+    (gradient_padded,) = torch.autograd.grad(with_padding.square().sum(), frames)
+    assert torch.allclose(gradient, gradient_padded, atol=1e-5)
+    assert torch.isfinite(gradient).all()
+
+
+def test_one_frame_has_a_finite_gradient():
+    pooling = build("statistics")
+    frame = torch.randn(1, 1, D_MODEL, requires_grad=True)
+    pooling(frame, torch.ones(1, 1, dtype=torch.bool))[0].sum().backward()
+    assert torch.isfinite(frame.grad).all()
