@@ -1,6 +1,6 @@
 """Train, fine-tune and test a speech emotion recognition model.
 
-    python run_train.py recipes/emodb4.json --data_dir path/to/emodb4 --encoder openai/whisper-base
+Such as: python run_train.py recipes/emodb4.json --data_dir path/to/emodb4 --encoder openai/whisper-base
 """
 
 import shlex
@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from datasets import Dataset
-from transformers import pipeline
+from transformers import pipeline, set_seed
+from transformers.utils import logging
 
 from whisper_ser.arguments import Arguments, parse_arguments
 from whisper_ser.audio import read_audio
@@ -22,17 +23,22 @@ from whisper_ser.training import remove_checkpoints, train
 
 DEMO_FOLDER = "data/demo"
 DEMO_NOTICE = (
-    "The demo corpus is synthetic: espeak-ng voices whose emotions are settings of rate, pitch and volume. Its figures "
-    "are a smoke test and say nothing about people."
+    "The demo corpus is synthetic: espeak-ng voices whose emotions are settings of rate, pitch and volume. Its "
+    "figures are a smoke test and say nothing about people."
 )
-TRY_IT = (
-    "import soundfile; from transformers import pipeline; audio, rate = soundfile.read({file!r}); "
-    "print(pipeline('audio-classification', model={model!r}, trust_remote_code=True)(audio))"
-)
+TRY_IT = """{python} -c "
+import soundfile
+from transformers import pipeline
+
+audio, rate = soundfile.read({file!r})
+print(pipeline('audio-classification', model={model!r}, trust_remote_code=True)(audio))
+" """
 
 
 def main(argv: list[str]) -> None:
     arguments = parse_arguments(argv)
+    # New weights are drawn before the Trainer would seed.
+    set_seed(arguments[2].seed)
     corpus = load_corpus(arguments)
     split = split_corpus(corpus, arguments)
     model, extractor = build_model(arguments[0], corpus.features["emotion"].names)
@@ -72,13 +78,14 @@ def split_corpus(corpus: Dataset, arguments: Arguments) -> Split:
 def try_it(model: Path, file: str) -> None:
     """Classifies one file through the stock pipeline, and shows how to do that oneself."""
     classifier = pipeline("audio-classification", model=str(model), trust_remote_code=True)
-    answer = classifier(read_audio(file, classifier.feature_extractor.sampling_rate))
-    print(f"\n{file}: " + ", ".join(f"{label['label']} {label['score']:.2f}" for label in answer))
-    command = TRY_IT.format(file=file, model=str(model))
-    print(f"\nTry it yourself (mono files of 16 kHz):\n  {sys.executable} -c {shlex.quote(command)}")
+    answers = classifier(read_audio(file, classifier.feature_extractor.sampling_rate))
+    print(f"\n{file}: " + ", ".join(f"{answer['label']} {answer['score']:.2f}" for answer in answers))
+    print("\nTry it yourself, with any mono file of 16 kHz:\n")
+    print(TRY_IT.format(python=shlex.quote(sys.executable), file=file, model=str(model)))
 
 
 if __name__ == "__main__":
+    logging.disable_progress_bar()  # of weights read and written in an instant
     try:
         main(sys.argv[1:])
     except USER_ERRORS as error:

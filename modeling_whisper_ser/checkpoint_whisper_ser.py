@@ -1,4 +1,4 @@
-"""The encoder of any Whisper checkpoint, read tensor by tensor: safetensors as on the Hub, or CTranslate2's `model.bin`.
+"""The encoder of any Whisper checkpoint, read tensor by tensor: safetensors as on the Hub, or CTranslate2's file.
 
 The CTranslate2 format is that of every faster-whisper model: little-endian; u32 version; string specification;
 u32 revision; u32 variables; then for each a string name, u8 rank, u32 dimensions, u8 type, u32 bytes, and the data.
@@ -101,7 +101,7 @@ def _files_by_tensor(name: str, weights: str, hub: dict[str, Any]) -> dict[str, 
     missing = sorted(shard for shard, path in found.items() if path is None)
     if missing:
         raise EncoderCheckpointError(f"{name!r} lacks {', '.join(missing)}, which {weights} names.")
-    return {key: found[shard] for key, shard in shard_of.items()}
+    return {key: path for key, shard in shard_of.items() if (path := found[shard]) is not None}
 
 
 class _Variable(NamedTuple):
@@ -185,7 +185,9 @@ def _read_ctranslate2(path: str, variables: dict[str, _Variable], name: str) -> 
         raise EncoderCheckpointError(f"{path} lacks the tensor {stored}: is the file complete?")
     if variable.dtype not in CTRANSLATE2_DTYPES:
         kind = CTRANSLATE2_INTEGERS.get(variable.dtype, f"type {variable.dtype}")
-        raise EncoderCheckpointError(f"{path} is quantised ({stored} is {kind}); expected float16, float32 or bfloat16.")
+        raise EncoderCheckpointError(
+            f"{path} is quantised ({stored} is {kind}); expected float16, float32 or bfloat16."
+        )
     with open(path, "rb") as file:
         file.seek(variable.offset)
         raw = bytearray(file.read(variable.size))

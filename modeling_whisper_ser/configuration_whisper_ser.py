@@ -58,16 +58,17 @@ class WhisperSerConfig(PreTrainedConfig):
     sub_configs = {"encoder_config": WhisperConfig}
     keys_to_ignore_at_inference = ["pooler_output", "frame_states", "frame_mask", "pooling_attentions"]
 
-    encoder_config: dict | WhisperConfig | None = None
-    layer_index: int | None = None
+    # None stands for "not given" until __post_init__ has filled it in.
+    encoder_config: WhisperConfig = None  # type: ignore[assignment]
+    layer_index: int = None  # type: ignore[assignment]
     layer_mixing: str = "none"
-    layer_indices: list[int] | None = None
+    layer_indices: list[int] = None  # type: ignore[assignment]
     d_model: int = 256
     pooling_type: str = "qkv"
     num_pooling_heads: int = 12
     pooling_head_dim: int = 4
     score_activation: str = "none"
-    scale_scores: bool | None = None
+    scale_scores: bool = None  # type: ignore[assignment]
     layer_norm_after_pooling: bool = False
     input_dropout: float = 0.0
     pooling_dropout: float = 0.1
@@ -94,7 +95,7 @@ class WhisperSerConfig(PreTrainedConfig):
             self.scale_scores = self.pooling_type == "qkv"
         super().__post_init__(**kwargs)
         if not self.label2id:
-            self.label2id = {label: index for index, label in self.id2label.items()}
+            self.label2id = {label: index for index, label in enumerate(self.labels)}
         self.check_values()
 
     @property
@@ -105,7 +106,8 @@ class WhisperSerConfig(PreTrainedConfig):
     @property
     def labels(self) -> list[str]:
         """The labels in the order of the logits."""
-        return [self.id2label[index] for index in range(self.num_labels)]
+        names: dict[Any, str] = dict(self.id2label or {})
+        return [names[index] for index in sorted(names)]
 
     def check_values(self) -> None:
         """Raises `ConfigError` when a field cannot work. Models call it again: fields can be set after creation."""
@@ -131,7 +133,7 @@ class WhisperSerConfig(PreTrainedConfig):
         layers = self.encoder_config.encoder_layers
         _check_integer("layer_index", self.layer_index, 1, layers)
         _check_integer("unfreeze_last_n", self.unfreeze_last_n, 0, self.layer_index)
-        if list(self.layer_indices or []) != [self.layer_index]:
+        if list(self.layer_indices) != [self.layer_index]:
             raise ConfigError(
                 f"layer_indices={self.layer_indices!r} must be [{self.layer_index}], the layer_index, with "
                 "layer_mixing='none'."
@@ -146,18 +148,18 @@ class WhisperSerConfig(PreTrainedConfig):
             )
 
     def _check_labels(self) -> None:
-        if sorted(self.id2label) != list(range(self.num_labels)) or self.num_labels < 1:
+        if not self.labels or dict(enumerate(self.labels)) != self.id2label:
             raise ConfigError(f"id2label={self.id2label!r} must number its labels 0, 1, 2, ...")
-        if len(set(self.id2label.values())) < self.num_labels:
+        if len(set(self.labels)) < len(self.labels):
             raise ConfigError(f"id2label={self.id2label!r} has a label twice.")
-        if self.label2id != {label: index for index, label in self.id2label.items()}:
+        if self.label2id != {label: index for index, label in enumerate(self.labels)}:
             raise ConfigError(f"label2id={self.label2id!r} is not the inverse of id2label={self.id2label!r}.")
         if self.class_weights is None:
             return
         weights = self.class_weights
-        if len(weights) != self.num_labels or not all(_is_number(w) and w >= 0 for w in weights):
+        if len(weights) != len(self.labels) or not all(_is_number(w) and w >= 0 for w in weights):
             raise ConfigError(
-                f"class_weights={weights!r} must be {self.num_labels} numbers of at least 0, one for each of "
+                f"class_weights={weights!r} must be {len(self.labels)} numbers of at least 0, one for each of "
                 f"{', '.join(self.labels)}."
             )
 

@@ -96,8 +96,9 @@ class WhisperSerEncoder(nn.Module):
         for index, layer in enumerate(self.layers, start=1):
             hidden = layer(hidden, attention_mask)
             if index in self.layer_indices:
-                is_last = index == len(self.layers) and self.layer_norm is not None
-                read.append(self.layer_norm(hidden) if is_last else hidden)
+                # The final LayerNorm exists only where the last layer of all is read.
+                above = self.layer_norm if index == len(self.layers) else None
+                read.append(hidden if above is None else above(hidden))
         return torch.stack(read, dim=2)
 
 
@@ -128,8 +129,8 @@ def _real_frames(features: torch.Tensor, mask: torch.Tensor | None, mels: int) -
     """Returns how many mel frames of each clip are real."""
     if features.dim() != 3 or features.shape[2] != mels:
         raise ValueError(
-            f"input_features must be (batch, mel_frames, {mels}), time first, as WhisperSerFeatureExtractor gives them; "
-            f"got {tuple(features.shape)}."
+            f"input_features must be (batch, mel_frames, {mels}), time first, as WhisperSerFeatureExtractor gives "
+            f"them; got {tuple(features.shape)}."
         )
     if mask is None:
         mask = features.new_ones(features.shape[:2])

@@ -34,10 +34,10 @@ class WhisperSerModelOutput(ModelOutput):
         pooling_attentions: attention of the pooling heads over time `(batch, heads, frames)`, on request.
     """
 
-    pooler_output: torch.FloatTensor | None = None
-    frame_states: torch.FloatTensor | None = None
-    frame_mask: torch.BoolTensor | None = None
-    pooling_attentions: torch.FloatTensor | None = None
+    pooler_output: torch.Tensor | None = None
+    frame_states: torch.Tensor | None = None
+    frame_mask: torch.Tensor | None = None
+    pooling_attentions: torch.Tensor | None = None
 
 
 @dataclass
@@ -49,12 +49,12 @@ class WhisperSerClassifierOutput(ModelOutput):
         logits: `(batch, num_labels)`.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    pooler_output: torch.FloatTensor | None = None
-    frame_states: torch.FloatTensor | None = None
-    frame_mask: torch.BoolTensor | None = None
-    pooling_attentions: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    frame_states: torch.Tensor | None = None
+    frame_mask: torch.Tensor | None = None
+    pooling_attentions: torch.Tensor | None = None
 
 
 class ChannelStandardisation(nn.Module):
@@ -62,6 +62,9 @@ class ChannelStandardisation(nn.Module):
 
     A few channels of Whisper's states are hundreds of times larger than the rest and drown them otherwise.
     """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
 
     def __init__(self, config: WhisperSerConfig) -> None:
         super().__init__()
@@ -97,7 +100,7 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
     config: WhisperSerConfig
     base_model_prefix = "whisper_ser"
     main_input_name = "input_features"
-    input_modalities = ("audio",)
+    input_modalities = "audio"
     accepts_loss_kwargs = False
     _no_split_modules = ["WhisperEncoderLayer"]
     _supports_sdpa = True
@@ -107,7 +110,7 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
         super().__init__(config)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls,
         pretrained_model_name_or_path: str | os.PathLike,
         *model_args: Any,
@@ -130,7 +133,9 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
         new_classifier = kwargs.pop("ignore_mismatched_sizes", False) or new_labels is not None
         if new_labels is not None:
             kwargs |= _label_maps(new_labels)
-        model, info = super().from_pretrained(
+        model: Any
+        info: dict[str, Any]
+        model, info = super().from_pretrained(  # type: ignore[misc]
             pretrained_model_name_or_path,
             *model_args,
             output_loading_info=True,
@@ -156,7 +161,7 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
 
     def freeze_encoder(self) -> None:
         """Leaves only the top `unfreeze_last_n` encoder layers trainable, none by default; positions never are."""
-        encoder = self.base_model.encoder
+        encoder: Any = self.base_model.encoder
         encoder.requires_grad_(False)
         for module in _unfrozen(encoder, self.config.unfreeze_last_n):
             module.requires_grad_(True)
@@ -183,9 +188,8 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
         self.encoder = WhisperSerEncoder(config)
         self.standardisation = ChannelStandardisation(config)
         self.input_dropout = nn.Dropout(config.input_dropout)
-        self.projector = nn.Sequential(
-            nn.Linear(config.encoder_config.d_model, config.d_model), nn.LayerNorm(config.d_model)
-        )
+        self.projector = nn.Linear(config.encoder_config.d_model, config.d_model)
+        self.projector_norm = nn.LayerNorm(config.d_model)
         self.pooling = build_pooling(config)
         self.pooled_norm = nn.LayerNorm(config.d_model) if config.layer_norm_after_pooling else nn.Identity()
         self.post_init()
@@ -208,9 +212,9 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_features: torch.FloatTensor | None = None,
+        input_features: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        encoder_hidden_states: torch.FloatTensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -227,15 +231,17 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
         Raises:
             ValueError: neither or both inputs, or shapes that do not fit.
         """
-        if (input_features is None) == (encoder_hidden_states is None):
-            raise ValueError("Give either input_features or encoder_hidden_states.")
-        if encoder_hidden_states is None:
+        if input_features is not None and encoder_hidden_states is not None:
+            raise ValueError("Give either input_features or encoder_hidden_states, got both.")
+        if input_features is not None:
             states, mask = self.encode(input_features, attention_mask)
-        else:
+        elif encoder_hidden_states is not None:
             states, mask = self._checked_states(encoder_hidden_states, encoder_attention_mask)
-        dtype = self.projector[0].weight.dtype
+        else:
+            raise ValueError("Give either input_features or encoder_hidden_states, got none of them.")
         standardised = self.standardisation(states) if self.config.channel_standardisation else states
-        hidden = self.projector(self.input_dropout(standardised[:, 0].to(dtype)))
+        read = standardised[:, 0].to(self.projector.weight.dtype)
+        hidden = self.projector_norm(self.projector(self.input_dropout(read)))
         pooled, attentions = self.pooling(hidden, mask)
         wants_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return WhisperSerModelOutput(
@@ -245,9 +251,7 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
             pooling_attentions=attentions if output_attentions else None,
         )
 
-    def _checked_states(
-        self, states: torch.Tensor, mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _checked_states(self, states: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         layers, width = self.standardisation.mean.shape
         if states.dim() != 4 or states.shape[1] != layers or states.shape[3] != width:
             raise ValueError(
@@ -270,7 +274,7 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         super().__init__(config)
         self.whisper_ser = WhisperSerModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.d_model, config.num_labels)
+        self.classifier = nn.Linear(config.d_model, len(config.labels))
         self.post_init()
         self.freeze_encoder()
         # Saving writes one name a class by itself; the pipeline asks for the second too.
@@ -303,7 +307,7 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         hub = {key: value for key, value in (("revision", revision), ("token", token)) if value is not None}
         checkpoint = open_encoder(name_or_path, **hub)
         maps = {} if labels is None else _label_maps(labels)
-        model = cls(WhisperSerConfig(encoder_config=checkpoint.config, **maps, **fields))
+        model = cls(WhisperSerConfig(encoder_config=checkpoint.config, **{**maps, **fields}))
         encoder = model.whisper_ser.encoder
         encoder.load_state_dict(checkpoint.read(encoder.state_dict()))
         return model
@@ -320,11 +324,11 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_features: torch.FloatTensor | None = None,
+        input_features: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        encoder_hidden_states: torch.FloatTensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> WhisperSerClassifierOutput:
@@ -359,10 +363,10 @@ def _unfrozen(encoder: WhisperSerEncoder, last_n: int) -> list[nn.Module]:
     """Returns the modules of the encoder that are trained: the top layers, and the LayerNorm above them."""
     if last_n == 0:
         return []
-    return [*encoder.layers[-last_n:], *([] if encoder.layer_norm is None else [encoder.layer_norm])]
+    return [*list(encoder.layers)[-last_n:], *([] if encoder.layer_norm is None else [encoder.layer_norm])]
 
 
-def _label_maps(labels: Sequence[str]) -> dict[str, dict]:
+def _label_maps(labels: Sequence[str]) -> dict[str, Any]:
     return {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
 
 

@@ -1,7 +1,7 @@
 """From the frames of an utterance to one vector: the paper's poolings and one more, each obeying the mask.
 
-Every pooling takes `hidden` `(batch, frames, d_model)` and `mask` `(batch, frames)`, true on real frames, and returns the
-pooled vector `(batch, d_model)` and its attention weights `(batch, heads, frames)`, or `None` where it has none.
+Every pooling takes `hidden` `(batch, frames, d_model)` and `mask` `(batch, frames)`, true on real frames, and returns
+the pooled vector `(batch, d_model)` and its attention weights `(batch, heads, frames)`, or `None` where it has none.
 """
 
 import math
@@ -60,7 +60,7 @@ class _MultiHeadPooling(nn.Module):
         return scores.masked_fill(~mask.unsqueeze(1), float("-inf")).softmax(dim=-1)
 
     def _join(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Returns `(batch, d_model)` from weights `(batch, heads, frames)` and values `(batch, heads, frames, dim)`."""
+        """Returns `(batch, d_model)`; weights are `(batch, heads, frames)`, values `(batch, heads, frames, dim)`."""
         return self.out((weights.unsqueeze(2) @ values).flatten(1))
 
 

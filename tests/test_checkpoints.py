@@ -11,9 +11,11 @@ import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import close_session, constants
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from whisper_ser import checkpoints
 from whisper_ser.checkpoints import DEMO_ENCODER, resolve_encoder
@@ -207,6 +209,19 @@ def test_a_proxy_in_between_is_no_hub(
         with pytest.raises(CheckpointError, match="cannot be reached.*local folder"):
             resolve_encoder("openai/whisper-base")
         server.shutdown()
+
+
+def test_a_proxy_that_wants_a_password_is_no_missing_model(
+    pip: FakePip, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over https, huggingface_hub takes any 401 for "no such model"; the Hub's own carries an error code."""
+    response = SimpleNamespace(status_code=401, headers={}, request=None)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RepositoryNotFoundError("401 Client Error", response=response)
+
+    monkeypatch.setattr(checkpoints, "get_hf_file_metadata", refuse)
+    assert resolve_encoder(DEMO_ENCODER) == str(model_folder)
 
 
 @pytest.fixture

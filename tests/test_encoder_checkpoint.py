@@ -63,7 +63,8 @@ def write_ctranslate2(path, whisper: WhisperModel, dtype=torch.float16, code=4) 
         q_bias, v_bias = (encoder[f"{ours}.self_attn.{x}_proj.bias"] for x in "qv")
         variables[f"{theirs}/self_attention/linear_0/weight"] = torch.cat([q, k, v])
         variables[f"{theirs}/self_attention/linear_0/bias"] = torch.cat([q_bias, torch.zeros_like(q_bias), v_bias])
-        for ct2, hf in (("self_attention/linear_1", "self_attn.out_proj"), ("ffn/linear_0", "fc1"), ("ffn/linear_1", "fc2")):
+        linears = {"self_attention/linear_1": "self_attn.out_proj", "ffn/linear_0": "fc1", "ffn/linear_1": "fc2"}
+        for ct2, hf in linears.items():
             for kind in ("weight", "bias"):
                 variables[f"{theirs}/{ct2}/{kind}"] = encoder[f"{ours}.{hf}.{kind}"]
     for ct2, hf in norms.items():
@@ -97,7 +98,8 @@ def test_broken_ctranslate2_files_are_refused(small_whisper, tmp_path):
     path = tmp_path / "model.bin"
     write_ctranslate2(path, small_whisper)
     whole = path.read_bytes()
-    for broken in (whole[: len(whole) // 2], whole[:7], b"\x80\x02}q\x00.", whole.replace(b"WhisperSpec", b"TransfSpec1")):
+    other_kind = whole.replace(b"WhisperSpec", b"TransfSpec1")
+    for broken in (whole[: len(whole) // 2], whole[:7], b"\x80\x02}q\x00.", other_kind):
         path.write_bytes(broken)
         with pytest.raises(EncoderCheckpointError, match="not a complete CTranslate2 Whisper model"):
             build(tmp_path)

@@ -152,7 +152,9 @@ def test_half_precision_answers_nearly_alike(model, batch, tmp_path):
     assert torch.allclose(logits.float(), expected, atol=0.1)
 
 
-@pytest.mark.parametrize("lost", ["classifier.weight", "whisper_ser.projector.0.weight", "whisper_ser.encoder.conv1.bias"])
+@pytest.mark.parametrize(
+    "lost", ["classifier.weight", "whisper_ser.projector.weight", "whisper_ser.encoder.conv1.bias"]
+)
 def test_missing_weights_are_an_error_not_a_random_start(model, tmp_path, lost):
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
@@ -175,7 +177,7 @@ def test_transformers_own_way_to_a_new_classifier_works(model, tmp_path):
     model.save_pretrained(tmp_path)
     renewed = AutoModelForAudioClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
     assert renewed.classifier.weight.shape == (5, 256) and renewed.classifier.weight.abs().sum() > 0
-    assert torch.equal(renewed.whisper_ser.projector[0].weight, model.whisper_ser.projector[0].weight)
+    assert torch.equal(renewed.whisper_ser.projector.weight, model.whisper_ser.projector.weight)
 
 
 @torch.no_grad()
@@ -195,14 +197,13 @@ def test_a_model_without_classifier_takes_new_labels_only_on_purpose(model, tmp_
     with pytest.raises(MissingWeightsError, match="new_labels"):
         WhisperForEmotionClassification.from_pretrained(tmp_path)
     renewed = WhisperForEmotionClassification.from_pretrained(tmp_path, new_labels=["x", "y"])
-    assert torch.equal(renewed.whisper_ser.projector[0].weight, model.whisper_ser.projector[0].weight)
+    assert torch.equal(renewed.whisper_ser.projector.weight, model.whisper_ser.projector.weight)
 
 
 @pytest.mark.real
 def test_a_base_model_of_three_layers_stores_three_layers(shared, tmp_path):
-    WhisperForEmotionClassification.from_encoder(shared / "models/whisper-base", LABELS, layer_index=3).save_pretrained(
-        tmp_path
-    )
+    model = WhisperForEmotionClassification.from_encoder(shared / "models/whisper-base", LABELS, layer_index=3)
+    model.save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", "pt") as weights:
         layers = {key.split(".")[3] for key in weights.keys() if ".layers." in key}  # noqa: SIM118
     assert layers == {"0", "1", "2"}

@@ -76,12 +76,13 @@ def test_a_stranger_gets_the_same_logits(saved, tmp_path):
     extractor = WhisperSerFeatureExtractor.from_pretrained(saved)
     with torch.no_grad():
         logits, short = (
-            model(**extractor(clip, sampling_rate=RATE, return_tensors="pt")).logits[0] for clip in (audio, audio[:9000])
+            model(**extractor(clip, sampling_rate=RATE, return_tensors="pt")).logits[0]
+            for clip in (audio, audio[:9000])
         )
     assert answers["config"] == "qkv" and answers["modules"] == []
     for auto in ("AutoModelForAudioClassification", "AutoModel"):
         assert answers[auto] == pytest.approx(logits.tolist(), abs=1e-5)
-    expected = {label: p for label, p in zip(["angry", "happy", "sad"], logits.softmax(-1).tolist(), strict=True)}
+    expected = dict(zip(["angry", "happy", "sad"], logits.softmax(-1).tolist(), strict=True))
     assert {a["label"]: a["score"] for a in answers["pipeline"]} == pytest.approx(expected, abs=1e-5)
     assert {a["label"]: a["score"] for a in answers["batched"][0]} == pytest.approx(expected, abs=1e-5)
     assert max(a["score"] for a in answers["batched"][1]) == pytest.approx(short.softmax(-1).max().item(), abs=1e-5)

@@ -4,6 +4,7 @@ import difflib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
@@ -28,8 +29,8 @@ TRAINING_FIELDS = ("input_dropout", "pooling_dropout", "classifier_dropout", "la
 """Fields of the model's config that a run may set anew."""
 
 
-def _option(help_text: str, default: object = None, choices: tuple[str, ...] | None = None) -> object:
-    metadata: dict[str, object] = {"help": help_text}
+def _option(help_text: str, default: object = None, choices: tuple[str, ...] | None = None) -> Any:
+    metadata: dict[str, Any] = {"help": help_text}
     if choices:
         metadata["choices"] = choices
     return field(default=default, metadata=metadata)
@@ -39,9 +40,7 @@ def _option(help_text: str, default: object = None, choices: tuple[str, ...] | N
 class ModelArguments:
     """What is trained. Fields left out take the defaults of `WhisperSerConfig`, or those of the saved model."""
 
-    encoder: str | None = _option(
-        "Whisper checkpoint to build a new model on: Hub id, folder or CTranslate2 folder."
-    )
+    encoder: str | None = _option("Whisper checkpoint to build a new model on: Hub id, folder or CTranslate2 folder.")
     model_name_or_path: str | None = _option(
         "Instead: a saved or published model to train on from. New labels start a new classifier."
     )
@@ -108,7 +107,7 @@ class SerTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.label_smoothing_factor:
-            raise RecipeError("Use --label_smoothing, which is kept with the model, instead of label_smoothing_factor.")
+            raise RecipeError("Use --label_smoothing, kept with the model, instead of label_smoothing_factor.")
 
 
 Arguments = tuple[ModelArguments, DataArguments, SerTrainingArguments]
@@ -121,28 +120,21 @@ def parse_arguments(argv: list[str]) -> Arguments:
         RecipeError: the recipe is no JSON object, has unknown fields, or the settings contradict each other.
     """
     parser = HfArgumentParser(
-        (ModelArguments, DataArguments, SerTrainingArguments),
+        [ModelArguments, DataArguments, SerTrainingArguments],  # type: ignore[list-item]
         description="Train, fine-tune and test a speech emotion recognition model.",
         usage="%(prog)s [RECIPE.json] [--flag value ...]",
     )
     recipe = {}
     if argv and argv[0].endswith(".json"):
         recipe, argv = _read_recipe(Path(argv[0])), argv[1:]
-    known = {action.dest: action for action in parser._actions}
-    for name in recipe:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise RecipeError(f"The recipe has an unknown field {name!r}" + (f"; did you mean {close[0]!r}?" if close else "."))
-        choices = known[name].choices
-        if choices and recipe[name] not in choices:
-            raise RecipeError(f"The recipe has {name}={recipe[name]!r}; expected one of {', '.join(map(str, choices))}.")
+    _check_recipe(recipe, {action.dest: action.choices for action in parser._actions})
     parser.set_defaults(**recipe)
     model, data, training = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     _check(model, data)
     return model, data, training
 
 
-def _read_recipe(path: Path) -> dict[str, object]:
+def _read_recipe(path: Path) -> dict[str, Any]:
     try:
         recipe = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -152,6 +144,18 @@ def _read_recipe(path: Path) -> dict[str, object]:
     if not isinstance(recipe, dict):
         raise RecipeError(f"The recipe {path} must be a JSON object of settings.")
     return recipe
+
+
+def _check_recipe(recipe: dict[str, Any], choices: dict[str, Any]) -> None:
+    """Raises for fields that are no flags, and for values that a flag would not take."""
+    for name, value in recipe.items():
+        if name not in choices:
+            close = difflib.get_close_matches(name, choices, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else "."
+            raise RecipeError(f"The recipe has an unknown field {name!r}{hint}")
+        if choices[name] and value not in choices[name]:
+            allowed = ", ".join(map(str, choices[name]))
+            raise RecipeError(f"The recipe has {name}={value!r}; expected one of {allowed}.")
 
 
 def _check(model: ModelArguments, data: DataArguments) -> None:

@@ -26,7 +26,7 @@ def encoder_states(
     like length are encoded together.
     """
     process = PartialState()
-    base = model.base_model.to(process.device).eval()
+    base = model.to(process.device).eval().whisper_ser
     batches = list(_batches(seconds))[process.process_index :: process.num_processes]
     mine: list[tuple[int, torch.Tensor]] = []
     with torch.no_grad(), tqdm(desc="encoding", unit="file", disable=not process.is_main_process) as progress:

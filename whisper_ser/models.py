@@ -1,5 +1,7 @@
 """The model and the feature extractor that a run trains: new on an encoder, or a saved one."""
 
+from typing import Any
+
 from transformers.utils import logging
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
@@ -19,26 +21,25 @@ def build_model(
         RecipeError: the settings do not fit the saved model.
         CheckpointError, EncoderCheckpointError, ConfigError: the encoder cannot be had or cut as asked.
     """
-    given = {
+    given: dict[str, Any] = {
         name: value for name in ARCHITECTURE + TRAINING_FIELDS if (value := getattr(arguments, name)) is not None
     }
     if arguments.model_name_or_path is not None:
-        return _saved_model(arguments, given, labels)
-    model = WhisperForEmotionClassification.from_encoder(resolve_encoder(arguments.encoder), labels, **given)
+        return _saved_model(arguments.model_name_or_path, arguments.pad_to_seconds, given, labels)
+    model = WhisperForEmotionClassification.from_encoder(resolve_encoder(arguments.encoder or ""), labels, **given)
     mels = model.config.encoder_config.num_mel_bins
     return model, WhisperSerFeatureExtractor(feature_size=mels, pad_to_seconds=arguments.pad_to_seconds)
 
 
 def _saved_model(
-    arguments: ModelArguments, given: dict[str, object], labels: list[str]
+    name: str, pad_to_seconds: float | None, given: dict[str, Any], labels: list[str]
 ) -> tuple[WhisperForEmotionClassification, WhisperSerFeatureExtractor]:
-    name = arguments.model_name_or_path
     settable = {field: value for field, value in given.items() if field in TRAINING_FIELDS}
     model = WhisperForEmotionClassification.from_pretrained(name, **settable)
     extractor = WhisperSerFeatureExtractor.from_pretrained(name)
     settled = {field: (getattr(model.config, field), value) for field, value in given.items() if field in ARCHITECTURE}
-    if arguments.pad_to_seconds is not None:
-        settled["pad_to_seconds"] = (extractor.pad_to_seconds, arguments.pad_to_seconds)
+    if pad_to_seconds is not None:
+        settled["pad_to_seconds"] = (extractor.pad_to_seconds, pad_to_seconds)
     clashes = [f"{field} is {has}, asked for {asks}" for field, (has, asks) in settled.items() if has != asks]
     if clashes:
         raise RecipeError(f"{name} is settled: {'; '.join(clashes)}. Leave these out, or train anew from --encoder.")

@@ -55,7 +55,7 @@ def split_by_speaker(
     absent = set(range(len(names))) - set(split.train["emotion"])
     if absent:
         raise ProtocolError(
-            f"No training speaker has the label {', '.join(names[i] for i in sorted(absent))}: hold out other speakers."
+            f"No training speaker has the label {', '.join(names[i] for i in sorted(absent))}: hold out others."
         )
     return split
 

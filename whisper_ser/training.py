@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from transformers import EvalPrediction, Trainer
-from transformers.trainer_utils import TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
@@ -95,30 +95,38 @@ def train(
     with training_arguments.main_process_first(desc="checkpoints"):
         resume = _checkpoint_to_resume(arguments)
     examples, audio_seconds = _examples(model, extractor, split, fit=model_arguments.model_name_or_path is None)
-    model.config.class_weights = _class_weights(examples["train"].labels, model.config.num_labels, model_arguments)
+    model.config.class_weights = _class_weights(
+        examples["train"].labels, len(model.config.labels), model_arguments.class_weighting
+    )
     trainer = _trainer(model, extractor, examples, training_arguments)
-    output = _run(trainer, resume)
-    logits = {part: trainer.predict(examples[part]).predictions for part in ("validation", "test") if len(examples[part])}
+    if resume:
+        logger.warning(f"Going on from {resume}.")
+    output = trainer.train(resume_from_checkpoint=resume)
+    logits = {
+        part: np.asarray(trainer.predict(examples[part]).predictions)
+        for part in ("validation", "test")
+        if len(examples[part])
+    }
     return Training(model, logits, output.metrics["train_runtime"], audio_seconds / 3600)
 
 
 def _examples(
     model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor, split: Split, fit: bool
 ) -> tuple[dict[str, Examples], float]:
-    """Returns the examples of each part and the seconds of audio in all; fits the channel standardisation on the way."""
+    """Returns the examples of each part and the seconds of audio in all; `fit`s the channel standardisation."""
     paths = [path for part in split for path in part["path"]]
     seconds = check_audio(paths)
     states = encoder_states(model, extractor, paths, seconds)
     if fit and model.config.channel_standardisation:
-        model.base_model.standardisation.fit(states[: len(split.train)])
+        model.whisper_ser.standardisation.fit(states[: len(split.train)])
     if model.config.unfreeze_last_n:
         # The encoder changes with every step: its input is what can be kept.
-        inputs = [{"input_features": _log_mel(path, extractor)} for path in paths]
+        inputs: list[Example] = [{"input_features": _log_mel(path, extractor)} for path in paths]
     else:
         inputs = [{"encoder_hidden_states": state} for state in states]
     examples, begin = {}, 0
     for name, part in zip(split._fields, split, strict=True):
-        examples[name] = Examples(inputs[begin : begin + len(part)], _targets(part, model.config.label2id))
+        examples[name] = Examples(inputs[begin : begin + len(part)], _targets(part, model.config.labels))
         begin += len(part)
     return examples, sum(seconds)
 
@@ -128,14 +136,14 @@ def _log_mel(path: str, extractor: WhisperSerFeatureExtractor) -> np.ndarray:
     return extractor(audio, sampling_rate=extractor.sampling_rate, return_tensors="np")["input_features"][0]
 
 
-def _targets(part: Dataset, label2id: dict[str, int]) -> list[int]:
+def _targets(part: Dataset, labels: list[str]) -> list[int]:
     names = part.features["emotion"].names
-    return [label2id[names[emotion]] for emotion in part["emotion"]]
+    return [labels.index(names[emotion]) for emotion in part["emotion"]]
 
 
-def _class_weights(labels: list[int], num_labels: int, arguments: Any) -> list[float] | None:
+def _class_weights(labels: list[int], num_labels: int, weighting: str) -> list[float] | None:
     """Returns weights inverse to the frequency of each class, 1 on average over the utterances."""
-    if arguments.class_weighting == "none":
+    if weighting == "none":
         return None
     counts = np.bincount(labels, minlength=num_labels)
     return [float(len(labels) / (np.count_nonzero(counts) * count)) if count else 0.0 for count in counts]
@@ -188,13 +196,7 @@ def _collator(extractor: WhisperSerFeatureExtractor) -> Callable[[list[Example]]
 
 
 def _metrics(prediction: EvalPrediction) -> dict[str, float]:
-    return scores(prediction.label_ids, prediction.predictions.argmax(-1))
-
-
-def _run(trainer: Trainer, resume: str | None) -> TrainOutput:
-    if resume:
-        logger.warning(f"Going on from {resume}.")
-    return trainer.train(resume_from_checkpoint=resume)
+    return scores(np.asarray(prediction.label_ids), np.asarray(prediction.predictions).argmax(-1))
 
 
 def _checkpoints(arguments: SerTrainingArguments) -> Path:
@@ -232,8 +234,8 @@ def _refuse_other_settings(noted: dict[str, dict], settings: dict[str, dict], fo
     ]
     if changed:
         raise CheckpointError(
-            f"{folder} holds an unfinished run with other settings ({'; '.join(changed)}). Start it again with its own "
-            "settings to finish it, choose another --output_dir, or delete that folder."
+            f"{folder} holds an unfinished run with other settings ({'; '.join(changed)}). Start it again with its "
+            "own settings to finish it, choose another --output_dir, or delete that folder."
         )
 
 

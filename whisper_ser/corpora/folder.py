@@ -32,7 +32,9 @@ def load_folder(folder: str | Path, labels: list[str] | None = None, description
     found = sorted({row["emotion"] for row in rows if row["emotion"]})
     names = labels or found
     if len(names) < 2:
-        raise CorpusError(f"{folder / 'metadata.csv'} has one emotion only ({', '.join(names)}): nothing to tell apart.")
+        raise CorpusError(
+            f"{folder / 'metadata.csv'} has one emotion only, {', '.join(names)}: nothing to tell apart."
+        )
     problems = [
         f"line {line}: {problem}" for line, row in enumerate(rows, 2) if (problem := _problem(row, folder, names))
     ]
@@ -40,7 +42,9 @@ def load_folder(folder: str | Path, labels: list[str] | None = None, description
         f"{name} is listed {n} times" for name, n in Counter(row["file_name"] for row in rows).items() if n > 1
     ]
     if problems:
-        raise CorpusError(f"{folder / 'metadata.csv'} has {len(problems)} rows that cannot be used:\n{listed(problems)}")
+        raise CorpusError(
+            f"{folder / 'metadata.csv'} has {len(problems)} rows that cannot be used:\n{listed(problems)}"
+        )
     return Dataset.from_dict(
         {
             "path": [str(folder / row["file_name"]) for row in rows],
@@ -65,17 +69,20 @@ def listed(problems: list[str]) -> str:
 
 def _read_table(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
-        raise CorpusError(f"There is no {path}. Expected a folder of audio with a metadata.csv ({', '.join(COLUMNS)}).")
+        raise CorpusError(
+            f"There is no {path}. Expected a folder of audio with a metadata.csv ({', '.join(COLUMNS)})."
+        )
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or [])
             rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise CorpusError(f"{path} is not a CSV table in UTF-8 ({error}).") from error
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
+    missing = [column for column in COLUMNS if column not in columns]
     if missing:
         raise CorpusError(
-            f"{path} lacks the column {' and '.join(missing)}: it has {', '.join(reader.fieldnames or ['nothing'])}; "
+            f"{path} lacks {' and '.join(missing)}: it has {', '.join(columns) or 'nothing'}; "
             f"expected {', '.join(COLUMNS)}."
         )
     if not rows:

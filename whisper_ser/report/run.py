@@ -39,8 +39,9 @@ def write_run(
     with replacing(folder / "predictions.parquet") as path:
         predictions.to_parquet(path, index=False)
     with replacing(folder / "confusion_matrix.png") as path:
-        title = f"{metrics['corpus']['name']}, {len(split.test)} test utterances, UA {100 * metrics['test']['ua']:.1f} %"
-        draw_confusion_matrix(metrics["test"]["confusion_matrix"], labels, title, path)
+        test = metrics["test"]
+        title = f"{metrics['corpus']['name']}, {test['utterances']} test utterances, UA {100 * test['ua']:.1f} %"
+        draw_confusion_matrix(test["confusion_matrix"], labels, title, path)
     with replacing(folder / "metrics.json") as path:
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return metrics
@@ -91,7 +92,7 @@ def _predictions(part: str, utterances: Dataset, logits: np.ndarray, labels: lis
 def _metrics(training: Training, predictions: pandas.DataFrame, split: Split, arguments: Arguments) -> dict[str, Any]:
     model_arguments, _, training_arguments = arguments
     labels = training.model.config.labels
-    label2id = training.model.config.label2id
+    label2id = {label: index for index, label in enumerate(labels)}
     parts = {
         part: evaluate(rows["emotion"].map(label2id).to_numpy(), rows["predicted"].map(label2id).to_numpy(), labels)
         for part, rows in predictions.groupby("part")

@@ -1,0 +1,188 @@
+"""Corpora, audio files and splits: what is wrong is named, all of it at once."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import RATE, speechlike, write_corpus, write_table
+
+from whisper_ser.audio import read_audio
+from whisper_ser.corpora.check import check_audio
+from whisper_ser.corpora.folder import load_folder
+from whisper_ser.errors import AudioFileError, CorpusError, ProtocolError
+from whisper_ser.protocols import split_by_speaker
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "metadata.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_folder_is_read_as_text(corpus):
+    dataset = load_folder(corpus)
+    assert dataset.column_names == ["path", "emotion", "speaker"]
+    assert dataset.features["emotion"].names == ["calm", "excited"]
+    assert len(dataset) == 36 and sorted(set(dataset["speaker"])) == ["00", "01", "02", "03", "04", "05"]
+    assert all(Path(path).is_file() for path in dataset["path"])
+
+
+def test_labels_come_in_the_order_given(corpus):
+    assert load_folder(corpus, ["excited", "calm"]).features["emotion"].names == ["excited", "calm"]
+
+
+def test_all_bad_rows_are_named_together(tmp_path):
+    folder = write_corpus(tmp_path / "corpus")
+    rows = rows_of(folder)
+    rows[0]["emotion"] = "clam"
+    rows[3]["speaker"] = " "
+    rows[4]["file_name"] = "absent.wav"
+    rows[5]["file_name"] = "../outside.wav"
+    rows[6]["file_name"] = rows[7]["file_name"]
+    write_table(folder, rows)
+    with pytest.raises(CorpusError) as error:
+        load_folder(folder, ["calm", "excited"])
+    for part in (
+        "5 rows",
+        "line 2: unknown emotion 'clam'",
+        "expected calm, excited",
+        "line 5: speaker is empty",
+        "line 6: there is no file absent.wav",
+        "line 7: ../outside.wav lies outside the folder",
+        f"{rows[7]['file_name']} is listed 2 times",
+    ):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file_name,emotion\na.wav,sad\n", "lacks speaker: it has file_name, emotion"),
+        ("", "lacks file_name and emotion and speaker"),
+        ("file_name,emotion,speaker\n", "no rows"),
+        ("file_name,emotion,speaker\na.wav,sad,1\nb.wav,sad,2\n", "one emotion only"),
+        (b"\xff\xfe\x00\x01", "not a CSV table in UTF-8"),
+    ],
+)
+def test_tables_that_cannot_be_read_are_named(tmp_path, text, message):
+    (tmp_path / "metadata.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(CorpusError, match=message):
+        load_folder(tmp_path)
+
+
+def test_a_folder_without_table_is_named(tmp_path):
+    with pytest.raises(CorpusError, match="no .*metadata.csv"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("extension", "subtype"), [("wav", "PCM_16"), ("flac", None), ("ogg", None), ("mp3", None)])
+@pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_formats_rates_and_channels(tmp_path, extension, subtype, rate, channels):
+    time = np.arange(2 * rate) / rate
+    tone = 0.4 * np.sin(2 * np.pi * 440 * time)
+    path = tmp_path / f"tone.{extension}"
+    soundfile.write(path, np.stack([tone] * channels, axis=1), rate, subtype=subtype)
+    audio = read_audio(path)
+    assert audio.dtype == np.float32 and audio.ndim == 1
+    # Lossy codecs add some frames of delay and padding.
+    assert len(audio) == pytest.approx(2 * RATE, abs=0.08 * RATE)
+    spectrum = np.abs(np.fft.rfft(audio[RATE // 2 : RATE // 2 + RATE]))
+    assert spectrum.argmax() == pytest.approx(440, abs=1)
+    assert np.abs(audio).max() == pytest.approx(0.4, abs=0.08)
+
+
+def test_channels_are_averaged(tmp_path):
+    left, right = speechlike(1.0), speechlike(1.0, 200, seed=1)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], axis=1), RATE, subtype="FLOAT")
+    assert np.allclose(read_audio(tmp_path / "stereo.wav"), (left + right) / 2, atol=1e-6)
+
+
+def write_bad_audio(folder: Path) -> dict[str, str]:
+    """Writes one file of each kind of bad audio; returns what is said of each."""
+    folder.mkdir(exist_ok=True)
+    (folder / "text.wav").write_text("not audio at all")
+    (folder / "nothing.wav").write_bytes(b"")
+    soundfile.write(folder / "empty.wav", np.zeros(0), RATE)
+    soundfile.write(folder / "silent.flac", np.zeros(RATE), RATE)
+    soundfile.write(folder / "nan.wav", np.array([0.1, np.nan] * RATE), RATE, subtype="FLOAT")
+    soundfile.write(folder / "infinite.wav", np.array([0.1, np.inf] * RATE), RATE, subtype="FLOAT")
+    soundfile.write(folder / "one_sample.wav", np.array([0.5]), RATE)
+    return {
+        "text.wav": "cannot be read as audio",
+        "nothing.wav": "cannot be read as audio",
+        "empty.wav": "has no samples",
+        "silent.flac": "is silent",
+        "nan.wav": "NaN",
+        "infinite.wav": "infinite",
+        "one_sample.wav": "too short",
+    }
+
+
+def test_each_bad_file_is_named_with_its_reason(tmp_path):
+    for name, reason in write_bad_audio(tmp_path).items():
+        with pytest.raises(AudioFileError, match=reason):
+            read_audio(tmp_path / name)
+
+
+def test_all_bad_files_are_listed_before_training_begins(tmp_path, small_checkpoint):
+    import run_train
+
+    folder = write_corpus(tmp_path / "corpus", speakers=3)
+    reasons = write_bad_audio(folder)
+    bad = [{"file_name": name, "emotion": "calm", "speaker": "00"} for name in reasons]
+    write_table(folder, rows_of(folder) + bad)
+    with pytest.raises(CorpusError) as error:
+        run_train.main(
+            ["--data_dir", str(folder), "--encoder", str(small_checkpoint), "--output_dir", str(tmp_path / "run")]
+        )
+    assert f"{len(reasons)} of {18 + len(reasons)} audio files" in str(error.value)
+    for name, reason in reasons.items():
+        assert any(name in line and reason in line for line in str(error.value).splitlines())
+
+
+def test_long_lists_are_cut_but_counted(tmp_path):
+    paths = [str(tmp_path / f"{n}.wav") for n in range(50)]
+    with pytest.raises(CorpusError, match="50 of 50") as error:
+        check_audio(paths, progress=False)
+    assert "and 30 more" in str(error.value)
+
+
+def test_no_speaker_is_in_two_parts(corpus):
+    dataset = load_folder(corpus)
+    for seed in range(20):
+        split = split_by_speaker(dataset, validation_fraction=0.2, seed=seed)
+        parts = [set(part["speaker"]) for part in split]
+        assert [len(part) for part in parts] == [2, 2, 2]
+        assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+        assert sorted(path for part in split for path in part["path"]) == sorted(dataset["path"])
+    draws = {tuple(sorted(set(split_by_speaker(dataset, seed=seed).test["speaker"]))) for seed in range(20)}
+    assert len(draws) > 3
+
+
+def test_named_speakers_are_held_out(corpus):
+    split = split_by_speaker(load_folder(corpus), test_speakers=["01"], validation_speakers=["04", "00"])
+    assert [sorted(set(part["speaker"])) for part in split] == [["02", "03", "05"], ["00", "04"], ["01"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"test_speakers": ["7"]}, "no speaker 7; it has 00, 01"),
+        ({"test_speakers": ["01"], "validation_speakers": ["01"]}, "Speaker 01 cannot both"),
+        ({"test_fraction": 1.0}, "No speaker is left"),
+        ({"test_fraction": 0.0}, "No speaker is held out"),
+    ],
+)
+def test_impossible_splits_are_named(corpus, arguments, message):
+    with pytest.raises(ProtocolError, match=message):
+        split_by_speaker(load_folder(corpus), **arguments)
+
+
+def test_a_label_that_nobody_trains_is_an_error(tmp_path):
+    folder = write_corpus(tmp_path / "corpus", speakers=3)
+    rows = [row for row in rows_of(folder) if row["speaker"] == "00" or row["emotion"] == "calm"]
+    write_table(folder, rows)
+    with pytest.raises(ProtocolError, match="No training speaker has the label excited"):
+        split_by_speaker(load_folder(folder), test_speakers=["00"])

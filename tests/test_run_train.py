@@ -1,0 +1,282 @@
+"""run_train.py from recordings to a published-looking folder, on a small random encoder."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+from conftest import ROOT, write_corpus
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+
+import run_train
+from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig
+from whisper_ser.errors import CheckpointError, ProtocolError, RecipeError
+
+FLAGS = [
+    *("--layer_index", "2"),
+    *("--num_train_epochs", "3"),
+    *("--test_speakers", "04", "05"),
+    *("--validation_speakers", "03"),
+    *("--input_dropout", "0"),
+    *("--pooling_dropout", "0"),
+]
+
+
+def flags(corpus: Path, checkpoint: Path, output: Path, *more: str) -> list[str]:
+    return ["--data_dir", str(corpus), "--encoder", str(checkpoint), "--output_dir", str(output), *FLAGS, *more]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "run_train.py"), *arguments]
+
+
+@pytest.fixture(scope="module")
+def run(corpus, small_checkpoint, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "run"
+    run_train.main(flags(corpus, small_checkpoint, output))
+    return output
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+def encoder_weights(run: Path) -> dict[str, torch.Tensor]:
+    return {key: tensor for key, tensor in weights(run).items() if ".encoder." in key}
+
+
+def test_a_run_leaves_model_metrics_predictions_and_figure(run):
+    assert {path.name for path in run.iterdir()} == {
+        "model",
+        "metrics.json",
+        "predictions.parquet",
+        "confusion_matrix.png",
+    }
+    assert {path.suffix for path in (run / "model").iterdir()} == {".json", ".md", ".py", ".safetensors"}
+
+
+def test_the_metrics_are_scikit_learns_on_the_predictions(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    predictions = pandas.read_parquet(run / "predictions.parquet")
+    for part, speakers in (("test", {"04", "05"}), ("validation", {"03"})):
+        rows = predictions[predictions["part"] == part]
+        assert set(rows["speaker"]) == speakers
+        assert metrics[part]["utterances"] == len(rows)
+        assert metrics[part]["wa"] == pytest.approx(accuracy_score(rows["emotion"], rows["predicted"]))
+        assert metrics[part]["ua"] == pytest.approx(balanced_accuracy_score(rows["emotion"], rows["predicted"]))
+        assert metrics[part]["f1"] == pytest.approx(f1_score(rows["emotion"], rows["predicted"], average="weighted"))
+        assert (rows[["probability_calm", "probability_excited"]].sum(axis=1) - 1).abs().max() < 1e-5
+    assert metrics["protocol"]["train_speakers"] == ["00", "01", "02"]
+
+
+def test_the_saved_model_gives_the_predictions(run):
+    from transformers import pipeline
+
+    from whisper_ser.audio import read_audio
+
+    classifier = pipeline("audio-classification", model=str(run / "model"))
+    for row in pandas.read_parquet(run / "predictions.parquet").itertuples():
+        answer = {a["label"]: a["score"] for a in classifier(read_audio(row.path))}
+        assert answer["calm"] == pytest.approx(row.probability_calm, abs=1e-5)
+
+
+def test_it_learns_what_tells_the_corpus_apart(run):
+    assert json.loads((run / "metrics.json").read_text())["test"]["ua"] >= 0.9
+
+
+def test_the_encoder_is_the_checkpoints_bit_for_bit(run, small_whisper):
+    stock = small_whisper.encoder.state_dict()
+    ours = encoder_weights(run)
+    assert len(ours) == 5 + 2 * 15
+    assert all(torch.equal(tensor, stock[key.split(".encoder.")[1]]) for key, tensor in ours.items())
+
+
+def test_channel_statistics_come_from_the_training_speakers_alone(run, corpus, small_checkpoint, tmp_path):
+    other = tmp_path / "corpus"
+    shutil.copytree(corpus, other)
+    for file in [*other.glob("03_*"), *other.glob("04_*"), *other.glob("05_*")]:
+        shutil.copy(other / "00_calm_0.wav", file)
+    run_train.main(flags(other, small_checkpoint, tmp_path / "run"))
+    for name in ("mean", "deviation"):
+        key = f"whisper_ser.standardisation.{name}"
+        assert torch.equal(weights(tmp_path / "run")[key], weights(run)[key])
+
+
+def test_the_same_seed_gives_the_same_weights(run, corpus, small_checkpoint, tmp_path):
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "again"))
+    again = weights(tmp_path / "again")
+    assert all(torch.equal(tensor, again[key]) for key, tensor in weights(run).items())
+
+
+def test_the_card_tells_what_was_measured(run):
+    card = (run / "model" / "README.md").read_text()
+    metrics = json.loads((run / "metrics.json").read_text())
+    for part in (
+        "library_name: transformers",
+        "pipeline_tag: audio-classification",
+        "model-index:",
+        f"| test | 12 | {100 * metrics['test']['wa']:.1f} | {100 * metrics['test']['ua']:.1f} |",
+        "No speaker is in two parts: 04, 05 test, 03 validate, the other\n3 train.",
+        "trust_remote_code=True",
+        "## Limits",
+    ):
+        assert part in card
+
+
+@pytest.mark.parametrize("pooling_type", ["mean", "attentive", "statistics"])
+def test_every_pooling_trains_with_validation_selection(corpus, small_checkpoint, tmp_path, pooling_type):
+    more = ["--pooling_type", pooling_type, "--selection", "validation", "--class_weighting", "balanced"]
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", *more))
+    config = WhisperSerConfig.from_pretrained(tmp_path / "run" / "model")
+    assert config.pooling_type == pooling_type and config.class_weights == [1.0, 1.0]
+
+
+def test_flags_go_over_the_recipe(corpus, small_checkpoint, tmp_path, capsys):
+    recipe = tmp_path / "recipe.json"
+    fields = {"encoder": str(small_checkpoint), "layer_index": 1, "num_train_epochs": 1, "test_speakers": ["00"]}
+    recipe.write_text(json.dumps(fields))
+    output = tmp_path / "run"
+    run_train.main([str(recipe), "--data_dir", str(corpus), "--layer_index", "3", "--output_dir", str(output)])
+    assert WhisperSerConfig.from_pretrained(output / "model").layer_index == 3
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["protocol"]["test_speakers"] == ["00"] and metrics["training"]["epochs"] == 1
+    assert metrics["protocol"]["validation_speakers"] == [] and metrics["validation"] is None
+    printed = capsys.readouterr().out
+    assert "WA" in printed and "true \\ said" in printed and "Try it yourself" in printed
+    shown = printed.split("with any mono file of 16 kHz:")[1]
+    answer = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert "'label': 'calm'" in answer.stdout, answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"layer_indx": 2}, "'layer_indx'; did you mean 'layer_index'"),
+        ({"pooling_type": "max"}, "pooling_type='max'; expected one of mean, attentive, qkv, statistics"),
+        ({"learning_rate": 1e-3}, "--encoder"),
+        ([1], "JSON object"),
+    ],
+)
+def test_wrong_recipes_are_named(tmp_path, fields, message):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(fields))
+    with pytest.raises(RecipeError, match=message):
+        run_train.main([str(recipe), "--data_dir", "x"])
+
+
+def test_settings_that_contradict_each_other_are_named(corpus, small_checkpoint, tmp_path):
+    with pytest.raises(RecipeError, match="no recipe"):
+        run_train.main([str(tmp_path / "absent.json")])
+    with pytest.raises(RecipeError, match="--data_dir"):
+        run_train.main(["--encoder", str(small_checkpoint)])
+    with pytest.raises(RecipeError, match="--label_smoothing"):
+        run_train.main(flags(corpus, small_checkpoint, tmp_path, "--label_smoothing_factor", "0.1"))
+    with pytest.raises(ProtocolError, match="no speaker 4;"):
+        run_train.main(flags(corpus, small_checkpoint, tmp_path, "--test_speakers", "4"))
+
+
+def test_a_user_sees_one_line_instead_of_a_stack_trace(tmp_path):
+    result = subprocess.run(
+        command("--encoder", "x", "--data_dir", str(tmp_path)), capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 1
+    assert "metadata.csv" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(run, corpus, small_checkpoint, tmp_path):
+    output = tmp_path / "run"
+    process = subprocess.Popen(command(*flags(corpus, small_checkpoint, output)), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(output.glob("checkpoints/checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (output / "metrics.json").exists(), "the run ended before it was killed"
+    with pytest.raises(CheckpointError, match=r"num_train_epochs was 3\S*, is now 4"):
+        run_train.main(flags(corpus, small_checkpoint, output, "--num_train_epochs", "4"))
+    result = subprocess.run(command(*flags(corpus, small_checkpoint, output)), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "Going on from" in result.stderr
+    resumed = weights(output)
+    assert all(torch.equal(tensor, resumed[key]) for key, tensor in weights(run).items())
+
+
+def test_two_processes_train_the_model_of_one(corpus, small_checkpoint, tmp_path):
+    # Two processes of 3 utterances take the steps of one process of 6, and 18 train: no step is short.
+    run = tmp_path / "one"
+    run_train.main(flags(corpus, small_checkpoint, run, "--per_device_train_batch_size", "6"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29641"]
+    more = ["--per_device_train_batch_size", "3", "--use_cpu", "true"]
+    result = subprocess.run(
+        [*torchrun, str(ROOT / "run_train.py"), *flags(corpus, small_checkpoint, tmp_path / "two", *more)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert metrics["training"]["processes"] == 2 and metrics["training"]["batch_size"] == 6
+    assert result.stdout.count("test: WA") == 1
+    one, two = weights(run), weights(tmp_path / "two")
+    for key in one:
+        assert torch.allclose(one[key], two[key], rtol=1e-3, atol=2e-4), key
+    columns = ["path", "probability_calm"]
+    ours = pandas.read_parquet(tmp_path / "two" / "predictions.parquet")[columns]
+    theirs = pandas.read_parquet(run / "predictions.parquet")[columns]
+    assert (ours["path"] == theirs["path"]).all()
+    assert (ours["probability_calm"] - theirs["probability_calm"]).abs().max() < 1e-3
+
+
+def test_a_saved_model_is_trained_on(run, corpus, tmp_path):
+    more = ["--data_dir", str(corpus), "--output_dir", str(tmp_path / "more"), "--test_speakers", "05"]
+    run_train.main(
+        ["--model_name_or_path", str(run / "model"), "--num_train_epochs", "1", "--learning_rate", "1e-9", *more]
+    )
+    before, after = weights(run), weights(tmp_path / "more")
+    for key in before:
+        assert torch.allclose(before[key], after[key], atol=1e-6), key
+    with pytest.raises(RecipeError, match="layer_index is 2, asked for 3"):
+        run_train.main(["--model_name_or_path", str(run / "model"), "--layer_index", "3", *more])
+
+
+def test_a_saved_model_learns_new_labels(run, tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", speakers=4)
+    table = (corpus / "metadata.csv").read_text().replace(",calm,", ",sleepy,")
+    (corpus / "metadata.csv").write_text(table)
+    run_train.main(
+        [
+            *("--model_name_or_path", str(run / "model"), "--data_dir", str(corpus), "--num_train_epochs", "2"),
+            *("--output_dir", str(tmp_path / "run"), "--test_speakers", "03"),
+        ]
+    )
+    model = WhisperForEmotionClassification.from_pretrained(tmp_path / "run" / "model")
+    assert model.config.labels == ["excited", "sleepy"]
+    key = "whisper_ser.standardisation.mean"
+    assert torch.equal(weights(tmp_path / "run")[key], weights(run)[key])
+
+
+def test_unfrozen_layers_are_trained_and_no_others(corpus, small_checkpoint, small_whisper, tmp_path):
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", "--unfreeze_last_n", "1"))
+    stock = small_whisper.encoder.state_dict()
+    for key, tensor in encoder_weights(tmp_path / "run").items():
+        name = key.split(".encoder.")[1]
+        assert torch.equal(tensor, stock[name]) != name.startswith("layers.1."), name
+    assert WhisperSerConfig.from_pretrained(tmp_path / "run" / "model").unfreeze_last_n == 0
+
+
+def test_a_second_run_replaces_the_first(run, corpus, small_checkpoint, tmp_path):
+    output = tmp_path / "run"
+    shutil.copytree(run, output)
+    run_train.main(flags(corpus, small_checkpoint, output, "--pooling_type", "mean", "--num_train_epochs", "1"))
+    assert WhisperSerConfig.from_pretrained(output / "model").pooling_type == "mean"
+    assert json.loads((output / "metrics.json").read_text())["training"]["epochs"] == 1
+    assert len(list(output.iterdir())) == 4
