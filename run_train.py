@@ -11,11 +11,12 @@ from datasets import Dataset
 from transformers import pipeline, set_seed
 from transformers.utils import logging
 
+from modeling_whisper_ser import AudioError, ConfigError, EncoderCheckpointError, MissingWeightsError
 from whisper_ser.arguments import Arguments, parse_arguments
 from whisper_ser.audio import read_audio
 from whisper_ser.corpora.demo import build_demo_corpus
 from whisper_ser.corpora.folder import load_folder
-from whisper_ser.errors import USER_ERRORS
+from whisper_ser.errors import WhisperSerError
 from whisper_ser.models import build_model
 from whisper_ser.protocols import Split, split_by_speaker
 from whisper_ser.report.run import summary, write_run
@@ -33,6 +34,9 @@ from transformers import pipeline
 audio, rate = soundfile.read({file!r})
 print(pipeline('audio-classification', model={model!r}, trust_remote_code=True)(audio))
 " """
+
+USER_ERRORS = (WhisperSerError, AudioError, ConfigError, EncoderCheckpointError, MissingWeightsError)
+"""Reported in one line instead of a stack trace."""
 
 
 def main(argv: list[str]) -> None:

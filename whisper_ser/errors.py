@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from modeling_whisper_ser import AudioError, ConfigError, EncoderCheckpointError, MissingWeightsError
-
 
 class WhisperSerError(Exception):
     """Every error of the workshop."""
@@ -31,7 +29,3 @@ class AudioFileError(WhisperSerError, ValueError):
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(f"{path} {reason}.")
         self.reason = reason
-
-
-USER_ERRORS = (WhisperSerError, AudioError, ConfigError, EncoderCheckpointError, MissingWeightsError)
-"""What a command reports in one line instead of a stack trace."""

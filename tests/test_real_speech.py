@@ -1,0 +1,80 @@
+"""The main job on real speech with real weights: EmoDB's four emotions, whisper-base, the published recipe."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from conftest import RATE, ROOT
+from safetensors.torch import load_file
+from transformers import pipeline
+
+import run_train
+from whisper_ser.audio import read_audio
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def run(shared, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("real") / "emodb4"
+    recipe = str(ROOT / "recipes/emodb4.json")
+    data, encoder = shared / "data/emodb4", shared / "models/whisper-base"
+    run_train.main([recipe, "--data_dir", str(data), "--encoder", str(encoder), "--output_dir", str(output)])
+    return output
+
+
+@pytest.fixture(scope="module")
+def classifier(run):
+    return pipeline("audio-classification", model=str(run / "model"))
+
+
+@pytest.fixture(scope="module")
+def clips(run) -> pandas.DataFrame:
+    """The clips of the speakers that the model has not heard."""
+    table = pandas.read_parquet(run / "predictions.parquet")
+    return table[table["part"] == "test"]
+
+
+def joined(paths: list[str], seconds: float, rng: random.Random) -> np.ndarray:
+    """Returns the clips in random orders, one after another, until `seconds` are full."""
+    parts: list[np.ndarray] = []
+    while sum(map(len, parts)) < seconds * RATE:
+        parts += [read_audio(path) for path in rng.sample(paths, len(paths))]
+    return np.concatenate(parts)[: round(seconds * RATE)]
+
+
+def test_held_out_speakers_are_understood(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["protocol"]["test_speakers"] == ["15", "16"]
+    assert metrics["test"]["ua"] >= 0.85
+
+
+def test_the_encoder_stayed_whispers(run, shared):
+    stock = load_file(shared / "models/whisper-base/model.safetensors")
+    for key, tensor in load_file(run / "model/model.safetensors").items():
+        if ".encoder." in key:
+            assert (tensor == stock["model.encoder." + key.split(".encoder.")[1]].float()).all(), key
+
+
+def test_long_recordings_are_classified_about_as_well_as_clips(clips, classifier):
+    rng = random.Random(0)
+    right = []
+    for (_, emotion), rows in clips.groupby(["speaker", "emotion"]):
+        for seconds in (20, 40, 65, 90):
+            recording = joined(list(rows["path"]), seconds, rng)
+            right.append(classifier(recording)[0]["label"] == emotion)
+    assert len(right) == 32
+    on_clips = (clips["emotion"] == clips["predicted"]).mean()
+    assert np.mean(right) >= on_clips - 0.05
+
+
+def test_a_long_recording_in_a_batch_is_answered_as_alone(clips, classifier):
+    rng = random.Random(1)
+    recordings = [joined(list(clips["path"]), seconds, rng) for seconds in (33, 2.5, 61)]
+    together = classifier(recordings, batch_size=3)
+    for batched, recording in zip(together, recordings, strict=True):
+        alone = {answer["label"]: answer["score"] for answer in classifier(recording)}
+        assert {answer["label"]: answer["score"] for answer in batched} == pytest.approx(alone, abs=1e-5)
