@@ -3,6 +3,7 @@
 Such as: python run_train.py recipes/emodb4.json --data_dir path/to/emodb4 --encoder openai/whisper-base
 """
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -83,9 +84,15 @@ def try_it(model: Path, file: str) -> None:
     """Classifies one file through the stock pipeline, and shows how to do that oneself."""
     classifier = pipeline("audio-classification", model=str(model), trust_remote_code=True)
     answers = classifier(read_audio(file, classifier.feature_extractor.sampling_rate))
-    print(f"\n{file}: " + ", ".join(f"{answer['label']} {answer['score']:.2f}" for answer in answers))
+    print(f"\n{_shortest(file)}: " + ", ".join(f"{answer['label']} {answer['score']:.2f}" for answer in answers))
     print("\nTry it yourself, with any mono file of 16 kHz:\n")
-    print(TRY_IT.format(python=shlex.quote(sys.executable), file=file, model=str(model)))
+    print(TRY_IT.format(python=shlex.quote(_shortest(sys.executable)), file=_shortest(file), model=str(model)))
+
+
+def _shortest(path: str) -> str:
+    """Returns the path as seen from here, where it lies below here."""
+    here = os.path.relpath(path)
+    return path if here.startswith("..") else here
 
 
 if __name__ == "__main__":

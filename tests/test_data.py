@@ -22,7 +22,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 def test_a_folder_is_read_as_text(corpus):
     dataset = load_folder(corpus)
-    assert dataset.column_names == ["path", "emotion", "speaker"]
+    assert {"path", "emotion", "speaker"} <= set(dataset.column_names)
     assert dataset.features["emotion"].names == ["calm", "excited"]
     assert len(dataset) == 36 and sorted(set(dataset["speaker"])) == ["00", "01", "02", "03", "04", "05"]
     assert all(Path(path).is_file() for path in dataset["path"])

@@ -15,6 +15,7 @@ import torch
 from conftest import ROOT, write_corpus
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from transformers import Trainer
 
 import run_train
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig
@@ -207,6 +208,36 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(run, corpus, small_
     assert "Going on from" in result.stderr
     resumed = weights(output)
     assert all(torch.equal(tensor, resumed[key]) for key, tensor in weights(run).items())
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(
+    run, corpus, small_checkpoint, tmp_path, monkeypatch
+):
+    # Stops as if the machine had died while the second checkpoint was written.
+    whole = Trainer._save_optimizer_and_scheduler
+
+    def die_in_the_second(trainer, folder):
+        if trainer.state.global_step > 2:
+            raise KeyboardInterrupt
+        whole(trainer, folder)
+
+    monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", die_in_the_second)
+    output = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run_train.main(flags(corpus, small_checkpoint, output))
+    assert len(list(output.glob("checkpoints/checkpoint-*"))) == 2
+    monkeypatch.undo()
+    run_train.main(flags(corpus, small_checkpoint, output))
+    resumed = weights(output)
+    assert all(torch.equal(tensor, resumed[key]) for key, tensor in weights(run).items())
+
+
+def test_checkpoints_of_another_program_are_left_alone(corpus, small_checkpoint, tmp_path):
+    foreign = tmp_path / "run/checkpoints/checkpoint-5"
+    foreign.mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="another program"):
+        run_train.main(flags(corpus, small_checkpoint, tmp_path / "run"))
+    assert foreign.is_dir()
 
 
 def test_two_processes_train_the_model_of_one(corpus, small_checkpoint, tmp_path):

@@ -12,7 +12,6 @@ import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from transformers import EvalPrediction, Trainer
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
@@ -218,11 +217,34 @@ def _checkpoint_to_resume(arguments: Arguments) -> str | None:
     noted = folder / "settings.json"
     if noted.is_file():
         _refuse_other_settings(json.loads(noted.read_text(encoding="utf-8")), settings, folder)
+    elif _saved(folder):
+        raise CheckpointError(
+            f"{folder} holds checkpoints of another program. Choose another --output_dir, or name the checkpoint to "
+            "go on from with --resume_from_checkpoint."
+        )
     else:
-        shutil.rmtree(folder, ignore_errors=True)
         with replacing(noted) as path:
             path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    return get_last_checkpoint(str(folder))
+    return _last_whole_checkpoint(folder)
+
+
+def _saved(folder: Path) -> list[Path]:
+    """Returns the Trainer's checkpoints, oldest first."""
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def _last_whole_checkpoint(folder: Path) -> str | None:
+    """Returns the newest checkpoint that was written to its end, and removes newer ones that were not."""
+    for checkpoint in reversed(_saved(folder)):
+        try:
+            # The Trainer writes this file last.
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            logger.warning(f"{checkpoint} was not written to its end and is removed.")
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        else:
+            return str(checkpoint)
+    return None
 
 
 def _refuse_other_settings(noted: dict[str, dict], settings: dict[str, dict], folder: Path) -> None:

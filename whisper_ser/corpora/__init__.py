@@ -1,1 +1,1 @@
-"""Corpora: a `datasets.Dataset` with `path`, `emotion` (a `ClassLabel`) and `speaker` (text) for every utterance."""
+"""Corpora, each read into the one form that `dataset.py` describes."""

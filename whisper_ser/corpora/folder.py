@@ -5,8 +5,9 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value
+from datasets import Dataset
 
+from whisper_ser.corpora.dataset import Utterance, build_dataset
 from whisper_ser.errors import CorpusError
 
 COLUMNS = ("file_name", "emotion", "speaker")
@@ -15,7 +16,7 @@ LISTED = 20
 
 
 def load_folder(folder: str | Path, labels: list[str] | None = None, description: str = "") -> Dataset:
-    """Returns the utterances of `folder/metadata.csv`: `path`, `emotion` and `speaker`.
+    """Returns the utterances of `folder/metadata.csv`.
 
     Args:
         folder: holds the audio and `metadata.csv` with the columns `file_name` (relative to the folder), `emotion` and
@@ -45,20 +46,8 @@ def load_folder(folder: str | Path, labels: list[str] | None = None, description
         raise CorpusError(
             f"{folder / 'metadata.csv'} has {len(problems)} rows that cannot be used:\n{listed(problems)}"
         )
-    return Dataset.from_dict(
-        {
-            "path": [str(folder / row["file_name"]) for row in rows],
-            "emotion": [names.index(row["emotion"]) for row in rows],
-            "speaker": [row["speaker"] for row in rows],
-        },
-        info=DatasetInfo(
-            dataset_name=folder.resolve().name,
-            description=description,
-            features=Features(
-                {"path": Value("string"), "emotion": ClassLabel(names=names), "speaker": Value("string")}
-            ),
-        ),
-    )
+    utterances = [Utterance(str(folder / row["file_name"]), row["emotion"], row["speaker"]) for row in rows]
+    return build_dataset(utterances, names, folder.resolve().name, description=description)
 
 
 def listed(problems: list[str]) -> str:

@@ -34,6 +34,7 @@ def write_run(
         [_predictions(name, getattr(split, name), logits, labels) for name, logits in training.logits.items()]
     )
     metrics = _metrics(training, predictions, split, arguments)
+    (folder / "metrics.json").unlink(missing_ok=True)
     with replacing(folder / "model") as path:
         save_model(path, training.model, extractor, model_card(metrics, training.model.config))
     with replacing(folder / "predictions.parquet") as path:
