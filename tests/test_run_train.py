@@ -122,6 +122,7 @@ def test_the_card_tells_what_was_measured(run):
     metrics = json.loads((run / "metrics.json").read_text())
     for part in (
         "library_name: transformers",
+        "The encoder of `small-whisper",
         "pipeline_tag: audio-classification",
         "model-index:",
         f"| test | 12 | {100 * metrics['test']['wa']:.1f} | {100 * metrics['test']['ua']:.1f} |",
@@ -130,6 +131,7 @@ def test_the_card_tells_what_was_measured(run):
         "## Limits",
     ):
         assert part in card
+    assert "base_model" not in card, "a folder is no model on the Hub"
 
 
 @pytest.mark.parametrize("pooling_type", ["mean", "attentive", "statistics"])
@@ -180,6 +182,14 @@ def test_settings_that_contradict_each_other_are_named(corpus, small_checkpoint,
         run_train.main(["--encoder", str(small_checkpoint)])
     with pytest.raises(RecipeError, match="--label_smoothing"):
         run_train.main(flags(corpus, small_checkpoint, tmp_path, "--label_smoothing_factor", "0.1"))
+    with pytest.raises(RecipeError, match="eval_strategy"):
+        run_train.main(flags(corpus, small_checkpoint, tmp_path, "--selection", "validation", "--eval_strategy", "no"))
+    with pytest.raises(RecipeError, match="publish"):
+        run_train.main(flags(corpus, small_checkpoint, tmp_path, "--push_to_hub", "true"))
+    with pytest.raises(RecipeError, match="needs validation speakers"):
+        only_test = ["--selection", "validation", "--validation_fraction", "0"]
+        arguments = ["--data_dir", str(corpus), "--encoder", str(small_checkpoint), "--output_dir", str(tmp_path)]
+        run_train.main([*arguments, *only_test])
     with pytest.raises(ProtocolError, match="no speaker 4;"):
         run_train.main(flags(corpus, small_checkpoint, tmp_path, "--test_speakers", "4"))
 

@@ -104,11 +104,6 @@ class SerTrainingArguments(TrainingArguments):
     report_to: str = _option("Experiment trackers: none, tensorboard, wandb, ...", "none")
     dataloader_pin_memory: bool = _option("Pin memory.", torch.cuda.is_available())
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.label_smoothing_factor:
-            raise RecipeError("Use --label_smoothing, kept with the model, instead of label_smoothing_factor.")
-
 
 Arguments = tuple[ModelArguments, DataArguments, SerTrainingArguments]
 
@@ -130,7 +125,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
     _check_recipe(recipe, {action.dest: action.choices for action in parser._actions})
     parser.set_defaults(**recipe)
     model, data, training = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
-    _check(model, data)
+    _check(model, data, training)
     return model, data, training
 
 
@@ -158,8 +153,15 @@ def _check_recipe(recipe: dict[str, Any], choices: dict[str, Any]) -> None:
             raise RecipeError(f"The recipe has {name}={value!r}; expected one of {allowed}.")
 
 
-def _check(model: ModelArguments, data: DataArguments) -> None:
+def _check(model: ModelArguments, data: DataArguments, training: SerTrainingArguments) -> None:
+    """Raises for settings that contradict each other or would be ignored."""
     if model.model_name_or_path is None and model.encoder is None:
         raise RecipeError("Say what to train: --encoder for a new model, or --model_name_or_path to train one on.")
     if data.corpus == "folder" and data.data_dir is None:
         raise RecipeError("Say what to train on: --data_dir FOLDER with a metadata.csv, or --corpus demo.")
+    if training.label_smoothing_factor:
+        raise RecipeError("Use --label_smoothing, kept with the model, instead of label_smoothing_factor.")
+    if training.push_to_hub:
+        raise RecipeError("--push_to_hub would publish checkpoints: publish the folder model/ when the run has ended.")
+    if training.selection == "validation" and (training.eval_strategy, training.save_strategy) != ("epoch", "epoch"):
+        raise RecipeError("selection=validation compares epochs: leave eval_strategy and save_strategy at epoch.")

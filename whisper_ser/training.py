@@ -1,5 +1,6 @@
 """One training with the Hugging Face Trainer: states once, epochs over them, predictions for every part."""
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from transformers import EvalPrediction, Trainer
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
@@ -155,11 +157,12 @@ def _trainer(
     arguments: SerTrainingArguments,
 ) -> Trainer:
     has_validation = len(examples["validation"]) > 0
+    arguments = copy.copy(arguments)
     arguments.output_dir = str(_checkpoints(arguments))
     arguments.remove_unused_columns = False
     arguments.label_names = ["labels"]
     if not has_validation:
-        arguments.eval_strategy = "no"
+        arguments.eval_strategy = IntervalStrategy.NO
     if arguments.selection == "validation":
         arguments.load_best_model_at_end = True
         arguments.metric_for_best_model = "ua"

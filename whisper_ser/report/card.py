@@ -29,12 +29,11 @@ def model_card(metrics: dict[str, Any], config: WhisperSerConfig) -> str:
         )
         for metric, name in (("wa", "WA (accuracy)"), ("ua", "UA (mean recall)"), ("f1", "F1 (weighted)"))
     ]
-    base_model = metrics["encoder"]
     card_data = ModelCardData(
         library_name="transformers",
         pipeline_tag="audio-classification",
         # A folder is nobody else's: only a Hub id means something on the Hub.
-        base_model=base_model if base_model and base_model.count("/") == 1 and base_model[0] not in "./" else None,
+        base_model=metrics["base_model"]["name"] if metrics["base_model"]["on_hub"] else None,
         tags=["speech-emotion-recognition", "whisper"],
         metrics=["accuracy", "recall", "f1"],
         model_name=f"whisper-ser-{corpus['name']}",

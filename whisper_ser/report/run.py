@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from whisper_ser import __version__
-from whisper_ser.arguments import Arguments
+from whisper_ser.arguments import Arguments, ModelArguments
 from whisper_ser.evaluation import confusion_table, evaluate
 from whisper_ser.files import replacing
 from whisper_ser.protocols import Split
@@ -116,7 +116,7 @@ def _metrics(training: Training, predictions: pandas.DataFrame, split: Split, ar
             "selection": training_arguments.selection,
             "seed": training_arguments.seed,
         },
-        "encoder": model_arguments.model_name_or_path or model_arguments.encoder,
+        "base_model": _base_model(model_arguments),
         "training": {
             "epochs": training_arguments.num_train_epochs,
             "batch_size": training_arguments.train_batch_size * training_arguments.world_size,
@@ -131,6 +131,12 @@ def _metrics(training: Training, predictions: pandas.DataFrame, split: Split, ar
             "transformers": transformers.__version__,
         },
     }
+
+
+def _base_model(arguments: ModelArguments) -> dict[str, Any]:
+    """Returns where the weights started, and whether that is a name on the Hub or a folder here."""
+    name = arguments.model_name_or_path or arguments.encoder or ""
+    return {"name": Path(name).name if Path(name).is_dir() else name, "on_hub": not Path(name).is_dir()}
 
 
 def _device(device: torch.device) -> str:
