@@ -8,26 +8,27 @@ import shlex
 import sys
 from pathlib import Path
 
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import pipeline, set_seed
 from transformers.utils import logging
 
 from modeling_whisper_ser import AudioError, ConfigError, EncoderCheckpointError, MissingWeightsError
-from whisper_ser.arguments import Arguments, parse_arguments
+from whisper_ser.arguments import Arguments, DataArguments, parse_arguments
 from whisper_ser.audio import read_audio
-from whisper_ser.corpora.demo import build_demo_corpus
-from whisper_ser.corpora.folder import load_folder
+from whisper_ser.audit import AuditResult, audit, check
+from whisper_ser.corpora.check import check_audio
+from whisper_ser.corpora.load import load
+from whisper_ser.cross_validation import cross_validate
 from whisper_ser.errors import WhisperSerError
+from whisper_ser.folds import Fold
+from whisper_ser.folds import folds as make_folds
 from whisper_ser.models import build_model
 from whisper_ser.protocols import Split, split_by_speaker
+from whisper_ser.report.cross_validation import cross_validation_summary, write_cross_validation
 from whisper_ser.report.run import summary, write_run
-from whisper_ser.training import remove_checkpoints, train
+from whisper_ser.training import prepare_inputs, remove_checkpoints, train
 
-DEMO_FOLDER = "data/demo"
-DEMO_NOTICE = (
-    "The demo corpus is synthetic: espeak-ng voices whose emotions are settings of rate, pitch and volume. Its "
-    "figures are a smoke test and say nothing about people."
-)
 TRY_IT = """{python} -c "
 import soundfile
 from transformers import pipeline
@@ -42,42 +43,64 @@ USER_ERRORS = (WhisperSerError, AudioError, ConfigError, EncoderCheckpointError,
 
 def main(argv: list[str]) -> None:
     arguments = parse_arguments(argv)
+    corpus = load(arguments[1])
+    folds = plan(corpus, arguments)
+    audited, warnings = check_leaks(folds, arguments[1])
+    if arguments[1].protocol == "split":
+        train_one(folds[0].split, warnings, arguments)
+    else:
+        validate(folds, audited, warnings, arguments)
+
+
+def plan(corpus: Dataset, arguments: Arguments) -> list[Fold]:
+    """Returns the folds to train and test on: one, or those of a cross-validation."""
+    _, data, training = arguments
+    drawn = 0.2 if training.selection == "validation" else 0.0
+    validation = drawn if data.validation_fraction is None else data.validation_fraction
+    if data.protocol != "split":
+        return make_folds(
+            corpus,
+            data.protocol,
+            num_groups=data.num_groups,
+            seed=training.seed,
+            validation_fraction=validation,
+        )
+    split = split_by_speaker(
+        corpus, data.test_speakers, data.validation_speakers, data.test_fraction, validation, training.seed
+    )
+    return [Fold("test", split)]
+
+
+def check_leaks(folds: list[Fold], data: DataArguments) -> tuple[AuditResult, list[str]]:
+    """Returns what the audit of the folds saw, and what every table has to say; raises for a leak not allowed."""
+    check_audio(sorted({path for part in folds[0].split for path in part["path"]}), PartialState().is_main_process)
+    audited = audit(folds, PartialState().is_main_process)
+    return audited, check(audited, set(data.allow_leaks or []))
+
+
+def train_one(split: Split, warnings: list[str], arguments: Arguments) -> None:
+    """Trains one model, writes its folder, and shows how to use it."""
+    output_dir = Path(arguments[2].output_dir)
     # New weights are drawn before the Trainer would seed.
     set_seed(arguments[2].seed)
-    corpus = load_corpus(arguments)
-    split = split_corpus(corpus, arguments)
-    model, extractor = build_model(arguments[0], corpus.features["emotion"].names)
-    output_dir = Path(arguments[2].output_dir)
-    training = train(model, extractor, split, arguments)
-    if arguments[2].process_index == 0:
-        metrics = write_run(output_dir, training, extractor, split, arguments)
+    model, extractor = build_model(arguments[0], split.train.features["emotion"].names)
+    inputs = prepare_inputs(model, extractor, [path for part in split for path in part["path"]])
+    training = train(model, extractor, inputs, split, arguments)
+    if PartialState().is_main_process:
+        metrics = write_run(output_dir, training, extractor, split, inputs.hours, warnings, arguments)
         remove_checkpoints(output_dir)
         print("\n" + summary(metrics, output_dir))
         try_it(output_dir / "model", split.test["path"][0])
 
 
-def load_corpus(arguments: Arguments) -> Dataset:
-    """Returns the corpus that the settings name; the demo corpus is synthesised first where it is not there."""
-    _, data, training = arguments
-    if data.corpus == "demo":
-        with training.main_process_first(desc="demo corpus"):
-            folder = build_demo_corpus(Path(data.data_dir or DEMO_FOLDER))
-        return load_folder(folder, data.labels, DEMO_NOTICE)
-    return load_folder(data.data_dir, data.labels)
-
-
-def split_corpus(corpus: Dataset, arguments: Arguments) -> Split:
-    """Returns the corpus cut into parts that share no speaker."""
-    _, data, training = arguments
-    drawn = 0.2 if training.selection == "validation" else 0.0
-    return split_by_speaker(
-        corpus,
-        data.test_speakers,
-        data.validation_speakers,
-        data.test_fraction,
-        drawn if data.validation_fraction is None else data.validation_fraction,
-        training.seed,
-    )
+def validate(folds: list[Fold], audited: AuditResult, warnings: list[str], arguments: Arguments) -> None:
+    """Cross-validates and writes what all folds say together."""
+    output_dir = Path(arguments[2].output_dir)
+    folders = cross_validate(folds, arguments)
+    if PartialState().is_main_process:
+        protocol = arguments[1].protocol
+        metrics = write_cross_validation(output_dir, folds, folders, protocol, audited, warnings)
+        print("\n" + cross_validation_summary(metrics, output_dir))
 
 
 def try_it(model: Path, file: str) -> None:

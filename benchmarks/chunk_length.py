@@ -25,7 +25,7 @@ from tqdm import tqdm
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from whisper_ser.audio import read_audio
 from whisper_ser.checkpoints import resolve_encoder
-from whisper_ser.corpora.folder import load_folder
+from whisper_ser.corpora.table import load_table
 
 RATE = 16000
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--chunk_seconds", type=float, nargs="+", default=[2, 3, 4, 5, 6, 8, 15, 30])
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
-    corpus = load_folder(arguments.data_dir)
+    corpus = load_table(arguments.data_dir)
     clips = [read_audio(path) for path in tqdm(corpus["path"], desc="reading")]
     emotions, speakers = np.array(corpus["emotion"]), np.array(corpus["speaker"])
     recordings, recorded_emotions, recorded_speakers = join(clips, emotions, speakers)

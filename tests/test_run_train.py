@@ -1,5 +1,6 @@
 """run_train.py from recordings to a published-looking folder, on a small random encoder."""
 
+import csv
 import json
 import os
 import shutil
@@ -105,7 +106,7 @@ def test_channel_statistics_come_from_the_training_speakers_alone(run, corpus, s
     shutil.copytree(corpus, other)
     for file in [*other.glob("03_*"), *other.glob("04_*"), *other.glob("05_*")]:
         shutil.copy(other / "00_calm_0.wav", file)
-    run_train.main(flags(other, small_checkpoint, tmp_path / "run"))
+    run_train.main(flags(other, small_checkpoint, tmp_path / "run", "--allow_leaks", "audio"))
     for name in ("mean", "deviation"):
         key = f"whisper_ser.standardisation.{name}"
         assert torch.equal(weights(tmp_path / "run")[key], weights(run)[key])
@@ -175,11 +176,27 @@ def test_wrong_recipes_are_named(tmp_path, fields, message):
         run_train.main([str(recipe), "--data_dir", "x"])
 
 
+def test_a_table_of_ones_own_trains_with_flags_only(corpus, small_checkpoint, tmp_path):
+    with open(corpus / "metadata.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = ["Wav;Gefuehl;Person", *(f"{r['file_name']};{r['emotion'][:3].upper()};{r['speaker']}" for r in rows)]
+    table = tmp_path / "gefuehle.csv"
+    table.write_text("\n".join([*lines, f"{rows[0]['file_name'].replace('00', '01')};OTHER;01"]))
+    names = ["--path_column", "Wav", "--label_column", "Gefuehl", "--speaker_column", "Person"]
+    labels = ["--label_aliases", "CAL=calm", "EXC=excited", "--labels", "excited", "calm", "--drop_other_labels"]
+    own = ["--table", str(table), *names, *labels]
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", *own, "--num_train_epochs", "1"))
+    assert WhisperSerConfig.from_pretrained(tmp_path / "run" / "model").labels == ["excited", "calm"]
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["corpus"]["utterances"] == 36
+
+
 def test_settings_that_contradict_each_other_are_named(corpus, small_checkpoint, tmp_path):
     with pytest.raises(RecipeError, match="no recipe"):
         run_train.main([str(tmp_path / "absent.json")])
     with pytest.raises(RecipeError, match="--data_dir"):
         run_train.main(["--encoder", str(small_checkpoint)])
+    with pytest.raises(RecipeError, match="no folder absent"):
+        run_train.main(["--encoder", str(small_checkpoint), "--data_dir", "absent"])
     with pytest.raises(RecipeError, match="--label_smoothing"):
         run_train.main(flags(corpus, small_checkpoint, tmp_path, "--label_smoothing_factor", "0.1"))
     with pytest.raises(RecipeError, match="eval_strategy"):

@@ -10,7 +10,9 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from modeling_whisper_ser.configuration_whisper_ser import POOLING_TYPES, SCORE_ACTIVATIONS
+from whisper_ser.corpora.named import CORPORA
 from whisper_ser.errors import RecipeError
+from whisper_ser.folds import PROTOCOLS
 
 ARCHITECTURE = (
     "layer_index",
@@ -69,12 +71,44 @@ class ModelArguments:
 class DataArguments:
     """What it is trained on."""
 
-    corpus: str = _option("A folder with metadata.csv, or the synthetic demo corpus.", "folder", ("folder", "demo"))
-    data_dir: str | None = _option("Folder with metadata.csv (file_name, emotion, speaker) and the audio.")
+    corpus: str = _option(
+        "Your own, a manifest of EmoBox, the synthetic demo corpus, or a published corpus by name.",
+        "own",
+        ("own", "emobox", "demo", *CORPORA),
+    )
+    data_dir: str | None = _option(
+        "Folder of audio with a metadata.csv (file_name, emotion, speaker), or with a folder for each label, or a "
+        "published corpus as distributed."
+    )
+    table: str | None = _option(
+        "A table elsewhere (.csv, .tsv, .jsonl, .parquet), whose paths begin at --data_dir, or a Hub dataset id."
+    )
+    path_column: str | None = _option("Column of the audio; file_name, path, file and the like are found.")
+    label_column: str | None = _option("Column of the emotion; emotion and label are found.")
+    speaker_column: str | None = _option("Column of the speaker; speaker and speaker_id are found.")
+    fold_column: str | None = _option("Column of the fold in which a row tests; fold is found.")
+    split_column: str | None = _option("Column that says train, validation or test.")
+    label_aliases: list[str] | None = _option("What labels are to be called: ang=angry exc=happy.")
+    drop_other_labels: bool = _option("Leave out rows whose label is not one of --labels.", False)
+    manifest: str | None = _option("With --corpus emobox: <EmoBox>/data/<set>; --data_dir then holds the audio.")
+    classes: int | None = _option("Of a published corpus with several label sets: how many, such as 4, 5 or 6.")
+    subset: str | None = _option("Of a published corpus with subsets, such as improvised or all of iemocap.")
+    allow_incomplete: bool = _option("Take a published corpus that lacks files, and log what it lacks.", False)
     labels: list[str] | None = _option("The emotions, in the order of the logits; left out, all found.")
+    protocol: str = _option(
+        "split: one test part of held-out speakers. Others cross-validate: loso leaves one speaker out, group a "
+        "session or published group, speaker_groups some speakers, fold a published fold; fixed takes its parts; "
+        "stratified is for unknown speakers; auto chooses.",
+        "split",
+        ("split", *PROTOCOLS),
+    )
+    num_groups: int | None = _option("Folds of speaker_groups and stratified; 5 by default.")
+    allow_leaks: list[str] | None = _option(
+        "Kinds of leaks (speakers, audio, labels) to accept between the parts; every table says so."
+    )
     test_speakers: list[str] | None = _option("Speakers held out for the test; left out, drawn by the seed.")
     validation_speakers: list[str] | None = _option("Speakers held out for validation.")
-    test_fraction: float = _option("Share of the speakers drawn for the test.", 0.2)
+    test_fraction: float = _option("With split: share of the speakers drawn for the test.", 0.2)
     validation_fraction: float | None = _option(
         "Share of the speakers drawn for validation; by default 0.2 with selection=validation, else none."
     )
@@ -157,8 +191,8 @@ def _check(model: ModelArguments, data: DataArguments, training: SerTrainingArgu
     """Raises for settings that contradict each other or would be ignored."""
     if model.model_name_or_path is None and model.encoder is None:
         raise RecipeError("Say what to train: --encoder for a new model, or --model_name_or_path to train one on.")
-    if data.corpus == "folder" and data.data_dir is None:
-        raise RecipeError("Say what to train on: --data_dir FOLDER with a metadata.csv, or --corpus demo.")
+    if data.protocol != "split" and (data.test_speakers or data.validation_speakers):
+        raise RecipeError(f"--protocol {data.protocol} decides who tests: leave test and validation speakers out.")
     if training.label_smoothing_factor:
         raise RecipeError("Use --label_smoothing, kept with the model, instead of label_smoothing_factor.")
     if training.push_to_hub:

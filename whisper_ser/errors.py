@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+LISTED = 20
+"""Bad rows or files that a message lists before it only counts."""
+
 
 class WhisperSerError(Exception):
     """Every error of the workshop."""
@@ -29,3 +32,9 @@ class AudioFileError(WhisperSerError, ValueError):
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(f"{path} {reason}.")
         self.reason = reason
+
+
+def listed(problems: list[str]) -> str:
+    """Returns the problems one a line, the first `LISTED` of them."""
+    more = [f"... and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
+    return "\n".join(f"  {problem}" for problem in problems[:LISTED] + more)

@@ -37,6 +37,11 @@ def split_by_speaker(
         ProtocolError: an unknown speaker, one in two parts, none left to train on, or a label no training speaker has.
     """
     speakers = sorted(set(corpus["speaker"]))
+    if "" in speakers:
+        raise ProtocolError(
+            "A split without shared speakers needs the speaker of every utterance: add a column speaker to the table, "
+            "or name the column. Where speakers are unknown, the protocol stratified tests without them."
+        )
     _check_names(speakers, test_speakers or [], validation_speakers or [])
     free = [s for s in speakers if s not in {*(test_speakers or []), *(validation_speakers or [])}]
     random.Random(seed).shuffle(free)

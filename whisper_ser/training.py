@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction, PrinterCallback, Trainer
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
@@ -45,6 +45,9 @@ SETTINGS_THAT_MATTER = (
 )
 """Training arguments that change the numbers: a run is only resumed under the same."""
 
+SETTINGS = "settings.json"
+"""Notes the settings of an unfinished run, beside what it has finished."""
+
 Example = dict[str, Any]
 
 
@@ -62,6 +65,20 @@ class Examples(torch.utils.data.Dataset):
         return {**self.inputs[index], "labels": self.labels[index]}
 
 
+class Inputs(NamedTuple):
+    """What the model reads of every utterance, made once for all folds.
+
+    Attributes:
+        states: encoder states `(layers, frames, width)` by path.
+        log_mels: `(mel_frames, mels)` by path where encoder layers are trained, else empty.
+        hours: of audio.
+    """
+
+    states: dict[str, torch.Tensor]
+    log_mels: dict[str, np.ndarray]
+    hours: float
+
+
 class Training(NamedTuple):
     """A finished training.
 
@@ -69,24 +86,40 @@ class Training(NamedTuple):
         model: the epoch selected.
         logits: of every utterance of each part, `{"validation" | "test": (utterances, num_labels)}`.
         seconds: spent in the Trainer.
-        audio_hours: heard in all parts.
     """
 
     model: WhisperForEmotionClassification
     logits: dict[str, np.ndarray]
     seconds: float
-    audio_hours: float
+
+
+def prepare_inputs(
+    model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor, paths: list[str]
+) -> Inputs:
+    """Returns the inputs of all files, each heard once.
+
+    Raises:
+        CorpusError: audio that cannot be used, all of it listed.
+    """
+    seconds = check_audio(paths)
+    states = dict(zip(paths, encoder_states(model, extractor, paths, seconds), strict=True))
+    # An encoder that is trained changes with every step: what can be kept is its input.
+    log_mels = {path: _log_mel(path, extractor) for path in paths} if model.config.unfreeze_last_n else {}
+    return Inputs(states, log_mels, sum(seconds) / 3600)
 
 
 def train(
-    model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor, split: Split, arguments: Arguments
+    model: WhisperForEmotionClassification,
+    extractor: WhisperSerFeatureExtractor,
+    inputs: Inputs,
+    split: Split,
+    arguments: Arguments,
 ) -> Training:
     """Trains `model` on `split.train` and returns it with its predictions on the other parts.
 
     A run that was interrupted goes on from its last checkpoint in `output_dir/checkpoints` when started again.
 
     Raises:
-        CorpusError: audio that cannot be used, all of it listed.
         RecipeError: `selection="validation"` without validation speakers.
         CheckpointError: `output_dir` holds an unfinished run with other settings.
     """
@@ -95,7 +128,9 @@ def train(
         raise RecipeError("selection=validation needs validation speakers: name them or raise validation_fraction.")
     with training_arguments.main_process_first(desc="checkpoints"):
         resume = _checkpoint_to_resume(arguments)
-    examples, audio_seconds = _examples(model, extractor, split, fit=model_arguments.model_name_or_path is None)
+    if model_arguments.model_name_or_path is None and model.config.channel_standardisation:
+        model.whisper_ser.standardisation.fit(inputs.states[path] for path in split.train["path"])
+    examples = {name: _examples(part, inputs, model) for name, part in zip(split._fields, split, strict=True)}
     model.config.class_weights = _class_weights(
         examples["train"].labels, len(model.config.labels), model_arguments.class_weighting
     )
@@ -108,28 +143,15 @@ def train(
         for part in ("validation", "test")
         if len(examples[part])
     }
-    return Training(model, logits, output.metrics["train_runtime"], audio_seconds / 3600)
+    return Training(model, logits, output.metrics["train_runtime"])
 
 
-def _examples(
-    model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor, split: Split, fit: bool
-) -> tuple[dict[str, Examples], float]:
-    """Returns the examples of each part and the seconds of audio in all; `fit`s the channel standardisation."""
-    paths = [path for part in split for path in part["path"]]
-    seconds = check_audio(paths)
-    states = encoder_states(model, extractor, paths, seconds)
-    if fit and model.config.channel_standardisation:
-        model.whisper_ser.standardisation.fit(states[: len(split.train)])
-    if model.config.unfreeze_last_n:
-        # The encoder changes with every step: its input is what can be kept.
-        inputs: list[Example] = [{"input_features": _log_mel(path, extractor)} for path in paths]
+def _examples(part: Dataset, inputs: Inputs, model: WhisperForEmotionClassification) -> Examples:
+    if inputs.log_mels:
+        of_model: list[Example] = [{"input_features": inputs.log_mels[path]} for path in part["path"]]
     else:
-        inputs = [{"encoder_hidden_states": state} for state in states]
-    examples, begin = {}, 0
-    for name, part in zip(split._fields, split, strict=True):
-        examples[name] = Examples(inputs[begin : begin + len(part)], _targets(part, model.config.labels))
-        begin += len(part)
-    return examples, sum(seconds)
+        of_model = [{"encoder_hidden_states": inputs.states[path]} for path in part["path"]]
+    return Examples(of_model, _targets(part, model.config.labels))
 
 
 def _log_mel(path: str, extractor: WhisperSerFeatureExtractor) -> np.ndarray:
@@ -167,7 +189,7 @@ def _trainer(
         arguments.load_best_model_at_end = True
         arguments.metric_for_best_model = "ua"
         arguments.greater_is_better = True
-    return Trainer(
+    trainer = Trainer(
         model=model,
         args=arguments,
         train_dataset=examples["train"],
@@ -175,6 +197,10 @@ def _trainer(
         data_collator=_collator(extractor),
         compute_metrics=_metrics,
     )
+    if arguments.disable_tqdm:
+        # What the Trainer puts in the place of its bar prints every log.
+        trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _collator(extractor: WhisperSerFeatureExtractor) -> Callable[[list[Example]], dict[str, torch.Tensor]]:
@@ -207,33 +233,44 @@ def _checkpoints(arguments: SerTrainingArguments) -> Path:
 
 def _checkpoint_to_resume(arguments: Arguments) -> str | None:
     """Returns the last checkpoint of an interrupted run with the same settings, and notes the settings of this one."""
-    model_arguments, data_arguments, training_arguments = arguments
+    training_arguments = arguments[2]
     if training_arguments.resume_from_checkpoint:
         return training_arguments.resume_from_checkpoint
+    folder = _checkpoints(training_arguments)
+    if _saved(folder) and not (folder / SETTINGS).is_file():
+        raise CheckpointError(
+            f"{folder} holds checkpoints of another program. Choose another --output_dir, or name the checkpoint to "
+            "go on from with --resume_from_checkpoint."
+        )
+    note_settings(folder, arguments)
+    return _last_whole_checkpoint(folder)
+
+
+def note_settings(folder: Path, arguments: Arguments) -> None:
+    """Writes the settings of an unfinished run into `folder`, or compares them with those that are there.
+
+    Raises:
+        CheckpointError: they are others.
+    """
+    model_arguments, data_arguments, training_arguments = arguments
     settings = {
         "model": asdict(model_arguments),
         "data": asdict(data_arguments),
         "training": {name: getattr(training_arguments, name) for name in SETTINGS_THAT_MATTER},
     }
     settings = json.loads(json.dumps(settings, default=str))
-    folder = _checkpoints(training_arguments)
-    noted = folder / "settings.json"
+    noted = folder / SETTINGS
     if noted.is_file():
         _refuse_other_settings(json.loads(noted.read_text(encoding="utf-8")), settings, folder)
-    elif _saved(folder):
-        raise CheckpointError(
-            f"{folder} holds checkpoints of another program. Choose another --output_dir, or name the checkpoint to "
-            "go on from with --resume_from_checkpoint."
-        )
     else:
         with replacing(noted) as path:
             path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    return _last_whole_checkpoint(folder)
 
 
 def _saved(folder: Path) -> list[Path]:
     """Returns the Trainer's checkpoints, oldest first."""
-    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    numbered = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")}
+    return sorted((path for path, number in numbered.items() if number.isdigit()), key=lambda p: int(numbered[p]))
 
 
 def _last_whole_checkpoint(folder: Path) -> str | None:

@@ -3,8 +3,7 @@
 from tqdm import tqdm
 
 from whisper_ser.audio import read_audio
-from whisper_ser.corpora.folder import listed
-from whisper_ser.errors import AudioFileError, CorpusError
+from whisper_ser.errors import AudioFileError, CorpusError, listed
 
 
 def check_audio(paths: list[str], progress: bool = True) -> list[float]:

@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 
 from whisper_ser.corpora.dataset import Utterance
-from whisper_ser.corpora.folder import listed
 from whisper_ser.corpora.published import GENDERS, READABLE, CorpusSpec, audio_below, matched, root_with
-from whisper_ser.errors import CorpusError
+from whisper_ser.errors import CorpusError, listed
 
 EMOTIONS = {
     "ang": "angry",

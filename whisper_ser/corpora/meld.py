@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 
 from whisper_ser.corpora.dataset import Utterance
-from whisper_ser.corpora.folder import listed
 from whisper_ser.corpora.published import READABLE, CorpusSpec, files_below
-from whisper_ser.errors import CorpusError
+from whisper_ser.errors import CorpusError, listed
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from whisper_ser.corpora.dataset import Utterance, build_dataset
-from whisper_ser.corpora.folder import listed
-from whisper_ser.errors import CorpusError
+from whisper_ser.errors import CorpusError, listed
 
 logger = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +20,62 @@ from whisper_ser.files import replacing
 from whisper_ser.protocols import Split
 from whisper_ser.report.card import model_card
 from whisper_ser.report.figures import draw_confusion_matrix
-from whisper_ser.training import Training
+from whisper_ser.training import Training, remove_checkpoints
+
+METRICS = "metrics.json"
+"""Written last: where it is, a run is complete."""
+PREDICTIONS = "predictions.parquet"
+CONFUSION_MATRIX = "confusion_matrix.png"
 
 
 def write_run(
-    folder: Path, training: Training, extractor: WhisperSerFeatureExtractor, split: Split, arguments: Arguments
+    folder: Path,
+    training: Training,
+    extractor: WhisperSerFeatureExtractor,
+    split: Split,
+    hours: float,
+    warnings: Sequence[str],
+    arguments: Arguments,
 ) -> dict[str, Any]:
     """Writes `model/`, `metrics.json`, `predictions.parquet` and `confusion_matrix.png`; returns the metrics.
 
-    Each is whole or not there; `metrics.json` comes last, so where it is, the run is complete.
+    Each is whole or not there. `hours` are those of all audio, `warnings` what every table has to say.
     """
-    labels = training.model.config.labels
-    predictions = pandas.concat(
-        [_predictions(name, getattr(split, name), logits, labels) for name, logits in training.logits.items()]
-    )
-    metrics = _metrics(training, predictions, split, arguments)
-    (folder / "metrics.json").unlink(missing_ok=True)
+    predictions = _all_predictions(training, split)
+    metrics = {**_metrics(training, predictions, split, hours, arguments), "warnings": list(warnings)}
+    (folder / METRICS).unlink(missing_ok=True)
     with replacing(folder / "model") as path:
         save_model(path, training.model, extractor, model_card(metrics, training.model.config))
-    with replacing(folder / "predictions.parquet") as path:
-        predictions.to_parquet(path, index=False)
-    with replacing(folder / "confusion_matrix.png") as path:
-        test = metrics["test"]
-        title = f"{metrics['corpus']['name']}, {test['utterances']} test utterances, UA {100 * test['ua']:.1f} %"
-        draw_confusion_matrix(test["confusion_matrix"], labels, title, path)
-    with replacing(folder / "metrics.json") as path:
-        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    test = metrics["test"]
+    title = f"{metrics['corpus']['name']}, {test['utterances']} test utterances, UA {100 * test['ua']:.1f} %"
+    with replacing(folder / CONFUSION_MATRIX) as path:
+        draw_confusion_matrix(test["confusion_matrix"], metrics["labels"], title, path)
+    write_tables(folder, metrics, predictions)
     return metrics
+
+
+def write_fold(folder: Path, training: Training, split: Split, hours: float, arguments: Arguments) -> dict[str, Any]:
+    """Writes `metrics.json` and `predictions.parquet` of one fold; returns the metrics."""
+    predictions = _all_predictions(training, split)
+    metrics = _metrics(training, predictions, split, hours, arguments)
+    write_tables(folder, metrics, predictions)
+    remove_checkpoints(folder)
+    return metrics
+
+
+def write_tables(folder: Path, metrics: dict[str, Any], predictions: pandas.DataFrame) -> None:
+    """Writes the predictions, then the metrics."""
+    with replacing(folder / PREDICTIONS) as path:
+        predictions.to_parquet(path, index=False)
+    with replacing(folder / METRICS) as path:
+        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+
+
+def _all_predictions(training: Training, split: Split) -> pandas.DataFrame:
+    labels = training.model.config.labels
+    return pandas.concat(
+        [_predictions(name, getattr(split, name), logits, labels) for name, logits in training.logits.items()]
+    )
 
 
 def save_model(
@@ -68,10 +98,15 @@ def summary(metrics: dict[str, Any], folder: Path) -> str:
             numbers = "  ".join(f"{name} {100 * figures[name.lower()]:.1f}" for name in ("WA", "UA", "F1"))
             lines.append(f"{part}: {numbers}  ({figures['utterances']} utterances)")
     lines += ["", "test, utterances:", confusion_table(metrics["test"]["confusion_matrix"], metrics["labels"]), ""]
-    if metrics["corpus"]["description"]:
-        lines += [metrics["corpus"]["description"], ""]
+    lines += closing_remarks(metrics)
     names = "model/, metrics.json, predictions.parquet, confusion_matrix.png"
     return "\n".join([*lines, f"{folder}/ holds {names}"])
+
+
+def closing_remarks(metrics: dict[str, Any]) -> list[str]:
+    """Returns what has to be said of every table of figures."""
+    remarks = [*metrics["warnings"], *filter(None, [metrics["corpus"]["description"]])]
+    return [*remarks, ""] if remarks else []
 
 
 def _predictions(part: str, utterances: Dataset, logits: np.ndarray, labels: list[str]) -> pandas.DataFrame:
@@ -90,14 +125,12 @@ def _predictions(part: str, utterances: Dataset, logits: np.ndarray, labels: lis
     return table.assign(**{f"probability_{label}": probabilities[:, i] for i, label in enumerate(labels)})
 
 
-def _metrics(training: Training, predictions: pandas.DataFrame, split: Split, arguments: Arguments) -> dict[str, Any]:
+def _metrics(
+    training: Training, predictions: pandas.DataFrame, split: Split, hours: float, arguments: Arguments
+) -> dict[str, Any]:
     model_arguments, _, training_arguments = arguments
     labels = training.model.config.labels
-    label2id = {label: index for index, label in enumerate(labels)}
-    parts = {
-        part: evaluate(rows["emotion"].map(label2id).to_numpy(), rows["predicted"].map(label2id).to_numpy(), labels)
-        for part, rows in predictions.groupby("part")
-    }
+    parts = {part: evaluate_table(rows, labels) for part, rows in predictions.groupby("part")}
     everyone = {name: sorted(set(part["speaker"])) for name, part in zip(split._fields, split, strict=True)}
     return {
         "labels": labels,
@@ -107,11 +140,10 @@ def _metrics(training: Training, predictions: pandas.DataFrame, split: Split, ar
             "name": split.train.info.dataset_name,
             "description": split.train.info.description,
             "utterances": sum(map(len, split)),
-            "speakers": sum(map(len, everyone.values())),
-            "hours": round(training.audio_hours, 3),
+            "speakers": len(set().union(*everyone.values()) - {""}),
+            "hours": round(hours, 3),
         },
         "protocol": {
-            "speakers_shared": False,
             **{f"{name}_speakers": speakers for name, speakers in everyone.items()},
             "selection": training_arguments.selection,
             "seed": training_arguments.seed,
@@ -131,6 +163,12 @@ def _metrics(training: Training, predictions: pandas.DataFrame, split: Split, ar
             "transformers": transformers.__version__,
         },
     }
+
+
+def evaluate_table(rows: pandas.DataFrame, labels: list[str]) -> dict[str, Any]:
+    """Returns the figures of a predictions table."""
+    probabilities = rows[[f"probability_{label}" for label in labels]].to_numpy()
+    return evaluate(rows["emotion"].to_numpy(), rows["predicted"].to_numpy(), labels, probabilities)
 
 
 def _base_model(arguments: ModelArguments) -> dict[str, Any]:

@@ -1,0 +1,135 @@
+"""run_train.py --protocol: every fold trained and tested, nothing done twice, nothing leaked unseen."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from conftest import write_corpus
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+
+import run_train
+from whisper_ser.audit import LeakError
+from whisper_ser.errors import CheckpointError, RecipeError
+
+
+def flags(corpus: Path, checkpoint: Path, output: Path, *more: str) -> list[str]:
+    own = ["--data_dir", str(corpus), "--encoder", str(checkpoint), "--output_dir", str(output)]
+    return [*own, "--protocol", "loso", "--num_train_epochs", "2", "--layer_index", "2", *more]
+
+
+@pytest.fixture(scope="module")
+def run(corpus, small_checkpoint, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("cross-validation") / "run"
+    run_train.main(flags(corpus, small_checkpoint, output))
+    return output
+
+
+def metrics_of(run: Path) -> dict:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def test_every_utterance_tests_once_where_its_speaker_did_not_train(run, corpus):
+    predictions = pandas.read_parquet(run / "predictions.parquet")
+    assert len(predictions) == 36 and predictions["path"].is_unique and set(predictions["part"]) == {"test"}
+    assert (predictions["fold"] == predictions["speaker"]).all()
+    for fold in metrics_of(run)["folds"]:
+        assert fold["test_speakers"] == [fold["name"]] and fold["name"] not in fold["train_speakers"]
+        assert len(fold["train_speakers"]) == 5
+
+
+def test_the_figures_are_scikit_learns_over_the_folds(run):
+    predictions, test = pandas.read_parquet(run / "predictions.parquet"), metrics_of(run)["test"]
+    truth, said = predictions["emotion"], predictions["predicted"]
+    by_fold = [
+        (
+            accuracy_score(rows["emotion"], rows["predicted"]),
+            balanced_accuracy_score(rows["emotion"], rows["predicted"]),
+            f1_score(rows["emotion"], rows["predicted"], average="weighted"),
+        )
+        for _, rows in predictions.groupby("fold")
+    ]
+    for name, values in zip(("wa", "ua", "f1"), np.array(by_fold).T, strict=True):
+        assert test[name] == pytest.approx({"mean": values.mean(), "std": values.std()})
+    assert test["pooled"]["wa"] == pytest.approx(accuracy_score(truth, said))
+    assert test["pooled"]["ua"] == pytest.approx(balanced_accuracy_score(truth, said))
+    interval = metrics_of(run)["intervals"]["ua"]
+    assert interval["low"] <= interval["value"] <= interval["high"]
+
+
+def test_a_fold_alone_gives_what_it_gives_among_the_others(run, corpus, small_checkpoint, tmp_path):
+    alone = ["--protocol", "split", "--test_speakers", "02"]
+    run_train.main([*flags(corpus, small_checkpoint, tmp_path / "alone"), *alone])
+    ours = pandas.read_parquet(tmp_path / "alone" / "predictions.parquet").set_index("path")["probability_calm"]
+    theirs = pandas.read_parquet(run / "predictions.parquet").set_index("path")["probability_calm"]
+    assert len(ours) == 6 and np.allclose(ours, theirs[ours.index], atol=1e-5)
+
+
+def test_an_interrupted_cross_validation_goes_on_and_ends_alike(run, corpus, small_checkpoint, tmp_path, monkeypatch):
+    output, done = tmp_path / "run", []
+    write_fold = run_train.cross_validate.__globals__["write_fold"]
+
+    def die_in_the_fourth(folder, *arguments):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(folder)
+        return write_fold(folder, *arguments)
+
+    monkeypatch.setitem(run_train.cross_validate.__globals__, "write_fold", die_in_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        run_train.main(flags(corpus, small_checkpoint, output))
+    assert not (output / "metrics.json").exists()
+    with pytest.raises(CheckpointError, match="layer_index was 2, is now 1"):
+        run_train.main(flags(corpus, small_checkpoint, output, "--layer_index", "1"))
+    again = []
+    monkeypatch.setitem(
+        run_train.cross_validate.__globals__, "write_fold", lambda *a: again.append(a[0]) or write_fold(*a)
+    )
+    run_train.main(flags(corpus, small_checkpoint, output))
+    assert len(again) == 3 and not {*again} & {*done}
+    ours, theirs = (pandas.read_parquet(folder / "predictions.parquet") for folder in (output, run))
+    pandas.testing.assert_frame_equal(ours, theirs)
+    assert metrics_of(output)["test"] == metrics_of(run)["test"]
+
+
+def test_a_complete_run_is_replaced(run, corpus, small_checkpoint, tmp_path):
+    output = tmp_path / "run"
+    shutil.copytree(run, output)
+    run_train.main(flags(corpus, small_checkpoint, output, "--protocol", "speaker_groups", "--num_groups", "2"))
+    assert [fold["name"] for fold in metrics_of(output)["folds"]] == ["1", "2"]
+    assert len([path for path in (output / "folds").iterdir() if path.is_dir()]) == 2
+
+
+def test_validation_selection_holds_speakers_of_the_training_part_out(corpus, small_checkpoint, tmp_path):
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", "--selection", "validation"))
+    for fold in metrics_of(tmp_path / "run")["folds"]:
+        parts = [set(fold[f"{part}_speakers"]) for part in ("train", "validation", "test")]
+        assert [len(part) for part in parts] == [4, 1, 1] and not set.intersection(*parts)
+    assert not list((tmp_path / "run" / "folds").glob("*/checkpoints"))
+
+
+def test_the_same_recording_under_another_name_is_a_leak_until_allowed(small_checkpoint, tmp_path, capsys):
+    corpus = write_corpus(tmp_path / "corpus", speakers=3)
+    shutil.copy(corpus / "00_calm_0.wav", corpus / "02_calm_0.wav")
+    with pytest.raises(LeakError, match="02_calm_0.wav"):
+        run_train.main(flags(corpus, small_checkpoint, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", "--allow_leaks", "audio"))
+    assert "Leak allowed: audio" in capsys.readouterr().out
+    metrics = metrics_of(tmp_path / "run")
+    assert metrics["audit"]["leaks"] and "Leak allowed: audio" in metrics["warnings"][0]
+
+
+def test_the_summary_names_every_fold_and_the_interval(corpus, small_checkpoint, tmp_path, capsys):
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", "--protocol", "speaker_groups"))
+    lines = capsys.readouterr().out.splitlines()
+    starts = [line.split("  ")[0] for line in lines]
+    for start in ("fold", "1", "5", "mean", "std", "pooled", "95 % over speakers"):
+        assert start in starts
+
+
+def test_named_speakers_and_a_protocol_contradict_each_other(corpus, small_checkpoint, tmp_path):
+    with pytest.raises(RecipeError, match="--protocol loso decides"):
+        run_train.main(flags(corpus, small_checkpoint, tmp_path, "--test_speakers", "01"))

@@ -1,0 +1,85 @@
+"""The corpus that the settings of a run name."""
+
+from pathlib import Path
+
+from accelerate import PartialState
+from datasets import Dataset
+
+from whisper_ser.arguments import DataArguments
+from whisper_ser.corpora.demo import build_demo_corpus
+from whisper_ser.corpora.emobox import load_emobox
+from whisper_ser.corpora.named import load_corpus
+from whisper_ser.corpora.table import load_table
+from whisper_ser.errors import RecipeError
+
+DEMO_FOLDER = "data/demo"
+DEMO_NOTICE = (
+    "The demo corpus is synthetic: espeak-ng voices whose emotions are settings of rate, pitch and volume. Its "
+    "figures are a smoke test and say nothing about people."
+)
+
+
+def load(arguments: DataArguments) -> Dataset:
+    """Returns the corpus; the demo corpus is synthesised first where it is not there.
+
+    Raises:
+        RecipeError: no folder, table or manifest was given.
+        CorpusError: as the loader of the corpus says.
+    """
+    if arguments.corpus == "demo":
+        return _demo(arguments)
+    if arguments.corpus == "emobox":
+        if arguments.manifest is None:
+            raise RecipeError("--corpus emobox reads a manifest: --manifest <EmoBox>/data/<set>.")
+        return load_emobox(arguments.manifest, arguments.data_dir, arguments.labels, arguments.allow_incomplete)
+    if arguments.corpus == "own":
+        return _own(arguments)
+    if arguments.data_dir is None:
+        raise RecipeError(f"--data_dir names the folder of {arguments.corpus} as its publisher distributes it.")
+    return load_corpus(
+        arguments.corpus,
+        arguments.data_dir,
+        labels=arguments.labels,
+        classes=arguments.classes,
+        subset=arguments.subset,
+        allow_incomplete=arguments.allow_incomplete,
+    )
+
+
+def _demo(arguments: DataArguments) -> Dataset:
+    with PartialState().main_process_first():
+        folder = build_demo_corpus(Path(arguments.data_dir or DEMO_FOLDER))
+    corpus = load_table(folder, labels=arguments.labels)
+    corpus.info.description = DEMO_NOTICE
+    return corpus
+
+
+def _own(arguments: DataArguments) -> Dataset:
+    source = arguments.table or arguments.data_dir
+    if source is None:
+        raise RecipeError(
+            "Say what to train on: --data_dir FOLDER with a metadata.csv, --table FILE or Hub dataset, or --corpus "
+            "demo."
+        )
+    if arguments.data_dir and not Path(arguments.data_dir).is_dir():
+        raise RecipeError(f"There is no folder {arguments.data_dir} (--data_dir).")
+    return load_table(
+        source,
+        audio_dir=arguments.data_dir if arguments.table else None,
+        path_column=arguments.path_column,
+        label_column=arguments.label_column,
+        speaker_column=arguments.speaker_column,
+        fold_column=arguments.fold_column,
+        split_column=arguments.split_column,
+        label_aliases=_aliases(arguments.label_aliases),
+        labels=arguments.labels,
+        drop_other_labels=arguments.drop_other_labels,
+    )
+
+
+def _aliases(pairs: list[str] | None) -> dict[str, str]:
+    """Returns `{"ang": "angry"}` of `["ang=angry"]`."""
+    wrong = [pair for pair in pairs or [] if not all(pair.partition("="))]
+    if wrong:
+        raise RecipeError(f"label_aliases has {', '.join(wrong)}; expected old=new, such as exc=happy.")
+    return dict(pair.split("=", 1) for pair in pairs or [])

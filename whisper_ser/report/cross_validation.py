@@ -1,0 +1,94 @@
+"""The folder of a cross-validation: all folds' predictions and figures together."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from whisper_ser.audit import AuditResult
+from whisper_ser.evaluation import confusion_table, summarise_folds
+from whisper_ser.files import replacing
+from whisper_ser.folds import Fold
+from whisper_ser.intervals import speaker_intervals
+from whisper_ser.report.figures import draw_confusion_matrix
+from whisper_ser.report.run import CONFUSION_MATRIX, METRICS, PREDICTIONS, closing_remarks, write_tables
+
+FIGURES = (("WA", "wa"), ("UA", "ua"), ("F1", "f1"), ("macro F1", "macro_f1"))
+
+
+def write_cross_validation(
+    output_dir: Path,
+    folds: Sequence[Fold],
+    folders: Sequence[Path],
+    protocol: str,
+    audit: AuditResult,
+    warnings: Sequence[str],
+) -> dict[str, Any]:
+    """Writes `metrics.json`, `predictions.parquet` and `confusion_matrix.png` of all folds; returns the metrics."""
+    of_folds = [json.loads((folder / METRICS).read_text(encoding="utf-8")) for folder in folders]
+    tables = [
+        pandas.read_parquet(folder / PREDICTIONS).assign(fold=fold.name)
+        for fold, folder in zip(folds, folders, strict=True)
+    ]
+    predictions, labels = pandas.concat(tables), of_folds[0]["labels"]
+    summary = summarise_folds([metrics["test"] for metrics in of_folds])
+    metrics = {
+        "labels": labels,
+        "test": summary,
+        "intervals": _intervals(predictions, labels),
+        "folds": [
+            {"name": fold.name, **{part: figures[part] for part in ("test", "validation")}, **figures["protocol"]}
+            for fold, figures in zip(folds, of_folds, strict=True)
+        ],
+        "corpus": of_folds[0]["corpus"],
+        "protocol": {"name": protocol, **{name: of_folds[0]["protocol"][name] for name in ("selection", "seed")}},
+        "audit": asdict(audit),
+        "warnings": list(warnings),
+        "base_model": of_folds[0]["base_model"],
+        "training": {
+            **of_folds[0]["training"],
+            "seconds": round(sum(figures["training"]["seconds"] for figures in of_folds), 1),
+        },
+        "versions": of_folds[0]["versions"],
+    }
+    title = f"{metrics['corpus']['name']}, {len(folds)} folds, UA {100 * summary['ua']['mean']:.1f} %"
+    with replacing(output_dir / CONFUSION_MATRIX) as path:
+        draw_confusion_matrix(summary["pooled"]["confusion_matrix"], labels, title, path)
+    write_tables(output_dir, metrics, predictions)
+    return metrics
+
+
+def cross_validation_summary(metrics: dict[str, Any], folder: Path) -> str:
+    """Returns what a cross-validation says at its end."""
+    test, intervals = metrics["test"], metrics["intervals"]
+    lines = [f"{'fold':<24}" + "".join(f"{name:>10}" for name, _ in FIGURES) + f"{'utterances':>12}"]
+    for fold in metrics["folds"]:
+        shares = "".join(f"{100 * fold['test'][key]:>10.1f}" for _, key in FIGURES)
+        lines.append(f"{fold['name'][:23]:<24}{shares}{fold['test']['utterances']:>12}")
+    for row in ("mean", "std"):
+        lines.append(f"{row:<24}" + "".join(f"{100 * test[key][row]:>10.1f}" for _, key in FIGURES))
+    pooled = "".join(f"{100 * test['pooled'][key]:>10.1f}" for _, key in FIGURES)
+    lines.append(f"{'pooled':<24}{pooled}{test['utterances']:>12}")
+    if intervals:
+        bounds = [f"{100 * intervals[key]['low']:.1f}-{100 * intervals[key]['high']:.1f}" for _, key in FIGURES]
+        lines.append(f"{'95 % over speakers':<24}" + "".join(f"{bound:>10}" for bound in bounds))
+    table = confusion_table(test["pooled"]["confusion_matrix"], metrics["labels"])
+    lines += [
+        "",
+        f"test utterances of all folds, ECE {test['ece']['mean']:.3f}:",
+        table,
+        "",
+        *closing_remarks(metrics),
+    ]
+    return "\n".join([*lines, f"{folder}/ holds {METRICS}, {PREDICTIONS}, {CONFUSION_MATRIX} and folds/"])
+
+
+def _intervals(predictions: pandas.DataFrame, labels: list[str]) -> dict[str, Any] | None:
+    """Returns intervals over speakers, or `None` where speakers are not known."""
+    test = predictions[predictions["part"] == "test"]
+    if (test["speaker"] == "").any() or test["speaker"].nunique() < 2:
+        return None
+    return speaker_intervals(test["emotion"].to_numpy(), test["predicted"].to_numpy(), test["speaker"], labels)
