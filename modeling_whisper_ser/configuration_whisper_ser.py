@@ -148,6 +148,9 @@ class WhisperSerConfig(PreTrainedConfig):
             )
 
     def _check_labels(self) -> None:
+        # Set after creation, numbers may still be the text that JSON and transformers' example scripts make of them.
+        self.id2label = {int(index): label for index, label in (self.id2label or {}).items()}
+        self.label2id = {label: int(index) for label, index in (self.label2id or {}).items()}
         if not self.labels or dict(enumerate(self.labels)) != self.id2label:
             raise ConfigError(f"id2label={self.id2label!r} must number its labels 0, 1, 2, ...")
         if len(set(self.labels)) < len(self.labels):

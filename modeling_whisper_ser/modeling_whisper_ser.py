@@ -133,6 +133,9 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
         new_classifier = kwargs.pop("ignore_mismatched_sizes", False) or new_labels is not None
         if new_labels is not None:
             kwargs |= _label_maps(new_labels)
+        if {"num_labels", "id2label"} & kwargs.keys():
+            # Those saved belong to the old labels.
+            kwargs.setdefault("class_weights", None)
         model: Any
         info: dict[str, Any]
         model, info = super().from_pretrained(  # type: ignore[misc]

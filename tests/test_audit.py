@@ -145,7 +145,7 @@ def test_a_copy_changed_otherwise_is_found(sounds, tmp_path, change):
 
 def test_steady_voices_of_like_pitch_are_not_taken_for_copies(corpus):
     # Tones of 260 Hz and of 266 Hz have similar fingerprints; their waveforms differ.
-    assert audit(folds(load_folder(corpus), "loso")).leaks == []
+    assert audit(folds(load_table(corpus), "loso")).leaks == []
 
 
 def test_copies_in_one_part_are_no_leak(sounds, tmp_path):

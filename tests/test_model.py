@@ -175,16 +175,25 @@ def test_weights_of_another_shape_are_an_error(model, tmp_path):
 
 def test_transformers_own_way_to_a_new_classifier_works(model, tmp_path):
     model.save_pretrained(tmp_path)
-    renewed = AutoModelForAudioClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    as_in_the_examples = {
+        "id2label": {str(i): f"e{i}" for i in range(5)},
+        "label2id": {f"e{i}": str(i) for i in range(5)},
+    }
+    renewed = AutoModelForAudioClassification.from_pretrained(
+        tmp_path, num_labels=5, ignore_mismatched_sizes=True, **as_in_the_examples
+    )
     assert renewed.classifier.weight.shape == (5, 256) and renewed.classifier.weight.abs().sum() > 0
+    assert renewed.config.labels == ["e0", "e1", "e2", "e3", "e4"] and renewed.config.label2id["e4"] == 4
     assert torch.equal(renewed.whisper_ser.projector.weight, model.whisper_ser.projector.weight)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("labels", [["calm", "bored"], ["a", "b", "c"]])
 def test_a_new_classifier_is_started_on_purpose(model, batch, tmp_path, labels):
+    model.config.class_weights = [1.0, 2.0, 3.0]
     model.save_pretrained(tmp_path)
     renewed = WhisperForEmotionClassification.from_pretrained(tmp_path, new_labels=labels)
+    assert renewed.config.class_weights is None
     assert renewed.config.labels == labels and renewed.config.label2id == {label: i for i, label in enumerate(labels)}
     outputs = renewed(**batch)
     assert outputs.logits.shape == (3, len(labels))
