@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForAudioClassification, WhisperForConditionalGeneration, WhisperModel
 
-from modeling_whisper_ser import EncoderCheckpointError, WhisperForEmotionClassification
+from modeling_whisper_ser import EncoderCheckpointError, WhisperForEmotionClassification, checkpoint_whisper_ser
 from modeling_whisper_ser.checkpoint_whisper_ser import open_encoder
 
 
@@ -134,6 +134,20 @@ def test_a_missing_tensor_is_named(small_whisper, tmp_path):
     build(tmp_path, layer_index=1)
     with pytest.raises(EncoderCheckpointError, match="encoder.layers.1.fc2.weight"):
         build(tmp_path, layer_index=2)
+
+
+def test_revision_and_token_reach_the_hub(small_checkpoint, monkeypatch):
+    asked = []
+
+    def hub(name, filename, revision=None, token=None, **_):
+        asked.append((name, revision, token))
+        return str(small_checkpoint / filename) if filename == "model.safetensors" else None
+
+    config = lambda name, **asked_with: (json.loads((small_checkpoint / "config.json").read_text()), asked_with)  # noqa: E731
+    monkeypatch.setattr(checkpoint_whisper_ser, "cached_file", hub)
+    monkeypatch.setattr(checkpoint_whisper_ser.WhisperConfig, "get_config_dict", config)
+    WhisperForEmotionClassification.from_encoder("someone/whisper", ["a", "b"], revision="v2", token="secret")
+    assert asked == [("someone/whisper", "v2", "secret")]
 
 
 def test_128_mel_channels_as_whisper_large_v3_has(small_whisper, tmp_path):

@@ -53,6 +53,53 @@ def test_both_entrances_give_the_same_logits(model, batch):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("standardised", [True, False])
+@pytest.mark.parametrize("normalised", [True, False])
+def test_the_head_is_what_the_paper_writes(small_checkpoint, standardised, normalised):
+    fields = {"channel_standardisation": standardised, "layer_norm_after_pooling": normalised, "pooling_type": "mean"}
+    model = WhisperForEmotionClassification.from_encoder(small_checkpoint, LABELS, **fields).eval()
+    base = model.whisper_ser
+    for parameter in [p for p in model.parameters() if p.requires_grad]:
+        parameter.normal_()
+    base.standardisation.mean.normal_()
+    base.standardisation.deviation.uniform_(0.5, 2)
+
+    def layer_norm(rows, norm):
+        centred = rows - rows.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight + norm.bias
+
+    states = torch.randn(1, 7, 32)
+    read = (
+        (states[0] - base.standardisation.mean[0]) / base.standardisation.deviation[0] if standardised else states[0]
+    )
+    hidden = layer_norm(read @ base.projector.weight.T + base.projector.bias, base.projector_norm)
+    pooled = hidden.mean(0)
+    pooled = layer_norm(pooled, base.pooled_norm) if normalised else pooled
+    expected = model.classifier.weight @ pooled + model.classifier.bias
+    assert torch.allclose(model(encoder_hidden_states=states[None]).logits[0], expected, rtol=1e-4, atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dropout", ["input_dropout", "pooling_dropout", "classifier_dropout"])
+@pytest.mark.parametrize("pooling_type", ["attentive", "qkv"])
+def test_each_dropout_acts_in_training_and_never_in_use(small_checkpoint, batch, dropout, pooling_type):
+    none = {"input_dropout": 0.0, "pooling_dropout": 0.0, "classifier_dropout": 0.0, "pooling_type": pooling_type}
+    model = WhisperForEmotionClassification.from_encoder(small_checkpoint, LABELS, **{**none, dropout: 0.5})
+    assert not torch.equal(model.train()(**batch).logits, model(**batch).logits)
+    assert torch.equal(model.eval()(**batch).logits, model(**batch).logits)
+    still = WhisperForEmotionClassification.from_encoder(small_checkpoint, LABELS, **none).train()
+    assert torch.equal(still(**batch).logits, still(**batch).logits)
+
+
+def test_layers_use_the_attention_of_the_model(small_checkpoint, tmp_path):
+    model = WhisperForEmotionClassification.from_encoder(small_checkpoint, LABELS)
+    model.save_pretrained(tmp_path)
+    eager = WhisperForEmotionClassification.from_pretrained(tmp_path, attn_implementation="eager")
+    for loaded, expected in ((model, "sdpa"), (eager, "eager")):
+        assert loaded.whisper_ser.encoder.layers[0].self_attn.config._attn_implementation == expected
+
+
+@torch.no_grad()
 def test_what_is_asked_for_is_returned(model, batch):
     plain = model(**batch)
     assert set(plain) == {"logits", "pooler_output"}
@@ -130,6 +177,8 @@ def test_channel_standardisation_is_that_of_all_frames(small_checkpoint, batch):
     assert standardised.mean((0, 1, 2)).abs().max() < 1e-4
     with pytest.raises(ValueError, match="at least one utterance"):
         model.standardisation.fit([])
+    model.standardisation.fit([torch.full((1, 5, 32), 3.0)])
+    assert torch.isfinite(model.standardisation(torch.full((1, 1, 5, 32), 3.0))).all()
 
 
 @torch.no_grad()

@@ -10,17 +10,22 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 import torch
-from conftest import ROOT, write_corpus
+from conftest import ROOT, write_corpus, write_table
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
-from transformers import Trainer
+from sklearn.utils.class_weight import compute_class_weight
+from transformers import Trainer, WhisperConfig, WhisperModel
 
 import run_train
-from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig
+from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
+from whisper_ser import training
+from whisper_ser.arguments import ModelArguments, parse_arguments
 from whisper_ser.errors import CheckpointError, ProtocolError, RecipeError
+from whisper_ser.models import build_model
 
 FLAGS = [
     *("--layer_index", "2"),
@@ -141,6 +146,63 @@ def test_every_pooling_trains_with_validation_selection(corpus, small_checkpoint
     run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", *more))
     config = WhisperSerConfig.from_pretrained(tmp_path / "run" / "model")
     assert config.pooling_type == pooling_type and config.class_weights == [1.0, 1.0]
+
+
+def test_balanced_class_weights_are_scikit_learns(small_checkpoint, tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", speakers=3)
+    with open(corpus / "metadata.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["emotion"] == "calm" or row["file_name"].endswith("_0.wav")]
+    write_table(corpus, rows)
+    run_train.main(
+        [
+            *("--data_dir", str(corpus), "--encoder", str(small_checkpoint), "--output_dir", str(tmp_path / "run")),
+            *("--test_speakers", "02", "--num_train_epochs", "1", "--class_weighting", "balanced"),
+        ]
+    )
+    config = WhisperSerConfig.from_pretrained(tmp_path / "run" / "model")
+    expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=[0] * 6 + [1] * 2)
+    assert config.class_weights == pytest.approx(expected.tolist())
+
+
+def test_validation_selection_keeps_the_best_epoch(corpus, small_checkpoint, tmp_path, monkeypatch):
+    told, kept = iter([0.2, 0.9, 0.5]), []
+    save = Trainer._save_checkpoint
+
+    def spy(trainer, model, trial):
+        kept.append(model.classifier.weight.detach().clone())
+        save(trainer, model, trial)
+
+    monkeypatch.setattr(training, "_metrics", lambda prediction: {"ua": next(told, 0.0)})
+    monkeypatch.setattr(Trainer, "_save_checkpoint", spy)
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", "--selection", "validation"))
+    assert len(kept) == 3 and not torch.equal(kept[1], kept[2])
+    assert torch.equal(weights(tmp_path / "run")["classifier.weight"], kept[1])
+
+
+def test_the_defaults_are_the_papers():
+    _, _, arguments = parse_arguments(["--encoder", "x", "--data_dir", "x"])
+    # Section 4.2: AdamW, batches of 16, 30 epochs, a cosine schedule with 10 % of warm-up and a peak of 10e-4.
+    assert arguments.optim.startswith("adamw") and arguments.per_device_train_batch_size == 16
+    assert (arguments.num_train_epochs, arguments.learning_rate) == (30, 1e-3)
+    assert (arguments.lr_scheduler_type, arguments.warmup_steps) == ("cosine", 0.1)
+
+
+def test_settings_of_model_and_front_end_are_saved_and_kept_when_training_on(corpus, small_checkpoint, tmp_path):
+    more = ["--pad_to_seconds", "2", "--label_smoothing", "0.1", "--classifier_dropout", "0.2"]
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", *more, "--num_train_epochs", "1"))
+    saved = str(tmp_path / "run" / "model")
+    own = ["--data_dir", str(corpus), "--output_dir", str(tmp_path / "tuned"), "--num_train_epochs", "1"]
+    run_train.main(["--model_name_or_path", saved, *own, "--label_smoothing", "0.3"])
+    for folder, smoothing in ((saved, 0.1), (tmp_path / "tuned" / "model", 0.3)):
+        config = WhisperSerConfig.from_pretrained(folder)
+        assert (config.label_smoothing, config.classifier_dropout) == (smoothing, 0.2)
+        assert WhisperSerFeatureExtractor.from_pretrained(folder).pad_to_seconds == 2
+
+
+def test_the_front_end_has_the_mel_channels_of_the_encoder(small_whisper, tmp_path):
+    WhisperModel(WhisperConfig(**{**small_whisper.config.to_dict(), "num_mel_bins": 128})).save_pretrained(tmp_path)
+    model, extractor = build_model(ModelArguments(encoder=str(tmp_path)), ["a", "b"])
+    assert (model.whisper_ser.encoder.conv1.in_channels, extractor.feature_size) == (128, 128)
 
 
 def test_flags_go_over_the_recipe(corpus, small_checkpoint, tmp_path, capsys):
