@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import pipeline, set_seed
 from transformers.utils import logging
 
-from modeling_whisper_ser import AudioError, ConfigError, EncoderCheckpointError, MissingWeightsError
+from modeling_whisper_ser import AudioError, ConfigError, MissingWeightsError
 from whisper_ser.arguments import Arguments, DataArguments, parse_arguments
 from whisper_ser.audio import read_audio
 from whisper_ser.audit import AuditResult, audit, check
@@ -26,18 +26,18 @@ from whisper_ser.folds import folds as make_folds
 from whisper_ser.models import build_model
 from whisper_ser.protocols import Split, split_by_speaker
 from whisper_ser.report.cross_validation import cross_validation_summary, write_cross_validation
-from whisper_ser.report.run import summary, write_run
+from whisper_ser.report.run import check_output, summary, write_run
 from whisper_ser.training import prepare_inputs, remove_checkpoints, train
 
 TRY_IT = """{python} -c "
-import soundfile
 from transformers import pipeline
+from whisper_ser.audio import read_audio
 
-audio, rate = soundfile.read({file!r})
-print(pipeline('audio-classification', model={model!r}, trust_remote_code=True)(audio))
+classifier = pipeline('audio-classification', model={model!r}, trust_remote_code=True)
+print(classifier(read_audio({file!r})))
 " """
 
-USER_ERRORS = (WhisperSerError, AudioError, ConfigError, EncoderCheckpointError, MissingWeightsError)
+USER_ERRORS = (WhisperSerError, AudioError, ConfigError, MissingWeightsError, OSError)
 """Reported in one line instead of a stack trace."""
 
 
@@ -81,6 +81,7 @@ def check_leaks(folds: list[Fold], data: DataArguments) -> tuple[AuditResult, li
 def train_one(split: Split, warnings: list[str], arguments: Arguments) -> None:
     """Trains one model, writes its folder, and shows how to use it."""
     output_dir = Path(arguments[2].output_dir)
+    check_output(output_dir)
     # New weights are drawn before the Trainer would seed.
     set_seed(arguments[2].seed)
     model, extractor = build_model(arguments[0], split.train.features["emotion"].names)
@@ -108,7 +109,7 @@ def try_it(model: Path, file: str) -> None:
     classifier = pipeline("audio-classification", model=str(model), trust_remote_code=True)
     answers = classifier(read_audio(file, classifier.feature_extractor.sampling_rate))
     print(f"\n{_shortest(file)}: " + ", ".join(f"{answer['label']} {answer['score']:.2f}" for answer in answers))
-    print("\nTry it yourself, with any mono file of 16 kHz:\n")
+    print("\nTry it yourself, with any audio file:\n")
     print(TRY_IT.format(python=shlex.quote(_shortest(sys.executable)), file=_shortest(file), model=str(model)))
 
 

@@ -18,6 +18,7 @@ from transformers import WhisperConfig
 from transformers.utils import cached_file
 
 SAFETENSORS, SAFETENSORS_INDEX, CTRANSLATE2 = "model.safetensors", "model.safetensors.index.json", "model.bin"
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
 CTRANSLATE2_DTYPES = {0: torch.float32, 4: torch.float16, 5: torch.bfloat16}
 CTRANSLATE2_INTEGERS = {1: torch.int8, 2: torch.int16, 3: torch.int32}
 

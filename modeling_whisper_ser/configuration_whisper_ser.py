@@ -98,6 +98,15 @@ class WhisperSerConfig(PreTrainedConfig):
             self.label2id = {label: index for index, label in enumerate(self.labels)}
         self.check_values()
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; labels set anew take the saved map and class weights of the old ones away."""
+        if {"num_labels", "id2label"} & kwargs.keys():
+            config_dict = {name: value for name, value in config_dict.items() if name != "class_weights"}
+        if "id2label" in kwargs:
+            kwargs.setdefault("label2id", {label: int(index) for index, label in kwargs["id2label"].items()})
+        return super().from_dict(config_dict, **kwargs)
+
     @property
     def chunk_frames(self) -> int:
         """The most encoder frames a chunk may have."""
@@ -190,6 +199,16 @@ def _refuse_near_misses(unknown: dict[str, Any]) -> None:
         close = difflib.get_close_matches(name, own, n=1, cutoff=0.8)
         if close and not hasattr(PreTrainedConfig, name):
             raise ConfigError(f"WhisperSerConfig has no field {name!r}; did you mean {close[0]!r}?")
+
+
+def refuse_unknown(fields: dict[str, Any], others: tuple[str, ...] = ()) -> None:
+    """Raises for names that are no field of `WhisperSerConfig` (nor labels), where nothing newer can be meant."""
+    known = [*WhisperSerConfig.__annotations__, "id2label", "label2id", "num_labels", "problem_type"]
+    for name in fields:
+        if name not in known:
+            close = difflib.get_close_matches(name, [*known, *others], n=1, cutoff=0.5)
+            hint = f"; did you mean {close[0]!r}?" if close else "."
+            raise ConfigError(f"WhisperSerConfig has no field {name!r}{hint}")
 
 
 WhisperSerConfig.register_for_auto_class()

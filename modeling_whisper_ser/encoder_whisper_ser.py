@@ -33,7 +33,7 @@ class WhisperSerEncoder(nn.Module):
     def __init__(self, config: WhisperSerConfig) -> None:
         super().__init__()
         whisper = config.encoder_config
-        self.chunk_frames = config.chunk_frames
+        self.config = config
         self.layer_indices = tuple(config.layer_indices)
         self.conv1 = nn.Conv1d(whisper.num_mel_bins, whisper.d_model, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(whisper.d_model, whisper.d_model, kernel_size=3, stride=2, padding=1)
@@ -62,7 +62,7 @@ class WhisperSerEncoder(nn.Module):
         chunks = [
             Chunk(clip, start, frames)
             for clip, length in enumerate(mel_frames)
-            for start, frames in even_chunks(-(-length // 2), self.chunk_frames)
+            for start, frames in even_chunks(-(-length // 2), self.config.chunk_frames)
         ]
         pieces: dict[Chunk, torch.Tensor] = {}
         for group in _passes(chunks):
@@ -127,7 +127,7 @@ def _mask(lengths: list[int], longest: int, device: torch.device) -> torch.Tenso
 
 def _real_frames(features: torch.Tensor, mask: torch.Tensor | None, mels: int) -> list[int]:
     """Returns how many mel frames of each clip are real."""
-    if features.dim() != 3 or features.shape[2] != mels:
+    if features.dim() != 3 or features.shape[2] != mels or 0 in features.shape:
         raise ValueError(
             f"input_features must be (batch, mel_frames, {mels}), time first, as WhisperSerFeatureExtractor gives "
             f"them; got {tuple(features.shape)}."

@@ -8,6 +8,8 @@ import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
+MOST_CHANNELS = 8
+"""Columns up to which an array with more rows is taken for audio channels instead of clips."""
 BLOCK_FRAMES = 6000
 """Mel frames (60 s) transformed at a time, so that an hour of audio needs no more memory than a minute."""
 
@@ -138,6 +140,8 @@ def _clips(raw_speech: Any) -> list[Any]:
     if isinstance(raw_speech, torch.Tensor):
         raw_speech = raw_speech.numpy(force=True)
     if isinstance(raw_speech, np.ndarray):
+        if raw_speech.ndim == 2 and raw_speech.shape[1] <= MOST_CHANNELS < raw_speech.shape[0]:
+            raise AudioError(f"{raw_speech.shape} looks like (samples, channels), and mono is expected: mix it first.")
         return list(raw_speech) if raw_speech.ndim > 1 else [raw_speech]
     if len(raw_speech) and not np.isscalar(raw_speech[0]) and np.ndim(raw_speech[0]) > 0:
         return list(raw_speech)
@@ -146,6 +150,8 @@ def _clips(raw_speech: Any) -> list[Any]:
 
 def _checked(clip: Any) -> np.ndarray:
     """Returns one clip as float32 `(samples,)`, or raises `AudioError`."""
+    if getattr(clip, "dtype", np.dtype(float)).kind in "iu":
+        raise AudioError(f"The audio has {clip.dtype} samples: scale them to float in [-1, 1] first.")
     samples = np.asarray(clip, dtype=np.float32)
     if samples.ndim != 1:
         raise AudioError(f"Expected mono audio of shape (samples,), got {samples.shape}: mix or pick a channel first.")

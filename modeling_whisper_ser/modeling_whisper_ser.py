@@ -13,8 +13,8 @@ from transformers.models.whisper.modeling_whisper import sinusoids
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .checkpoint_whisper_ser import open_encoder
-from .configuration_whisper_ser import WhisperSerConfig
+from .checkpoint_whisper_ser import HUB_ARGUMENTS, open_encoder
+from .configuration_whisper_ser import ConfigError, WhisperSerConfig, refuse_unknown
 from .encoder_whisper_ser import WhisperSerEncoder
 from .pooling_whisper_ser import AttentivePooling, build_pooling
 
@@ -131,11 +131,6 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
         """
         wants_info = kwargs.pop("output_loading_info", False)
         new_classifier = kwargs.pop("ignore_mismatched_sizes", False) or new_labels is not None
-        if new_labels is not None:
-            kwargs |= _label_maps(new_labels)
-        if {"num_labels", "id2label"} & kwargs.keys():
-            # Those saved belong to the old labels.
-            kwargs.setdefault("class_weights", None)
         model: Any
         info: dict[str, Any]
         model, info = super().from_pretrained(  # type: ignore[misc]
@@ -267,7 +262,8 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
                 f"encoder_attention_mask {tuple(mask.shape)} must mark at least one real frame in each row of "
                 f"encoder_hidden_states {tuple(states.shape)}."
             )
-        return states, mask.bool()
+        # Whatever stands behind an utterance is not read, NaN included.
+        return states.masked_fill(~mask.bool()[:, None, :, None], 0), mask.bool()
 
 
 class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
@@ -289,9 +285,6 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         cls,
         name_or_path: str | os.PathLike,
         labels: Sequence[str] | None = None,
-        *,
-        revision: str | None = None,
-        token: str | bool | None = None,
         **fields: Any,
     ) -> Self:
         """Returns a new model, to be trained, on the encoder of a Whisper checkpoint.
@@ -300,14 +293,15 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
             name_or_path: Hub id such as `"openai/whisper-small"`, a folder laid out like one, or a CTranslate2
                 folder. Only the encoder tensors up to `layer_index` are read.
             labels: the emotions, in the order of the logits.
-            revision, token: of the Hub download.
-            **fields: of `WhisperSerConfig`, such as `layer_index=8` or `pooling_type="attentive"`.
+            **fields: of `WhisperSerConfig`, such as `layer_index=8` or `pooling_type="attentive"`, and of the Hub
+                download: `revision`, `token`, `cache_dir`, `local_files_only`.
 
         Raises:
             EncoderCheckpointError: no Whisper encoder can be read there.
-            ConfigError: a field is wrong.
+            ConfigError: a field is wrong or unknown.
         """
-        hub = {key: value for key, value in (("revision", revision), ("token", token)) if value is not None}
+        hub = {name: fields.pop(name) for name in HUB_ARGUMENTS if name in fields}
+        refuse_unknown(fields, HUB_ARGUMENTS)
         checkpoint = open_encoder(name_or_path, **hub)
         maps = {} if labels is None else _label_maps(labels)
         model = cls(WhisperSerConfig(encoder_config=checkpoint.config, **{**maps, **fields}))
@@ -357,7 +351,7 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         return nn.functional.cross_entropy(
             logits.float(),
             labels,
-            weight=None if weights is None else torch.tensor(weights, device=logits.device),
+            weight=None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device),
             label_smoothing=self.config.label_smoothing,
         )
 
@@ -370,6 +364,8 @@ def _unfrozen(encoder: WhisperSerEncoder, last_n: int) -> list[nn.Module]:
 
 
 def _label_maps(labels: Sequence[str]) -> dict[str, Any]:
+    if isinstance(labels, str):
+        raise ConfigError(f"labels={labels!r} must be a list of labels.")
     return {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
 
 

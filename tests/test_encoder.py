@@ -117,6 +117,8 @@ def test_long_audio_is_run_in_bounded_passes(small_checkpoint, monkeypatch):
     [
         (torch.zeros(1, 80, 100), None, "time first"),
         (torch.zeros(100, 80), None, "time first"),
+        (torch.zeros(1, 0, 80), None, "time first"),
+        (torch.zeros(0, 100, 80), None, "time first"),
         (torch.zeros(2, 100, 80), torch.ones(2, 99), "each mel frame"),
         (torch.zeros(1, 4, 80), torch.tensor([[0, 0, 0, 0]]), "real frame in every clip"),
         (torch.zeros(1, 4, 80), torch.tensor([[1, 1, 0, 1]]), "behind padding"),

@@ -80,6 +80,8 @@ def test_silence_gives_finite_features():
         (np.array([0.0, np.nan, 0.1]), RATE, "NaN"),
         (np.array([0.0, np.inf, 0.1]), RATE, "infinite"),
         (np.zeros((1, 2, 100)), RATE, "mono"),
+        (np.zeros((100, 2)), RATE, "samples, channels"),
+        (np.zeros(100, dtype=np.int16), RATE, "int16 samples"),
     ],
 )
 def test_audio_that_cannot_be_used_is_named(audio, rate, message):

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForAudioClassification, WhisperConfig
 
 from modeling_whisper_ser import (
+    ConfigError,
     MissingWeightsError,
     WhisperForEmotionClassification,
     WhisperSerConfig,
@@ -189,6 +190,44 @@ def test_saved_and_loaded_models_answer_alike(model, batch, tmp_path):
         assert torch.equal(loader.from_pretrained(tmp_path)(**batch).logits, expected.logits)
     pooled = WhisperSerModel.from_pretrained(tmp_path)(**batch).pooler_output
     assert torch.equal(pooled, expected.pooler_output)
+
+
+def test_new_labels_work_through_the_auto_classes(model, tmp_path):
+    model.config.class_weights = [1, 2, 3]
+    model.save_pretrained(tmp_path)
+    renewed = AutoModelForAudioClassification.from_pretrained(tmp_path, new_labels=["x", "y"])
+    assert renewed.config.labels == ["x", "y"] and renewed.classifier.weight.shape == (2, 256)
+    other = AutoModelForAudioClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    assert other.classifier.weight.shape == (5, 256) and other.config.class_weights is None
+    renamed = WhisperForEmotionClassification.from_pretrained(tmp_path, id2label={0: "x", 1: "y", 2: "z"})
+    assert renamed.config.label2id == {"x": 0, "y": 1, "z": 2}
+    assert torch.equal(renamed.classifier.weight, model.classifier.weight)
+
+
+def test_whole_numbers_are_class_weights_too(model, batch):
+    model.config.class_weights = [1, 2, 3]
+    assert torch.isfinite(model(**batch, labels=torch.tensor([0, 1, 2])).loss)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pooling": "mean"}, "no field 'pooling'"),
+        ({"layer": 2}, "no field 'layer'; did you mean 'layer_index'"),
+        ({"labels": "angry"}, "must be a list of labels"),
+    ],
+)
+def test_from_encoder_refuses_what_is_no_field(small_checkpoint, fields, message):
+    with pytest.raises(ConfigError, match=message):
+        WhisperForEmotionClassification.from_encoder(small_checkpoint, **fields)
+
+
+@torch.no_grad()
+def test_what_stands_behind_stored_states_is_not_read(model, batch):
+    states, mask = model.whisper_ser.encode(**batch)
+    expected = model(encoder_hidden_states=states, encoder_attention_mask=mask).logits
+    states[~mask[:, None].expand(states.shape[:3])] = float("nan")
+    assert torch.equal(model(encoder_hidden_states=states, encoder_attention_mask=mask).logits, expected)
 
 
 @torch.no_grad()

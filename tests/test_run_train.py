@@ -217,7 +217,7 @@ def test_flags_go_over_the_recipe(corpus, small_checkpoint, tmp_path, capsys):
     assert metrics["protocol"]["validation_speakers"] == [] and metrics["validation"] is None
     printed = capsys.readouterr().out
     assert "WA" in printed and "true \\ said" in printed and "Try it yourself" in printed
-    shown = printed.split("with any mono file of 16 kHz:")[1]
+    shown = printed.split("with any audio file:")[1]
     answer = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert "'label': 'calm'" in answer.stdout, answer.stderr
 
@@ -226,7 +226,10 @@ def test_flags_go_over_the_recipe(corpus, small_checkpoint, tmp_path, capsys):
     ("fields", "message"),
     [
         ({"layer_indx": 2}, "'layer_indx'; did you mean 'layer_index'"),
-        ({"pooling_type": "max"}, "pooling_type='max'; expected one of mean, attentive, qkv, statistics"),
+        ({"pooling_type": "max"}, "--pooling_type.*: invalid choice: 'max'.*mean.*attentive.*qkv.*statistics"),
+        ({"layer_index": 2.5}, "--layer_index.*: invalid int value: '2.5'"),
+        ({"lr_scheduler_type": "cosin"}, "cosin is not a valid SchedulerType"),
+        ({"load_best_model_at_end": True, "encoder": "x"}, "contradicts selection=last"),
         ({"learning_rate": 1e-3}, "--encoder"),
         ([1], "JSON object"),
     ],
@@ -334,7 +337,7 @@ def test_two_processes_train_the_model_of_one(corpus, small_checkpoint, tmp_path
     run = tmp_path / "one"
     run_train.main(flags(corpus, small_checkpoint, run, "--per_device_train_batch_size", "6"))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29641"]
-    more = ["--per_device_train_batch_size", "3", "--use_cpu", "true"]
+    more = ["--per_device_train_batch_size", "3"]
     result = subprocess.run(
         [*torchrun, str(ROOT / "run_train.py"), *flags(corpus, small_checkpoint, tmp_path / "two", *more)],
         capture_output=True,
@@ -391,6 +394,18 @@ def test_unfrozen_layers_are_trained_and_no_others(corpus, small_checkpoint, sma
         name = key.split(".encoder.")[1]
         assert torch.equal(tensor, stock[name]) != name.startswith("layers.1."), name
     assert WhisperSerConfig.from_pretrained(tmp_path / "run" / "model").unfreeze_last_n == 0
+
+
+def test_what_is_not_ours_is_left_alone(corpus, small_checkpoint, tmp_path):
+    mine = tmp_path / "run/checkpoints/mine/notes.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("keep")
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", "--max_steps", "1"))
+    assert mine.read_text() == "keep"
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["training"]["epochs"] < 1
+    (tmp_path / "other/model").mkdir(parents=True)
+    with pytest.raises(RecipeError, match="holds no model"):
+        run_train.main(flags(corpus, small_checkpoint, tmp_path / "other"))
 
 
 def test_a_second_run_replaces_the_first(run, corpus, small_checkpoint, tmp_path):

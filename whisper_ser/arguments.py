@@ -2,9 +2,10 @@
 
 import difflib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
@@ -136,6 +137,7 @@ class SerTrainingArguments(TrainingArguments):
     save_strategy: str = _option("When to write a checkpoint to resume from.", "epoch")
     save_total_limit: int | None = _option("Checkpoints kept besides the best.", 1)
     report_to: str = _option("Experiment trackers: none, tensorboard, wandb, ...", "none")
+    use_cpu: bool = _option("Train on the CPU.", not torch.accelerator.is_available())
     dataloader_pin_memory: bool = _option("Pin memory.", torch.cuda.is_available())
 
 
@@ -152,15 +154,37 @@ def parse_arguments(argv: list[str]) -> Arguments:
         [ModelArguments, DataArguments, SerTrainingArguments],  # type: ignore[list-item]
         description="Train, fine-tune and test a speech emotion recognition model.",
         usage="%(prog)s [RECIPE.json] [--flag value ...]",
+        allow_abbrev=False,
     )
-    recipe = {}
+    parser.error = _refuse  # type: ignore[method-assign]
     if argv and argv[0].endswith(".json"):
-        recipe, argv = _read_recipe(Path(argv[0])), argv[1:]
-    _check_recipe(recipe, {action.dest: action.choices for action in parser._actions})
-    parser.set_defaults(**recipe)
-    model, data, training = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+        argv = [*_as_flags(_read_recipe(Path(argv[0]))), *argv[1:]]
+    try:
+        model, data, training, unknown = parser.parse_args_into_dataclasses(
+            argv, return_remaining_strings=True, look_for_args_file=False
+        )
+    except ValueError as error:  # of TrainingArguments, which checks its own values
+        raise RecipeError(str(error)) from error
+    if unknown:
+        name = unknown[0].removeprefix("--")
+        close = difflib.get_close_matches(name, [action.dest for action in parser._actions], n=1)
+        raise RecipeError(f"There is no setting {name!r}" + (f"; did you mean {close[0]!r}?" if close else "."))
     _check(model, data, training)
     return model, data, training
+
+
+def _refuse(message: str) -> NoReturn:
+    raise RecipeError(f"{message}.")
+
+
+def _as_flags(recipe: dict[str, Any]) -> list[str]:
+    """Returns a recipe as the flags it stands for, so that its values are checked as theirs are."""
+    flags = []
+    for name, value in recipe.items():
+        if value is not None:
+            values = value if isinstance(value, list) else [value]
+            flags += [f"--{name}", *(v if isinstance(v, str) else json.dumps(v) for v in values)]
+    return flags
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
@@ -175,18 +199,6 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
-def _check_recipe(recipe: dict[str, Any], choices: dict[str, Any]) -> None:
-    """Raises for fields that are no flags, and for values that a flag would not take."""
-    for name, value in recipe.items():
-        if name not in choices:
-            close = difflib.get_close_matches(name, choices, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else "."
-            raise RecipeError(f"The recipe has an unknown field {name!r}{hint}")
-        if choices[name] and value not in choices[name]:
-            allowed = ", ".join(map(str, choices[name]))
-            raise RecipeError(f"The recipe has {name}={value!r}; expected one of {allowed}.")
-
-
 def _check(model: ModelArguments, data: DataArguments, training: SerTrainingArguments) -> None:
     """Raises for settings that contradict each other or would be ignored."""
     if model.model_name_or_path is None and model.encoder is None:
@@ -195,6 +207,17 @@ def _check(model: ModelArguments, data: DataArguments, training: SerTrainingArgu
         raise RecipeError(f"--protocol {data.protocol} decides who tests: leave test and validation speakers out.")
     if training.label_smoothing_factor:
         raise RecipeError("Use --label_smoothing, kept with the model, instead of label_smoothing_factor.")
+    if training.load_best_model_at_end and training.selection == "last":
+        raise RecipeError("--load_best_model_at_end contradicts selection=last: use --selection validation.")
+    if training.fp16_full_eval or training.bf16_full_eval:
+        raise RecipeError("Half-precision evaluation would save the model in half precision: leave it off.")
+    if training.dataloader_drop_last:
+        raise RecipeError("--dataloader_drop_last would leave test utterances out: leave it off.")
+    if int(os.environ.get("WORLD_SIZE", "1")) != training.world_size:
+        raise RecipeError(
+            f"{os.environ['WORLD_SIZE']} processes were started, but {training.world_size} would train: on a machine "
+            "without accelerator leave --use_cpu at true."
+        )
     if training.push_to_hub:
         raise RecipeError("--push_to_hub would publish checkpoints: publish the folder model/ when the run has ended.")
     if training.selection == "validation" and (training.eval_strategy, training.save_strategy) != ("epoch", "epoch"):

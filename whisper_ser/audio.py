@@ -24,7 +24,7 @@ def read_audio(path: str | Path, sampling_rate: int = 16000) -> np.ndarray:
     """
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
+    except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: headerless .raw
         raise AudioFileError(path, f"cannot be read as audio ({str(error).removeprefix('Error opening ')})") from error
     if len(samples) == 0:
         raise AudioFileError(path, "has no samples")

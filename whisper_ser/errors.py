@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-LISTED = 20
+LISTED = 1000
 """Bad rows or files that a message lists before it only counts."""
 
 

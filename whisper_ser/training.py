@@ -1,5 +1,6 @@
 """One training with the Hugging Face Trainer: states once, epochs over them, predictions for every part."""
 
+import contextlib
 import copy
 import json
 import shutil
@@ -85,11 +86,13 @@ class Training(NamedTuple):
     Attributes:
         model: the epoch selected.
         logits: of every utterance of each part, `{"validation" | "test": (utterances, num_labels)}`.
-        seconds: spent in the Trainer.
+        epochs: trained.
+        seconds: spent in the Trainer since it was last started.
     """
 
     model: WhisperForEmotionClassification
     logits: dict[str, np.ndarray]
+    epochs: float
     seconds: float
 
 
@@ -143,7 +146,7 @@ def train(
         for part in ("validation", "test")
         if len(examples[part])
     }
-    return Training(model, logits, output.metrics["train_runtime"])
+    return Training(model, logits, round(trainer.state.epoch or 0, 2), output.metrics["train_runtime"])
 
 
 def _examples(part: Dataset, inputs: Inputs, model: WhisperForEmotionClassification) -> Examples:
@@ -302,5 +305,10 @@ def _refuse_other_settings(noted: dict[str, dict], settings: dict[str, dict], fo
 
 
 def remove_checkpoints(output_dir: Path) -> None:
-    """Removes what only an interrupted run needs."""
-    shutil.rmtree(output_dir / "checkpoints", ignore_errors=True)
+    """Removes what only an interrupted run needs, and nothing else that may lie there."""
+    folder = output_dir / "checkpoints"
+    for checkpoint in _saved(folder):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    (folder / SETTINGS).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()

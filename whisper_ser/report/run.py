@@ -15,6 +15,7 @@ from datasets import Dataset
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from whisper_ser import __version__
 from whisper_ser.arguments import Arguments, ModelArguments
+from whisper_ser.errors import RecipeError
 from whisper_ser.evaluation import confusion_table, evaluate
 from whisper_ser.files import replacing
 from whisper_ser.protocols import Split
@@ -76,6 +77,15 @@ def _all_predictions(training: Training, split: Split) -> pandas.DataFrame:
     return pandas.concat(
         [_predictions(name, getattr(split, name), logits, labels) for name, logits in training.logits.items()]
     )
+
+
+def check_output(folder: Path) -> None:
+    """Raises `RecipeError` before a training whose model would replace what is none of ours."""
+    model = folder / "model"
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"--output_dir {folder} is a file; name a folder.")
+    if model.exists() and not (model / "config.json").is_file():
+        raise RecipeError(f"{model} exists and holds no model: choose another --output_dir, or move it away.")
 
 
 def save_model(
@@ -150,7 +160,7 @@ def _metrics(
         },
         "base_model": _base_model(model_arguments),
         "training": {
-            "epochs": training_arguments.num_train_epochs,
+            "epochs": training.epochs,
             "batch_size": training_arguments.train_batch_size * training_arguments.world_size,
             "learning_rate": training_arguments.learning_rate,
             "seconds": round(training.seconds, 1),
