@@ -75,7 +75,8 @@ def _labels(root: Path) -> dict[str, str]:
 
 def _audio_of(root: Path, name: str) -> Path | None:
     match = re.fullmatch(NAME, name)
-    assert match is not None  # checked where the name was read
+    if match is None:
+        return None
     stem = root / f"Session{match['session']}" / "sentences" / "wav" / match["dialogue"] / name
     return next((path for ending in READABLE if (path := stem.with_name(name + ending)).is_file()), None)
 
