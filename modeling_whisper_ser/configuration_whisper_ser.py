@@ -40,12 +40,15 @@ class WhisperSerConfig(PreTrainedConfig):
         scale_scores: divide the scores by `sqrt(pooling_head_dim)`. Left out, it follows the paper's equations: yes
             for `qkv` (8a), no for `attentive` (4); the authors' code scales both.
         layer_norm_after_pooling: one more LayerNorm before the classifier, as in the authors' code.
-        input_dropout: on the (standardised) encoder states before the projector.
+        input_dropout: share of the channels of the (standardised) encoder states that each utterance loses in
+            training, in all its frames alike. (Dropped one by one, the frames' average would hardly miss them.)
         pooling_dropout: inside the pooling: on `tanh(h W + b)` for `attentive`, on queries, keys and values for `qkv`.
         classifier_dropout: on the pooled vector.
         channel_standardisation: subtract mean and divide by deviation per channel of the encoder states. The
             statistics come from the training frames and are saved with the model.
         chunk_seconds: audio is encoded in even chunks of at most this many seconds; positions restart in each.
+        frame_averaging: average every so many encoder frames (50 a second) before the head; 1 keeps them all. A head
+            on fewer frames is much faster to train.
         unfreeze_last_n: how many of the kept encoder layers, from the top, are trained. 0 leaves the encoder frozen.
         class_weights: one weight a label for the loss, or `None`.
         label_smoothing: of the loss, in [0, 1).
@@ -75,6 +78,7 @@ class WhisperSerConfig(PreTrainedConfig):
     classifier_dropout: float = 0.0
     channel_standardisation: bool = True
     chunk_seconds: float = 4.0
+    frame_averaging: int = 1
     unfreeze_last_n: int = 0
     class_weights: list[float] | None = None
     label_smoothing: float = 0.0
@@ -130,7 +134,7 @@ class WhisperSerConfig(PreTrainedConfig):
         for name in ("scale_scores", "layer_norm_after_pooling", "channel_standardisation"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false.")
-        for name in ("d_model", "num_pooling_heads", "pooling_head_dim"):
+        for name in ("d_model", "num_pooling_heads", "pooling_head_dim", "frame_averaging"):
             _check_integer(name, getattr(self, name), 1, None)
         for name in ("input_dropout", "pooling_dropout", "classifier_dropout", "label_smoothing"):
             _check_fraction(name, getattr(self, name))

@@ -1,10 +1,12 @@
-"""From the frames of an utterance to one vector: the paper's poolings and one more, each obeying the mask.
+"""From the frames of an utterance to one vector: the paper's poolings and one more.
 
-Every pooling takes `hidden` `(batch, frames, d_model)` and `mask` `(batch, frames)`, true on real frames, and returns
-the pooled vector `(batch, d_model)` and its attention weights `(batch, heads, frames)`, or `None` where it has none.
+Frames come packed: those of all utterances of a batch joined, without padding. Every pooling takes `hidden`
+`(frames, d_model)` and the `Packing` that says whose they are, and returns the pooled vectors `(batch, d_model)` and
+their attention weights `(batch, heads, longest)`, 0 behind a shorter utterance, or `None` where it has none.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,23 +14,60 @@ from torch import nn
 from .configuration_whisper_ser import WhisperSerConfig
 
 
-class MeanPooling(nn.Module):
-    """The mean over the real frames."""
+class Packing(NamedTuple):
+    """Whose the packed frames are.
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return masked_mean(hidden, mask), None
+    Attributes:
+        mask: `(batch, longest)`, true on real frames, which come first.
+        places: of each packed frame in the flattened mask `(frames,)`.
+        owners: of each packed frame, as an index into the batch `(frames,)`.
+    """
+
+    mask: torch.Tensor
+    places: torch.Tensor
+    owners: torch.Tensor
+
+    @classmethod
+    def of(cls, mask: torch.Tensor) -> "Packing":
+        """Returns the packing of the frames that `mask` `(batch, longest)` marks."""
+        places = mask.flatten().nonzero().squeeze(1)
+        return cls(mask, places, places // mask.shape[1])
+
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
+        """`(batch, longest, ...)` -> `(frames, ...)`."""
+        flat = padded.flatten(0, 1)
+        return flat if len(self.places) == len(flat) else flat.index_select(0, self.places)
+
+    def pad(self, packed: torch.Tensor) -> torch.Tensor:
+        """`(frames, ...)` -> `(batch, longest, ...)`, zeros behind a shorter utterance."""
+        if len(packed) != self.mask.numel():
+            packed = packed.new_zeros(self.mask.numel(), *packed.shape[1:]).index_copy(0, self.places, packed)
+        return packed.unflatten(0, self.mask.shape)
+
+    def mean(self, packed: torch.Tensor) -> torch.Tensor:
+        """`(frames, channels)` -> the mean of each utterance `(batch, channels)`."""
+        # A product with a small dense matrix: adding row by row is many times slower.
+        mine = self.owners == torch.arange(len(self.mask), device=packed.device).unsqueeze(1)
+        return (mine / self.mask.sum(1, keepdim=True)).to(packed.dtype) @ packed
+
+
+class MeanPooling(nn.Module):
+    """The mean over the frames."""
+
+    def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return packing.mean(hidden), None
 
 
 class StatisticsPooling(nn.Module):
-    """Mean and standard deviation over the real frames (x-vectors, Snyder et al. 2018), mapped to `d_model`."""
+    """Mean and standard deviation over the frames (x-vectors, Snyder et al. 2018), mapped to `d_model`."""
 
     def __init__(self, config: WhisperSerConfig) -> None:
         super().__init__()
         self.out = nn.Linear(2 * config.d_model, config.d_model)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        mean = masked_mean(hidden, mask)
-        variance = masked_mean((hidden - mean.unsqueeze(1)).square(), mask)
+    def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
+        mean = packing.mean(hidden)
+        variance = packing.mean((hidden - mean[packing.owners]).square())
         # The square root has no finite slope at 0, where one-frame utterances are.
         deviation = (variance + 1e-6).sqrt()
         return self.out(torch.cat([mean, deviation], dim=-1)), None
@@ -49,19 +88,30 @@ class _MultiHeadPooling(nn.Module):
         self.out = nn.Linear(self.inner, config.d_model, bias=False)
 
     def _split(self, projected: torch.Tensor) -> torch.Tensor:
-        """`(batch, frames, heads * head_dim)` -> `(batch, heads, frames, head_dim)`."""
-        return projected.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        """`(..., heads * head_dim)` -> `(..., heads, head_dim)`."""
+        return projected.unflatten(-1, (self.heads, self.head_dim))
 
-    def _weights(self, scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Returns attention weights `(batch, heads, frames)` of `scores` of that shape; padding gets exactly 0."""
-        scores = scores * self.scale
+    def _weights(self, scores: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Returns attention weights `(batch, heads, longest)` of padded `scores` `(batch, longest, heads)`."""
+        scores = scores.transpose(1, 2) * self.scale
         if self.tanh_scores:
             scores = scores.tanh()
-        return scores.masked_fill(~mask.unsqueeze(1), float("-inf")).softmax(dim=-1)
+        return scores.masked_fill(~packing.mask.unsqueeze(1), float("-inf")).softmax(dim=-1)
 
     def _join(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Returns `(batch, d_model)`; weights are `(batch, heads, frames)`, values `(batch, heads, frames, dim)`."""
-        return self.out((weights.unsqueeze(2) @ values).flatten(1))
+        """Returns `(batch, d_model)`; `values` are padded, `(batch, longest, heads, head_dim)`."""
+        return self.out((weights.unsqueeze(2) @ values.transpose(1, 2)).flatten(1))
+
+    def _join_hidden(self, weights: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Returns `_join` of the values of `hidden` `(batch, longest, d_model)` without forming each frame's.
+
+        The average commutes with the map to the values: one vector a head is mapped.
+        """
+        return self.out(torch.einsum("bhd,hvd->bhv", weights @ hidden, self._by_head(self.value)).flatten(1))
+
+    def _by_head(self, linear: nn.Linear) -> torch.Tensor:
+        """Returns the weight of a map to the heads as `(heads, head_dim, d_model)`."""
+        return linear.weight.unflatten(0, (self.heads, self.head_dim))
 
 
 class AttentivePooling(_MultiHeadPooling):
@@ -83,11 +133,18 @@ class AttentivePooling(_MultiHeadPooling):
         nn.init.uniform_(self.score_weight, -bound, bound)
         nn.init.zeros_(self.score_bias)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        activated = self._split(self.dropout(self.hidden(hidden).tanh()))
-        scores = (activated * self.score_weight[:, None]).sum(-1) + self.score_bias[:, None]
-        weights = self._weights(scores, mask)
-        return self._join(weights, self._split(self.value(hidden))), weights
+    def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if self.training:
+            joint = nn.functional.linear(hidden, torch.cat([self.hidden.weight, self.value.weight]))
+            activated, values = joint.split(self.inner, dim=-1)
+            weights = self._weights(packing.pad(self._scores(activated + self.hidden.bias)), packing)
+            return self._join(weights, self._split(packing.pad(values))), weights
+        weights = self._weights(packing.pad(self._scores(self.hidden(hidden))), packing)
+        return self._join_hidden(weights, packing.pad(hidden)), weights
+
+    def _scores(self, activated: torch.Tensor) -> torch.Tensor:
+        """`(frames, heads * head_dim)` before the tanh -> `(frames, heads)`."""
+        return (self._split(self.dropout(activated.tanh())) * self.score_weight).sum(-1) + self.score_bias
 
 
 class QKVPooling(_MultiHeadPooling):
@@ -98,18 +155,19 @@ class QKVPooling(_MultiHeadPooling):
         self.query = nn.Linear(config.d_model, self.inner, bias=False)
         self.key = nn.Linear(config.d_model, self.inner, bias=False)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query = self._split(self.dropout(self.query(masked_mean(hidden, mask).unsqueeze(1))))
-        keys = self._split(self.dropout(self.key(hidden)))
-        values = self._split(self.dropout(self.value(hidden)))
-        weights = self._weights((query @ keys.transpose(-1, -2)).squeeze(2), mask)
-        return self._join(weights, values), weights
-
-
-def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Returns the mean `(batch, d_model)` of `hidden` `(batch, frames, d_model)` where `mask` is true."""
-    real = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * real).sum(1) / real.sum(1)
+    def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query = self._split(self.dropout(self.query(packing.mean(hidden))))
+        if self.training:
+            # Dropout acts on each frame's key and value; and packed frames have no padded hidden states to multiply.
+            joint = nn.functional.linear(hidden, torch.cat([self.key.weight, self.value.weight]))
+            keys, values = (self._split(x) for x in packing.pad(self.dropout(joint)).split(self.inner, dim=-1))
+            weights = self._weights((keys * query.unsqueeze(1)).sum(-1), packing)
+            return self._join(weights, values), weights
+        # One query a head: q . (W_K h) = (W_K' q) . h, so no frame's key is formed.
+        directions = torch.einsum("bhk,hkd->bhd", query, self._by_head(self.key))
+        padded = packing.pad(hidden)
+        weights = self._weights(padded @ directions.transpose(1, 2), packing)
+        return self._join_hidden(weights, padded), weights
 
 
 def build_pooling(config: WhisperSerConfig) -> nn.Module:

@@ -104,6 +104,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("tones"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def somewhere_else(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a run writes to its usual places, relative to where it is started, ends with the session."""
+    os.chdir(tmp_path_factory.mktemp("here"))
+
+
 @pytest.fixture(autouse=True)
 def same_start() -> None:
     torch.manual_seed(0)

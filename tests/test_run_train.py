@@ -180,7 +180,7 @@ def test_validation_selection_keeps_the_best_epoch(corpus, small_checkpoint, tmp
 
 
 def test_the_defaults_are_the_papers():
-    _, _, arguments = parse_arguments(["--encoder", "x", "--data_dir", "x"])
+    arguments = parse_arguments(["--encoder", "x", "--data_dir", "x"]).training
     # Section 4.2: AdamW, batches of 16, 30 epochs, a cosine schedule with 10 % of warm-up and a peak of 10e-4.
     assert arguments.optim.startswith("adamw") and arguments.per_device_train_batch_size == 16
     assert (arguments.num_train_epochs, arguments.learning_rate) == (30, 1e-3)

@@ -1,11 +1,12 @@
 """Settings of `run_train.py`: a recipe file, flags over it, or both."""
 
+import copy
 import difflib
 import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
@@ -26,6 +27,7 @@ ARCHITECTURE = (
     "layer_norm_after_pooling",
     "channel_standardisation",
     "chunk_seconds",
+    "frame_averaging",
 )
 """Fields that a saved model has settled."""
 TRAINING_FIELDS = ("input_dropout", "pooling_dropout", "classifier_dropout", "label_smoothing", "unfreeze_last_n")
@@ -57,7 +59,8 @@ class ModelArguments:
     layer_norm_after_pooling: bool | None = _option("One more LayerNorm before the classifier.")
     channel_standardisation: bool | None = _option("Standardise the channels of the encoder states.")
     chunk_seconds: float | None = _option("Longest stretch of audio encoded at once, in seconds.")
-    input_dropout: float | None = _option("Dropout on the encoder states.")
+    frame_averaging: int | None = _option("Average every so many encoder frames (50 a second) before the head.")
+    input_dropout: float | None = _option("Share of the encoder states' channels dropped in training.")
     pooling_dropout: float | None = _option("Dropout inside the pooling.")
     classifier_dropout: float | None = _option("Dropout on the pooled vector.")
     label_smoothing: float | None = _option("Label smoothing of the loss.")
@@ -110,6 +113,9 @@ class DataArguments:
     test_speakers: list[str] | None = _option("Speakers held out for the test; left out, drawn by the seed.")
     validation_speakers: list[str] | None = _option("Speakers held out for validation.")
     test_fraction: float = _option("With split: share of the speakers drawn for the test.", 0.2)
+    feature_dir: str = _option(
+        "Where the encoder's states are kept, for this run and others on the same audio.", "outputs/features"
+    )
     validation_fraction: float | None = _option(
         "Share of the speakers drawn for validation; by default 0.2 with selection=validation, else none."
     )
@@ -121,9 +127,10 @@ class SerTrainingArguments(TrainingArguments):
 
     output_dir: str = _option("Folder of the run: model, metrics, predictions, figure.", "outputs/run")
     selection: str = _option(
-        "Which epoch is kept: the last, or the one with the best UA on the validation speakers.",
+        "Which epoch is kept: the last, or the one with the best UA on the validation speakers. test_best takes the "
+        "best WA on the test part, as the paper's authors do: figures that flatter, for comparison with theirs only.",
         "last",
-        ("last", "validation"),
+        ("last", "validation", "test_best"),
     )
     num_train_epochs: float = _option("Epochs.", 30.0)
     per_device_train_batch_size: int = _option("Utterances a step and process.", 16)
@@ -141,7 +148,40 @@ class SerTrainingArguments(TrainingArguments):
     dataloader_pin_memory: bool = _option("Pin memory.", torch.cuda.is_available())
 
 
-Arguments = tuple[ModelArguments, DataArguments, SerTrainingArguments]
+@dataclass
+class SweepArguments:
+    """What is varied: one training for each encoder, layer, pooling, seed and fold."""
+
+    encoders: list[str] | None = _option("Several encoders; a single --encoder takes their place.")
+    layers: list[str] | None = _option("Encoder layers, from 1, or all.")
+    poolings: list[str] | None = _option("Poolings.", choices=POOLING_TYPES)
+    seeds: list[int] | None = _option("Seeds, in place of --seed; also of a cross-validation without a sweep.")
+    layers_at_once: int | None = _option(
+        "Keep the states of this many layers on disk at a time, and remove them when their trainings are done."
+    )
+    jobs: int | None = _option(
+        "Trainings at a time, each in a process of its own; by default one a core, one alone on an accelerator."
+    )
+
+    @property
+    def varies(self) -> bool:
+        """Whether this is a sweep."""
+        return bool(self.encoders or self.layers or self.poolings)
+
+
+class Arguments(NamedTuple):
+    """All settings of a run."""
+
+    model: ModelArguments
+    data: DataArguments
+    training: SerTrainingArguments
+    sweep: SweepArguments
+
+    def with_seed(self, seed: int) -> "Arguments":
+        """Returns the settings with another seed."""
+        training = copy.copy(self.training)
+        training.seed = seed
+        return self._replace(training=training)
 
 
 def parse_arguments(argv: list[str]) -> Arguments:
@@ -151,16 +191,19 @@ def parse_arguments(argv: list[str]) -> Arguments:
         RecipeError: the recipe is no JSON object, has unknown fields, or the settings contradict each other.
     """
     parser = HfArgumentParser(
-        [ModelArguments, DataArguments, SerTrainingArguments],  # type: ignore[list-item]
+        [ModelArguments, DataArguments, SerTrainingArguments, SweepArguments],  # type: ignore[list-item]
         description="Train, fine-tune and test a speech emotion recognition model.",
         usage="%(prog)s [RECIPE.json] [--flag value ...]",
         allow_abbrev=False,
     )
     parser.error = _refuse  # type: ignore[method-assign]
     if argv and argv[0].endswith(".json"):
-        argv = [*_as_flags(_read_recipe(Path(argv[0]))), *argv[1:]]
+        recipe = _read_recipe(Path(argv[0]))
+        if "--encoder" in argv:
+            recipe.pop("encoders", None)
+        argv = [*_as_flags(recipe), *argv[1:]]
     try:
-        model, data, training, unknown = parser.parse_args_into_dataclasses(
+        model, data, training, sweep, unknown = parser.parse_args_into_dataclasses(
             argv, return_remaining_strings=True, look_for_args_file=False
         )
     except ValueError as error:  # of TrainingArguments, which checks its own values
@@ -169,8 +212,9 @@ def parse_arguments(argv: list[str]) -> Arguments:
         name = unknown[0].removeprefix("--")
         close = difflib.get_close_matches(name, [action.dest for action in parser._actions], n=1)
         raise RecipeError(f"There is no setting {name!r}" + (f"; did you mean {close[0]!r}?" if close else "."))
-    _check(model, data, training)
-    return model, data, training
+    arguments = Arguments(model, data, training, sweep)
+    _check(arguments)
+    return arguments
 
 
 def _refuse(message: str) -> NoReturn:
@@ -199,9 +243,11 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
-def _check(model: ModelArguments, data: DataArguments, training: SerTrainingArguments) -> None:
+def _check(arguments: Arguments) -> None:
     """Raises for settings that contradict each other or would be ignored."""
-    if model.model_name_or_path is None and model.encoder is None:
+    model, data, training, sweep = arguments
+    _check_sweep(arguments)
+    if model.model_name_or_path is None and model.encoder is None and not sweep.encoders:
         raise RecipeError("Say what to train: --encoder for a new model, or --model_name_or_path to train one on.")
     if data.protocol != "split" and (data.test_speakers or data.validation_speakers):
         raise RecipeError(f"--protocol {data.protocol} decides who tests: leave test and validation speakers out.")
@@ -220,5 +266,30 @@ def _check(model: ModelArguments, data: DataArguments, training: SerTrainingArgu
         )
     if training.push_to_hub:
         raise RecipeError("--push_to_hub would publish checkpoints: publish the folder model/ when the run has ended.")
-    if training.selection == "validation" and (training.eval_strategy, training.save_strategy) != ("epoch", "epoch"):
-        raise RecipeError("selection=validation compares epochs: leave eval_strategy and save_strategy at epoch.")
+    if training.selection != "last" and (training.eval_strategy, training.save_strategy) != ("epoch", "epoch"):
+        raise RecipeError(
+            f"selection={training.selection} compares epochs: leave eval_strategy and save_strategy at epoch."
+        )
+
+
+def _check_sweep(arguments: Arguments) -> None:
+    model, data, _, sweep = arguments
+    if sweep.encoders and model.encoder:
+        raise RecipeError("Give either --encoder or --encoders.")
+    if sweep.varies and model.model_name_or_path:
+        raise RecipeError("A sweep trains new models: give --encoder or --encoders instead of --model_name_or_path.")
+    if sweep.varies and model.unfreeze_last_n:
+        raise RecipeError("A sweep trains on the states of a frozen encoder: leave --unfreeze_last_n out.")
+    for plural, singular in (("layers", "layer_index"), ("poolings", "pooling_type")):
+        if getattr(sweep, plural) and getattr(model, singular) is not None:
+            raise RecipeError(f"Give either --{singular} or --{plural}.")
+    for layer in sweep.layers or []:
+        if layer != "all" and not (layer.isdigit() and int(layer)):
+            raise RecipeError(f"--layers {layer}: expected layers from 1, such as 3 4 5, or all.")
+    if sweep.seeds and not sweep.varies and data.protocol == "split":
+        raise RecipeError("Several seeds need a --protocol that cross-validates, or a sweep: one model has one seed.")
+    for name in ("layers_at_once", "jobs"):
+        if (value := getattr(sweep, name)) is not None and value < 1:
+            raise RecipeError(f"--{name} {value}: at least 1.")
+    if sweep.layers_at_once and not sweep.layers:
+        raise RecipeError("--layers_at_once has a meaning only with --layers.")

@@ -26,6 +26,10 @@ class ProtocolError(WhisperSerError, ValueError):
     """Speakers or labels that do not allow the split asked for."""
 
 
+class FeatureStoreError(WhisperSerError, OSError):
+    """Stored encoder states that cannot be written or read."""
+
+
 class AudioFileError(WhisperSerError, ValueError):
     """One audio file that cannot be used; `reason` says why, without the path."""
 

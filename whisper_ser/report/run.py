@@ -138,7 +138,7 @@ def _predictions(part: str, utterances: Dataset, logits: np.ndarray, labels: lis
 def _metrics(
     training: Training, predictions: pandas.DataFrame, split: Split, hours: float, arguments: Arguments
 ) -> dict[str, Any]:
-    model_arguments, _, training_arguments = arguments
+    training_arguments = arguments.training
     labels = training.model.config.labels
     parts = {part: evaluate_table(rows, labels) for part, rows in predictions.groupby("part")}
     everyone = {name: sorted(set(part["speaker"])) for name, part in zip(split._fields, split, strict=True)}
@@ -158,7 +158,8 @@ def _metrics(
             "selection": training_arguments.selection,
             "seed": training_arguments.seed,
         },
-        "base_model": _base_model(model_arguments),
+        "history": training.history,
+        "base_model": _base_model(arguments.model),
         "training": {
             "epochs": training.epochs,
             "batch_size": training_arguments.train_batch_size * training_arguments.world_size,
