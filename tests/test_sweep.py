@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pandas
 import pytest
+from conftest import ROOT
 
 import run_train
-from whisper_ser import cells, features
+from whisper_ser import cells, features, sweep
+from whisper_ser.arguments import parse_arguments
 from whisper_ser.errors import CheckpointError, RecipeError
 
 
@@ -114,6 +116,32 @@ def test_what_a_sweep_will_take_is_said_before_it_starts(corpus, small_checkpoin
     assert "to encode 0.01 hours of audio" in said
 
 
+def test_a_pooling_may_have_settings_of_its_own(corpus, small_checkpoint, tmp_path):
+    output, own = tmp_path / "sweep", '{"qkv": {"layer_norm_after_pooling": true}}'
+    arguments = parse_arguments(
+        flags(corpus, small_checkpoint, output, "--poolings", "mean", "qkv", "--by_pooling", own)
+    )
+    variants = sweep._variants(run_train.plan(run_train.load(arguments.data), arguments), arguments)
+    norms = {(variant.pooling, variant.cell.config.layer_norm_after_pooling) for variant in variants}
+    assert norms == {("mean", False), ("qkv", True)}
+
+
+@pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "recipes" / "paper").glob("*.json")))
+def test_the_papers_recipes_are_section_4_2(recipe):
+    arguments = parse_arguments([str(ROOT / "recipes" / "paper" / recipe), "--data_dir", "x"])
+    heads = {"shemo": 6, "iemocap": 12}[arguments.data.corpus]
+    assert (arguments.model.num_pooling_heads, arguments.model.pooling_head_dim) == (heads, 4)
+    training = arguments.training
+    assert (training.num_train_epochs, training.per_device_train_batch_size) == (30, 16)
+    assert (training.learning_rate, training.lr_scheduler_type, training.warmup_steps) == (1e-3, "cosine", 0.1)
+    assert arguments.sweep.layers == ["all"] and arguments.sweep.poolings == ["mean", "attentive", "qkv"]
+    like_for_like = "honest" not in recipe
+    assert (training.selection == "test_best") == like_for_like
+    assert arguments.model.pad_to_seconds == (30 if like_for_like else None)
+    as_released = arguments.sweep.settings_of("qkv").get("score_activation") == "tanh"
+    assert as_released == ("code" in recipe)
+
+
 def test_impossible_sweeps_are_refused(corpus, small_checkpoint, tmp_path):
     for more, said in (
         (["--layers", "4"], "small-whisper.* has 3 encoder layers"),
@@ -123,6 +151,9 @@ def test_impossible_sweeps_are_refused(corpus, small_checkpoint, tmp_path):
         (["--poolings", "mean", "--unfreeze_last_n", "1"], "frozen encoder"),
         (["--layers_at_once", "1", "--poolings", "mean"], "only with --layers"),
         (["--layers", "1", "--jobs", "0"], "at least 1"),
+        (["--poolings", "mean", "--by_pooling", '{"qkv": {}}'], "qkv, which is not in --poolings"),
+        (["--poolings", "mean", "--by_pooling", '{"mean": {"seed": 1}}'], "seed, which is no field"),
+        (["--poolings", "mean", "--by_pooling", "mean"], "not JSON"),
     ):
         with pytest.raises(RecipeError, match=said):
             run_train.main(flags(corpus, small_checkpoint, tmp_path / "sweep", *more))

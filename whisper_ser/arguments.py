@@ -155,6 +155,9 @@ class SweepArguments:
     encoders: list[str] | None = _option("Several encoders; a single --encoder takes their place.")
     layers: list[str] | None = _option("Encoder layers, from 1, or all.")
     poolings: list[str] | None = _option("Poolings.", choices=POOLING_TYPES)
+    by_pooling: str | None = _option(
+        'Settings of the model for one pooling only, as JSON: {"qkv": {"score_activation": "tanh"}}.'
+    )
     seeds: list[int] | None = _option("Seeds, in place of --seed; also of a cross-validation without a sweep.")
     layers_at_once: int | None = _option(
         "Keep the states of this many layers on disk at a time, and remove them when their trainings are done."
@@ -162,6 +165,10 @@ class SweepArguments:
     jobs: int | None = _option(
         "Trainings at a time, each in a process of its own; by default one a core, one alone on an accelerator."
     )
+
+    def settings_of(self, pooling: str) -> dict[str, Any]:
+        """Returns the settings of the model that hold for this pooling only."""
+        return json.loads(self.by_pooling or "{}").get(pooling, {})
 
     @property
     def varies(self) -> bool:
@@ -288,8 +295,24 @@ def _check_sweep(arguments: Arguments) -> None:
             raise RecipeError(f"--layers {layer}: expected layers from 1, such as 3 4 5, or all.")
     if sweep.seeds and not sweep.varies and data.protocol == "split":
         raise RecipeError("Several seeds need a --protocol that cross-validates, or a sweep: one model has one seed.")
+    _check_by_pooling(sweep)
     for name in ("layers_at_once", "jobs"):
         if (value := getattr(sweep, name)) is not None and value < 1:
             raise RecipeError(f"--{name} {value}: at least 1.")
     if sweep.layers_at_once and not sweep.layers:
         raise RecipeError("--layers_at_once has a meaning only with --layers.")
+
+
+def _check_by_pooling(sweep: SweepArguments) -> None:
+    example = """such as {"qkv": {"score_activation": "tanh"}}"""
+    try:
+        of_poolings = json.loads(sweep.by_pooling or "{}")
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"--by_pooling is not JSON ({error}): expected settings by pooling, {example}.") from error
+    if not isinstance(of_poolings, dict) or not all(isinstance(fields, dict) for fields in of_poolings.values()):
+        raise RecipeError(f"--by_pooling {sweep.by_pooling}: expected settings by pooling, {example}.")
+    if absent := sorted(set(of_poolings) - set(sweep.poolings or [])):
+        raise RecipeError(f"--by_pooling has settings for {', '.join(absent)}, which is not in --poolings.")
+    fields = {name for fields in of_poolings.values() for name in fields}
+    if unknown := sorted(fields - {*ARCHITECTURE, *TRAINING_FIELDS}):
+        raise RecipeError(f"--by_pooling sets {', '.join(unknown)}, which is no field of the model.")

@@ -102,7 +102,8 @@ def _variants(folds: Sequence[Fold], arguments: Arguments) -> list[Variant]:
     for encoder in _encoders(arguments):
         for layer in encoder.layers:
             for pooling in poolings:
-                model = replace(arguments.model, encoder=encoder.asked, layer_index=layer, pooling_type=pooling)
+                fields: dict[str, Any] = {"encoder": encoder.asked, "layer_index": layer, "pooling_type": pooling}
+                model = replace(arguments.model, **fields, **arguments.sweep.settings_of(pooling))
                 names = dict(enumerate(labels))
                 config = WhisperSerConfig(encoder_config=encoder.config, id2label=names, **given_fields(model))
                 for seed in arguments.sweep.seeds or [arguments.training.seed]:
