@@ -92,7 +92,8 @@ def test_the_saved_model_gives_the_predictions(run):
     classifier = pipeline("audio-classification", model=str(run / "model"))
     for row in pandas.read_parquet(run / "predictions.parquet").itertuples():
         answer = {a["label"]: a["score"] for a in classifier(read_audio(row.path))}
-        assert answer["calm"] == pytest.approx(row.probability_calm, abs=1e-5)
+        # Stored states are in half precision.
+        assert answer["calm"] == pytest.approx(row.probability_calm, abs=2e-3)
 
 
 def test_it_learns_what_tells_the_corpus_apart(run):

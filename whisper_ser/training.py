@@ -187,8 +187,9 @@ def _history(logged: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if "loss" in entry:
             epoch["loss"] = entry["loss"]
         for part in ("validation", "test"):
-            if f"eval_{part}_ua" in entry:
-                epoch[part] = {name: entry[f"eval_{part}_{name}"] for name in ("wa", "ua", "f1")}
+            figures = {name: entry[key] for name in ("wa", "ua", "f1") if (key := f"eval_{part}_{name}") in entry}
+            if figures:
+                epoch[part] = figures
     return list(epochs.values())
 
 
