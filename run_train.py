@@ -26,6 +26,7 @@ from whisper_ser.folds import folds as make_folds
 from whisper_ser.models import build_model
 from whisper_ser.protocols import Split, split_by_speaker
 from whisper_ser.report.cross_validation import cross_validation_summary, write_cross_validation
+from whisper_ser.report.recipe import recipe, write_recipe
 from whisper_ser.report.run import check_output, summary, write_run
 from whisper_ser.training import prepare_inputs, remove_checkpoints, train
 
@@ -101,6 +102,7 @@ def validate(folds: list[Fold], audited: AuditResult, warnings: list[str], argum
     if PartialState().is_main_process:
         protocol = arguments[1].protocol
         metrics = write_cross_validation(output_dir, folds, folders, protocol, audited, warnings)
+        write_recipe(output_dir, recipe(arguments))
         print("\n" + cross_validation_summary(metrics, output_dir))
 
 

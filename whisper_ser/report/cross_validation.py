@@ -12,9 +12,15 @@ from whisper_ser.audit import AuditResult
 from whisper_ser.evaluation import confusion_table, summarise_folds
 from whisper_ser.files import replacing
 from whisper_ser.folds import Fold
-from whisper_ser.intervals import speaker_intervals
 from whisper_ser.report.figures import draw_confusion_matrix
-from whisper_ser.report.run import CONFUSION_MATRIX, METRICS, PREDICTIONS, closing_remarks, write_tables
+from whisper_ser.report.run import (
+    CONFUSION_MATRIX,
+    METRICS,
+    PREDICTIONS,
+    between_people,
+    closing_remarks,
+    write_tables,
+)
 
 FIGURES = (("WA", "wa"), ("UA", "ua"), ("F1", "f1"), ("macro F1", "macro_f1"))
 
@@ -38,7 +44,7 @@ def write_cross_validation(
     metrics = {
         "labels": labels,
         "test": summary,
-        "intervals": _intervals(predictions, labels),
+        **between_people(predictions[predictions["part"] == "test"], labels),
         "folds": [
             {"name": fold.name, **{part: figures[part] for part in ("test", "validation")}, **figures["protocol"]}
             for fold, figures in zip(folds, of_folds, strict=True)
@@ -84,11 +90,3 @@ def cross_validation_summary(metrics: dict[str, Any], folder: Path) -> str:
         *closing_remarks(metrics),
     ]
     return "\n".join([*lines, f"{folder}/ holds {METRICS}, {PREDICTIONS}, {CONFUSION_MATRIX} and folds/"])
-
-
-def _intervals(predictions: pandas.DataFrame, labels: list[str]) -> dict[str, Any] | None:
-    """Returns intervals over speakers, or `None` where speakers are not known."""
-    test = predictions[predictions["part"] == "test"]
-    if (test["speaker"] == "").any() or test["speaker"].nunique() < 2:
-        return None
-    return speaker_intervals(test["emotion"].to_numpy(), test["predicted"].to_numpy(), test["speaker"], labels)
