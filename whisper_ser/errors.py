@@ -26,6 +26,10 @@ class ProtocolError(WhisperSerError, ValueError):
     """Speakers or labels that do not allow the split asked for."""
 
 
+class PublishError(WhisperSerError):
+    """A model that cannot be published as it is, or a Hub that does not take or give it."""
+
+
 class AudioFileError(WhisperSerError, ValueError):
     """One audio file that cannot be used; `reason` says why, without the path."""
 
