@@ -27,6 +27,7 @@ from whisper_ser.listening import Sound, listen
 from whisper_ser.models import build_model
 from whisper_ser.protocols import Split, split_by_speaker
 from whisper_ser.report.cross_validation import cross_validation_summary, write_cross_validation
+from whisper_ser.report.recipe import recipe, write_recipe
 from whisper_ser.report.run import check_output, summary, write_run
 from whisper_ser.sweep import sweep
 from whisper_ser.training import prepare_inputs, remove_checkpoints, train
@@ -106,6 +107,7 @@ def validate(
     folders = cross_validate(folds, sounds, arguments)
     if PartialState().is_main_process:
         metrics = write_cross_validation(output_dir, folds, folders, arguments.data.protocol, audited, warnings)
+        write_recipe(output_dir, recipe(arguments))
         print("\n" + cross_validation_summary(metrics, output_dir))
 
 

@@ -50,7 +50,9 @@ def _demo(arguments: DataArguments) -> Dataset:
     with PartialState().main_process_first():
         folder = build_demo_corpus(Path(arguments.data_dir or DEMO_FOLDER))
     corpus = load_table(folder, labels=arguments.labels)
+    corpus = corpus.remove_columns("language").add_column("language", ["en"] * len(corpus))
     corpus.info.description = DEMO_NOTICE
+    corpus.info.license = "none: synthesised by espeak-ng on the machine that trains"
     return corpus
 
 

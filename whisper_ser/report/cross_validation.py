@@ -12,9 +12,15 @@ from whisper_ser.audit import AuditResult
 from whisper_ser.evaluation import confusion_table, summarise_folds, summarise_seeds
 from whisper_ser.files import replacing
 from whisper_ser.folds import Fold
-from whisper_ser.intervals import speaker_intervals
 from whisper_ser.report.figures import draw_confusion_matrix
-from whisper_ser.report.run import CONFUSION_MATRIX, METRICS, PREDICTIONS, closing_remarks, write_tables
+from whisper_ser.report.run import (
+    CONFUSION_MATRIX,
+    METRICS,
+    PREDICTIONS,
+    between_people,
+    closing_remarks,
+    write_tables,
+)
 
 FIGURES = (("WA", "wa"), ("UA", "ua"), ("F1", "f1"), ("macro F1", "macro_f1"))
 
@@ -43,7 +49,7 @@ def write_cross_validation(
         "labels": labels,
         "test": summary,
         "seeds": _over_seeds(of_folds, len(folds)),
-        "intervals": _intervals(predictions, labels),
+        **between_people(predictions[predictions["part"] == "test"], labels),
         "folds": [
             {"name": fold.name, **{part: figures[part] for part in ("test", "validation")}, **figures["protocol"]}
             for (_, fold, _), figures in zip(trained, of_folds, strict=True)
@@ -104,11 +110,3 @@ def cross_validation_summary(metrics: dict[str, Any], folder: Path) -> str:
 def _over_seeds(of_folds: list[dict[str, Any]], folds: int) -> dict[str, Any]:
     tests = [figures["test"] for figures in of_folds]
     return summarise_seeds([tests[start : start + folds] for start in range(0, len(tests), folds)])
-
-
-def _intervals(predictions: pandas.DataFrame, labels: list[str]) -> dict[str, Any] | None:
-    """Returns intervals over speakers, or `None` where speakers are not known."""
-    test = predictions[predictions["part"] == "test"]
-    if (test["speaker"] == "").any() or test["speaker"].nunique() < 2:
-        return None
-    return speaker_intervals(test["emotion"].to_numpy(), test["predicted"].to_numpy(), test["speaker"], labels)
