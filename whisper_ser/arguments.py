@@ -134,7 +134,7 @@ class SerTrainingArguments(TrainingArguments):
     )
     num_train_epochs: float = _option("Epochs.", 30.0)
     per_device_train_batch_size: int = _option("Utterances a step and process.", 16)
-    per_device_eval_batch_size: int = _option("Utterances a step and process when predicting.", 16)
+    per_device_eval_batch_size: int = _option("Utterances a step and process when predicting.", 64)
     learning_rate: float = _option("Peak learning rate.", 1e-3)
     weight_decay: float = _option("Weight decay of AdamW.", 0.01)
     lr_scheduler_type: str = _option("Learning rate schedule.", "cosine")

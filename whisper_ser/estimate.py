@@ -51,9 +51,9 @@ def estimate(cells: Sequence[Cell], folds: Sequence[Fold], sounds: Mapping[str, 
 
 
 def _steps(fold: Fold, arguments: Arguments) -> float:
-    """Returns the steps of one training; a step forward only, of the evaluation, is a third of one."""
-    train, validation, test = (math.ceil(len(p) / arguments.training.train_batch_size) for p in fold.split)
-    return arguments.training.num_train_epochs * (train + (validation + test) / 3)
+    """Returns the steps of one training; a step forward only, of the evaluation, is half of one."""
+    train, validation, test = (len(part) / arguments.training.train_batch_size for part in fold.split)
+    return arguments.training.num_train_epochs * (math.ceil(train) + (validation or test) / 2)
 
 
 def _seconds_to_encode(config: WhisperSerConfig, device: torch.device) -> float:

@@ -70,7 +70,8 @@ class Features:
             FeatureStoreError: the store was changed or removed meanwhile.
         """
         key = self.keys[path]
-        return torch.stack([self._read(self.places[layer][key]) for layer in self.layers])
+        states = [self._read(self.places[layer][key]) for layer in self.layers]
+        return states[0].unsqueeze(0) if len(states) == 1 else torch.stack(states)
 
     def of_layers(self, layers: Sequence[int]) -> "Features":
         """Returns the features of some of the layers."""

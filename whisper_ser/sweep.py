@@ -155,7 +155,9 @@ def _train(
     inputs = prepare_inputs(model, extractor, sounds, store, layers)
     by_cell = {variant.cell.folder: variant for variant in variants}
     cells = [variant.cell for variant in variants]
-    for cell, metrics in run_cells(cells, Bench(folds, inputs, extractor, follow_test=True), arguments.sweep.jobs):
+    # Learning curves are those of the validation part; where there is none, those of the test part.
+    bench = Bench(folds, inputs, extractor, follow_test=not len(folds[0].split.validation))
+    for cell, metrics in run_cells(cells, bench, arguments.sweep.jobs):
         done = by_cell[cell.folder]
         if metrics:
             bar.set_postfix_str(f"layer {done.layer} {done.pooling}: UA {100 * metrics['test']['ua']:.1f}")

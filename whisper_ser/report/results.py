@@ -100,7 +100,8 @@ def _of_folds(metrics: dict[str, Any]) -> str:
     unknown = any("" in fold["test_speakers"] or not fold["test_speakers"] for fold in folds)
     shared = any(set(fold["test_speakers"]) & set(fold["train_speakers"]) for fold in folds)
     sharing = "speakers are not known" if unknown else _sharing(shared)
-    return f"{len(folds)} folds, {FOLDS[protocol['name']]}; {sharing}; {_selection(protocol)}"
+    count = len(folds) // len(protocol["seeds"])
+    return f"{count} folds, {FOLDS[protocol['name']]}; {sharing}; {_selection(protocol)}"
 
 
 def _sharing(shared: bool) -> str:
@@ -108,5 +109,10 @@ def _sharing(shared: bool) -> str:
 
 
 def _selection(protocol: dict[str, Any]) -> str:
-    kept = {"last": "last epoch kept", "validation": "epoch chosen on the validation speakers"}
-    return f"{kept.get(protocol['selection'], protocol['selection'])}; seed {protocol['seed']}"
+    kept = {
+        "last": "last epoch kept",
+        "validation": "epoch chosen on the validation speakers",
+        "test_best": "epoch chosen on the test part itself, which flatters",
+    }
+    seeds = protocol.get("seeds") or [protocol["seed"]]
+    return f"{kept[protocol['selection']]}; seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
