@@ -203,8 +203,7 @@ def _check(model: ModelArguments, data: DataArguments, training: SerTrainingArgu
     """Raises for settings that contradict each other or would be ignored."""
     if model.model_name_or_path is None and model.encoder is None:
         raise RecipeError("Say what to train: --encoder for a new model, or --model_name_or_path to train one on.")
-    if data.protocol != "split" and (data.test_speakers or data.validation_speakers):
-        raise RecipeError(f"--protocol {data.protocol} decides who tests: leave test and validation speakers out.")
+    check_protocol(data)
     if training.label_smoothing_factor:
         raise RecipeError("Use --label_smoothing, kept with the model, instead of label_smoothing_factor.")
     if training.load_best_model_at_end and training.selection == "last":
@@ -222,3 +221,9 @@ def _check(model: ModelArguments, data: DataArguments, training: SerTrainingArgu
         raise RecipeError("--push_to_hub would publish checkpoints: publish the folder model/ when the run has ended.")
     if training.selection == "validation" and (training.eval_strategy, training.save_strategy) != ("epoch", "epoch"):
         raise RecipeError("selection=validation compares epochs: leave eval_strategy and save_strategy at epoch.")
+
+
+def check_protocol(data: DataArguments) -> None:
+    """Raises `RecipeError` for held-out speakers that the protocol would ignore."""
+    if data.protocol != "split" and (data.test_speakers or data.validation_speakers):
+        raise RecipeError(f"--protocol {data.protocol} decides who tests: leave test and validation speakers out.")

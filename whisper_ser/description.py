@@ -1,0 +1,120 @@
+"""What a corpus holds: utterances, durations, speakers, labels per fold, and what the folds share."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from whisper_ser.audit import audit, findings
+from whisper_ser.corpora.check import decoded_lengths, header_lengths, refuse_unusable
+from whisper_ser.errors import AudioFileError
+from whisper_ser.folds import Fold
+from whisper_ser.protocols import Split
+
+
+def describe(corpus: Dataset, folds: Sequence[Fold], progress: bool = True) -> dict[str, Any]:
+    """Returns what there is to know of a corpus before training on it, as JSON.
+
+    - `name`, `description`, `license`, `homepage`, `citation`: `None` where the loader does not know.
+    - `utterances`, `hours`, `seconds` (mean, median, min, max), `durations` (seconds of each usable utterance).
+    - `speakers`: `count`, `genders` (speakers of each; `unknown` for the others), `utterances_each` (min, median, max;
+      `None` without speakers), `utterances_without` (a speaker).
+    - `languages`, `groups`, `labels`: utterances of each.
+    - `folds`: of each its `name` and `parts`: of each its `utterances`, `speakers` and `labels`.
+    - `audit`: as `audit.AuditResult`, with its `findings` in words; `None` without folds.
+    - `unusable`: the reason of each file that training would refuse.
+
+    Durations come from the headers of the files. Unusable files count as utterances, but neither in the durations nor
+    in the audit.
+
+    Args:
+        corpus: with the columns of `build_dataset`.
+        folds: of the corpus; may be empty.
+        progress: shows bars.
+
+    Raises:
+        CorpusError: none of the files can be used; lists them.
+    """
+    paths = corpus["path"][:]
+    audited, seconds, unusable = _audited(sorted(set(paths)), folds, progress)
+    durations = [seconds[path] for path in paths if path in seconds]
+    about = corpus.info
+    return {
+        "name": about.dataset_name,
+        **{key: getattr(about, key) or None for key in ("description", "license", "homepage", "citation")},
+        "utterances": len(corpus),
+        "hours": round(sum(durations) / 3600, 4),
+        "seconds": {name: round(float(value), 3) for name, value in _spread(durations).items()},
+        "durations": [round(duration, 3) for duration in durations],
+        "speakers": _speakers(corpus),
+        **{f"{column}s": dict(Counter(filter(None, corpus[column][:]))) for column in ("language", "group")},
+        "labels": _labels(corpus),
+        "folds": [
+            {"name": fold.name, "parts": {name: _part(part) for name, part in fold.split._asdict().items()}}
+            for fold in folds
+        ],
+        "audit": audited,
+        "unusable": unusable,
+    }
+
+
+def _audited(
+    paths: list[str], folds: Sequence[Fold], progress: bool
+) -> tuple[dict[str, Any] | None, dict[str, float], dict[str, str]]:
+    """Returns the audit of the usable files, their seconds, and the reasons of the others."""
+    seconds, unusable = header_lengths(paths, progress)
+    try:
+        return _audit(folds, seconds, unusable, len(paths), progress), seconds, unusable
+    except AudioFileError:
+        # Some files are bad in ways that headers do not tell: only decoding all of them finds each.
+        seconds, unusable = decoded_lengths(paths, progress)
+        return _audit(folds, seconds, unusable, len(paths), progress), seconds, unusable
+
+
+def _audit(
+    folds: Sequence[Fold], seconds: dict[str, float], unusable: dict[str, str], files: int, progress: bool
+) -> dict[str, Any] | None:
+    if not seconds:
+        refuse_unusable(unusable, files)
+    if not folds:
+        return None
+    usable = [
+        Fold(fold.name, Split(*(_usable(part, unusable) if unusable else part for part in fold.split)))
+        for fold in folds
+    ]
+    result = audit(usable, progress)
+    return {**asdict(result), "findings": findings(result)}
+
+
+def _usable(part: Dataset, unusable: dict[str, str]) -> Dataset:
+    return part.select([index for index, path in enumerate(part["path"][:]) if path not in unusable])
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": np.mean(values), "median": np.median(values), "min": min(values), "max": max(values)}
+
+
+def _speakers(corpus: Dataset) -> dict[str, Any]:
+    named = [(speaker, gender) for speaker, gender in zip(corpus["speaker"][:], corpus["gender"][:], strict=True)]
+    utterances = Counter(speaker for speaker, _ in named if speaker)
+    genders = Counter(gender or "unknown" for speaker, gender in set(named) if speaker)
+    each = _spread(list(utterances.values())) if utterances else None
+    return {
+        "count": len(utterances),
+        "genders": dict(sorted(genders.items())),
+        "utterances_each": each and {name: float(each[name]) for name in ("min", "median", "max")},
+        "utterances_without": len(named) - utterances.total(),
+    }
+
+
+def _labels(part: Dataset) -> dict[str, int]:
+    """Returns the utterances of each label, those without any as well, in the order of the logits."""
+    counts = Counter(part["emotion"][:])
+    return {name: counts[index] for index, name in enumerate(part.features["emotion"].names)}
+
+
+def _part(part: Dataset) -> dict[str, Any]:
+    return {"utterances": len(part), "speakers": len(set(part["speaker"][:]) - {""}), "labels": _labels(part)}
