@@ -47,7 +47,7 @@ def describe(corpus: Dataset, folds: Sequence[Fold], progress: bool = True) -> d
         **{key: getattr(about, key) or None for key in ("description", "license", "homepage", "citation")},
         "utterances": len(corpus),
         "hours": round(sum(durations) / 3600, 4),
-        "seconds": {name: round(float(value), 3) for name, value in _spread(durations).items()},
+        "seconds": {name: round(value, 3) for name, value in _spread(durations).items()},
         "durations": [round(duration, 3) for duration in durations],
         "speakers": _speakers(corpus),
         **{f"{column}s": dict(Counter(filter(None, corpus[column][:]))) for column in ("language", "group")},
@@ -94,7 +94,12 @@ def _usable(part: Dataset, unusable: dict[str, str]) -> Dataset:
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": np.mean(values), "median": np.median(values), "min": min(values), "max": max(values)}
+    return {
+        "mean": float(np.mean(values)),
+        "median": float(np.median(values)),
+        "min": min(values),
+        "max": max(values),
+    }
 
 
 def _speakers(corpus: Dataset) -> dict[str, Any]:

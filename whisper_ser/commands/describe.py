@@ -49,9 +49,8 @@ def _data_flags() -> HfArgumentParser:
     """Returns a parser of the data flags of `run_train.py` and of its seed, which draws the folds."""
     seed = [field for field in fields(SerTrainingArguments) if field.name == "seed"]
     flags = [field for field in fields(DataArguments) if field.name not in OF_ITS_OWN]
-    return HfArgumentParser(
-        make_dataclass("DataFlags", [(field.name, field.type, field) for field in flags + seed]), add_help=False
-    )
+    dataclass = make_dataclass("DataFlags", [(field.name, field.type, field) for field in flags + seed])
+    return HfArgumentParser(dataclass, add_help=False)  # type: ignore[arg-type]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -72,9 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _data_arguments(arguments: argparse.Namespace) -> DataArguments:
-    flags = {
-        field.name: getattr(arguments, field.name) for field in fields(DataArguments) if field.name not in OF_ITS_OWN
-    }
+    shared = [field.name for field in fields(DataArguments) if field.name not in OF_ITS_OWN]
+    flags = {name: getattr(arguments, name) for name in shared}
     corpus, folder = arguments.corpus, arguments.folder
     if folder is None and corpus not in FOLDER_OPTIONAL:
         raise RecipeError(f"Name the folder of the corpus: whisper-ser describe {corpus} FOLDER.")
