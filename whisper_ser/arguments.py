@@ -82,7 +82,7 @@ class DataArguments:
         "published corpus as distributed."
     )
     table: str | None = _option(
-        "A table elsewhere (.csv, .tsv, .jsonl, .parquet), whose paths begin at --data_dir, or a Hub dataset id."
+        "A table elsewhere (.csv, .tsv, .jsonl, .parquet), whose paths begin at the data folder, or a Hub dataset id."
     )
     path_column: str | None = _option("Column of the audio; file_name, path, file and the like are found.")
     label_column: str | None = _option("Column of the emotion; emotion and label are found.")
@@ -91,7 +91,7 @@ class DataArguments:
     split_column: str | None = _option("Column that says train, validation or test.")
     label_aliases: list[str] | None = _option("What labels are to be called: ang=angry exc=happy.")
     drop_other_labels: bool = _option("Leave out rows whose label is not one of --labels.", False)
-    manifest: str | None = _option("With --corpus emobox: <EmoBox>/data/<set>; --data_dir then holds the audio.")
+    manifest: str | None = _option("Of the corpus emobox: <EmoBox>/data/<set>; the data folder then holds the audio.")
     classes: int | None = _option("Of a published corpus with several label sets: how many, such as 4, 5 or 6.")
     subset: str | None = _option("Of a published corpus with subsets, such as improvised or all of iemocap.")
     allow_incomplete: bool = _option("Take a published corpus that lacks files, and log what it lacks.", False)

@@ -34,11 +34,11 @@ def add_parser(subparsers: Any) -> None:
         allow_abbrev=False,
     )
     choices = next(field.metadata["choices"] for field in fields(DataArguments) if field.name == "corpus")
-    parser.add_argument("corpus", choices=choices, help="a published corpus by name, own, emobox or demo")
+    parser.add_argument("corpus", choices=choices, metavar="corpus", help=f"one of {', '.join(choices)}")
     parser.add_argument(
         "folder",
         nargs="?",
-        help="that holds it as distributed; of own a folder, a table or the id of a dataset on the Hub",
+        help="the data folder: of a published corpus as distributed; of own a folder, a table, or a Hub dataset id",
     )
     parser.add_argument("--output_dir", type=Path, help="by default outputs/describe/<corpus>")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="json: print nothing else")
