@@ -1,5 +1,6 @@
 """Whether one run is better than another: paired bootstrap over the speakers of the same test utterances."""
 
+import math
 from pathlib import PurePath
 from typing import Any
 
@@ -217,6 +218,9 @@ def comparison_table(comparison: dict[str, Any], names: tuple[str, str] = ("base
         f"{comparison['utterances']} test utterances{seeds} pooled, {comparison['speakers']} speakers drawn "
         f"{comparison['resamples']} times (seed {comparison['seed']}), the same for both runs."
     ]
+    needed = math.ceil(1 - math.log2(1 - comparison["confidence"]) - 1e-9)  # of the sign test, see `compare`
+    if comparison["speakers"] < needed:
+        remarks.append(f"So few speakers support no claim at {percent}, whatever P(real) is: {needed} are needed.")
     if comparison["same_folds"] is False:
         remarks.append("The runs cut the corpus into different folds: part of the difference may come from that.")
     return "\n".join([*lines, "", *remarks])

@@ -30,7 +30,7 @@ def description_text(description: dict[str, Any]) -> str:
     lines += ["", *_folds(description), "", *_audit(description["audit"])]
     if unusable := description["unusable"]:
         problems = [f"{path} {reason}" for path, reason in unusable.items()]
-        lines += [f"{len(unusable)} files cannot be used: training refuses them, the durations lack them."]
+        lines += ["", f"{len(unusable)} files cannot be used: training refuses them, the durations lack them."]
         lines += [listed(problems)]
     if description["citation"]:
         lines += ["", "cite as", textwrap.indent(description["citation"], "  ")]
