@@ -20,7 +20,7 @@ from whisper_ser.cli import main
 from whisper_ser.commands import describe as command
 from whisper_ser.corpora.table import load_table
 from whisper_ser.errors import AudioFileError
-from whisper_ser.folds import folds
+from whisper_ser.protocols import split_by_speaker
 from whisper_ser.report.figures import draw_durations
 
 SECONDS = {"a1": 1.0, "a2": 2.0, "b1": 1.5, "b2": 2.5, "b3": 4.0, "c1": 1.25, "c2": 1.75}
@@ -236,13 +236,19 @@ def test_a_table_may_be_named_instead_of_a_folder(small, tmp_path, capsys):
 
 
 def test_the_folds_shown_are_those_that_training_takes_by_default(tmp_path, capsys):
-    folder = write_corpus(tmp_path / "tones", speakers=7, each=1)
-    found = described(
-        "own", folder, "--protocol", "speaker_groups", "--num_groups", "3", output=tmp_path / "out", capsys=capsys
-    )
-    expected = folds(load_table(folder), "speaker_groups", num_groups=3, seed=TrainingArguments.seed)
-    sizes = [[len(part) for part in fold.split] for fold in expected]
-    assert [[part["utterances"] for part in fold["parts"].values()] for fold in found["folds"]] == sizes
+    folder = write_corpus(tmp_path / "tones", speakers=6, each=3)
+    with open(folder / "metadata.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    # Each speaker keeps as many calm and excited utterances as no other, so that counts tell who was drawn.
+    kept = {
+        (f"{n:02d}", emotion): count for n in range(6) for emotion, count in (("calm", n % 3), ("excited", n // 3))
+    }
+    rows = [row for row in rows if int(row["file_name"][-5]) <= kept[row["speaker"], row["emotion"]]]
+    write_table(folder, rows)
+    found = described("own", folder, "--protocol", "split", output=tmp_path / "out", capsys=capsys)
+    drawn = split_by_speaker(load_table(folder), seed=TrainingArguments.seed).test
+    expected = Counter(load_table(folder).features["emotion"].int2str(drawn["emotion"]))
+    assert found["folds"][0]["parts"]["test"]["labels"] == expected
 
 
 def test_every_setting_of_the_data_is_a_flag():
@@ -288,7 +294,7 @@ def test_a_single_very_long_file_does_not_squeeze_the_histogram(tmp_path, monkey
     draw_durations([2.0] * 999 + [600.0], "title", tmp_path / "x.png")
     draw_durations([1.0, 2.0], "title", tmp_path / "y.png")
     (long_label, long_limits), (label, limits) = labels
-    assert long_label == "seconds (1 longer ones, up to 600 s, not shown)" and long_limits == (0, 4)
+    assert long_label == "seconds (1 longer, up to 600 s, not shown)" and long_limits == (0, 4)
     assert label == "seconds" and limits == (0, 2)
 
 

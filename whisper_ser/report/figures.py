@@ -18,7 +18,7 @@ def draw_durations(seconds: list[float], title: str, path: Path) -> None:
     median = float(np.median(seconds))
     axes.axvline(median, color="black", linestyle="--", linewidth=1, label=f"median {median:.2f} s")
     axes.set_xlim(0, shown)
-    axes.set_xlabel("seconds" + (f" ({longer} longer ones, up to {max(seconds):.0f} s, not shown)" if longer else ""))
+    axes.set_xlabel("seconds" + (f" ({longer} longer, up to {max(seconds):.0f} s, not shown)" if longer else ""))
     axes.set_ylabel("utterances")
     axes.set_title(title, fontsize=10)
     axes.legend(frameon=False)
