@@ -22,10 +22,10 @@ from whisper_ser.corpora.load import load
 from whisper_ser.cross_validation import cross_validate
 from whisper_ser.errors import WhisperSerError
 from whisper_ser.folds import Fold
-from whisper_ser.folds import folds as make_folds
 from whisper_ser.listening import Sound, listen
 from whisper_ser.models import build_model
-from whisper_ser.protocols import Split, split_by_speaker
+from whisper_ser.planning import plan_folds
+from whisper_ser.protocols import Split
 from whisper_ser.report.cross_validation import cross_validation_summary, write_cross_validation
 from whisper_ser.report.recipe import recipe, write_recipe
 from whisper_ser.report.run import check_output, summary, write_run
@@ -60,21 +60,8 @@ def main(argv: list[str]) -> None:
 
 def plan(corpus: Dataset, arguments: Arguments) -> list[Fold]:
     """Returns the folds to train and test on: one, or those of a cross-validation."""
-    data, training = arguments.data, arguments.training
-    drawn = 0.2 if training.selection == "validation" else 0.0
-    validation = drawn if data.validation_fraction is None else data.validation_fraction
-    if data.protocol != "split":
-        return make_folds(
-            corpus,
-            data.protocol,
-            num_groups=data.num_groups,
-            seed=training.seed,
-            validation_fraction=validation,
-        )
-    split = split_by_speaker(
-        corpus, data.test_speakers, data.validation_speakers, data.test_fraction, validation, training.seed
-    )
-    return [Fold("test", split)]
+    drawn = 0.2 if arguments.training.selection == "validation" else 0.0
+    return plan_folds(corpus, arguments.data, arguments.training.seed, drawn)
 
 
 def check_leaks(folds: list[Fold], sounds: Mapping[str, Sound], data: DataArguments) -> tuple[AuditResult, list[str]]:

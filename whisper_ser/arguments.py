@@ -85,7 +85,7 @@ class DataArguments:
         "published corpus as distributed."
     )
     table: str | None = _option(
-        "A table elsewhere (.csv, .tsv, .jsonl, .parquet), whose paths begin at --data_dir, or a Hub dataset id."
+        "A table elsewhere (.csv, .tsv, .jsonl, .parquet), whose paths begin at the data folder, or a Hub dataset id."
     )
     path_column: str | None = _option("Column of the audio; file_name, path, file and the like are found.")
     label_column: str | None = _option("Column of the emotion; emotion and label are found.")
@@ -94,7 +94,7 @@ class DataArguments:
     split_column: str | None = _option("Column that says train, validation or test.")
     label_aliases: list[str] | None = _option("What labels are to be called: ang=angry exc=happy.")
     drop_other_labels: bool = _option("Leave out rows whose label is not one of --labels.", False)
-    manifest: str | None = _option("With --corpus emobox: <EmoBox>/data/<set>; --data_dir then holds the audio.")
+    manifest: str | None = _option("Of the corpus emobox: <EmoBox>/data/<set>; the data folder then holds the audio.")
     classes: int | None = _option("Of a published corpus with several label sets: how many, such as 4, 5 or 6.")
     subset: str | None = _option("Of a published corpus with subsets, such as improvised or all of iemocap.")
     allow_incomplete: bool = _option("Take a published corpus that lacks files, and log what it lacks.", False)
@@ -256,8 +256,7 @@ def _check(arguments: Arguments) -> None:
     _check_sweep(arguments)
     if model.model_name_or_path is None and model.encoder is None and not sweep.encoders:
         raise RecipeError("Say what to train: --encoder for a new model, or --model_name_or_path to train one on.")
-    if data.protocol != "split" and (data.test_speakers or data.validation_speakers):
-        raise RecipeError(f"--protocol {data.protocol} decides who tests: leave test and validation speakers out.")
+    check_protocol(data)
     if training.label_smoothing_factor:
         raise RecipeError("Use --label_smoothing, kept with the model, instead of label_smoothing_factor.")
     if training.load_best_model_at_end and training.selection == "last":
@@ -316,3 +315,9 @@ def _check_by_pooling(sweep: SweepArguments) -> None:
     fields = {name for fields in of_poolings.values() for name in fields}
     if unknown := sorted(fields - {*ARCHITECTURE, *TRAINING_FIELDS}):
         raise RecipeError(f"--by_pooling sets {', '.join(unknown)}, which is no field of the model.")
+
+
+def check_protocol(data: DataArguments) -> None:
+    """Raises `RecipeError` for held-out speakers that the protocol would ignore."""
+    if data.protocol != "split" and (data.test_speakers or data.validation_speakers):
+        raise RecipeError(f"--protocol {data.protocol} decides who tests: leave test and validation speakers out.")

@@ -130,11 +130,16 @@ def check(result: AuditResult, allow: set[str]) -> list[str]:
             "Use another protocol or take the utterances out. Where a published protocol wants it so, allow it by "
             f"name ({', '.join(kinds)}): every table will say so."
         )
+    return [f"Leak allowed: {finding}" for finding in findings(result)]
+
+
+def findings(result: AuditResult) -> list[str]:
+    """Returns a line for each kind of leak between two parts: in how many folds, and the first of them."""
     leaky: dict[tuple[str, str], list[Leak]] = defaultdict(list)
     for leak in result.leaks:
         leaky[leak.kind, leak.parts].append(leak)
     return [
-        f"Leak allowed: {kind} ({parts}) in {len(leaks)} of {len(result.folds)} folds, {_described(leaks[0])}"
+        f"{kind} ({parts}) in {len(leaks)} of {len(result.folds)} folds, {_described(leaks[0])}"
         for (kind, parts), leaks in leaky.items()
     ]
 

@@ -41,32 +41,44 @@ class Sound(NamedTuple):
 
 
 def listen(paths: list[str], progress: bool = True) -> dict[str, Sound]:
-    """Returns the sound of each file, by path. Under several processes each decodes its share, and all get all.
+    """Returns the sound of each file, by path.
 
     Raises:
         CorpusError: lists every file that cannot be used with its reason.
     """
+    sounds, unusable = hear(paths, progress)
+    refuse_unusable(unusable, len(paths))
+    return sounds
+
+
+def hear(paths: list[str], progress: bool = True) -> tuple[dict[str, Sound], dict[str, str]]:
+    """Returns the sound of each usable file, and why each other one cannot be used.
+
+    Under several processes each decodes its share, and all get all.
+    """
     process = PartialState()
     mine = paths[process.process_index :: process.num_processes]
     bar = tqdm(mine, desc="checking audio", unit="file", disable=not (progress and process.is_main_process))
-    heard: list[Sound | tuple[str, str]] = gather_object([_heard(path) for path in bar])
-    reasons = dict(item for item in heard if not isinstance(item, Sound))
-    if reasons:
-        problems = [f"{path} {reasons[path]}" for path in paths if path in reasons]
+    heard: dict[str, Sound | str] = dict(gather_object([(path, _heard(path)) for path in bar]))
+    sounds = {path: sound for path in paths if isinstance(sound := heard[path], Sound)}
+    return sounds, {path: reason for path in paths if isinstance(reason := heard[path], str)}
+
+
+def refuse_unusable(unusable: dict[str, str], files: int) -> None:
+    """Raises `CorpusError` if there are reasons of files that cannot be used, in a corpus of so many."""
+    if unusable:
         raise CorpusError(
-            f"{len(problems)} of {len(paths)} audio files cannot be used; repair them or take them out of the table:\n"
-            + listed(problems)
+            f"{len(unusable)} of {files} audio files cannot be used; repair them or take them out of the table:\n"
+            + listed([f"{path} {reason}" for path, reason in unusable.items()])
         )
-    sounds = {sound.path: sound for sound in heard if isinstance(sound, Sound)}
-    return {path: sounds[path] for path in paths}
 
 
-def _heard(path: str) -> Sound | tuple[str, str]:
-    """Returns the sound of a file, or its path and why it cannot be used."""
+def _heard(path: str) -> Sound | str:
+    """Returns the sound of a file, or why it cannot be used."""
     try:
         samples = read_audio(path, SAMPLING_RATE)
     except AudioFileError as error:
-        return path, error.reason
+        return error.reason
     with open(path, "rb") as file:
         file_hash = hashlib.file_digest(file, "sha256").hexdigest()
     sample_hash = hashlib.sha256(samples.tobytes()).hexdigest()

@@ -30,7 +30,7 @@ def load(arguments: DataArguments) -> Dataset:
         return _demo(arguments)
     if arguments.corpus == "emobox":
         if arguments.manifest is None:
-            raise RecipeError("--corpus emobox reads a manifest: --manifest <EmoBox>/data/<set>.")
+            raise RecipeError("The corpus emobox is read from a manifest: --manifest <EmoBox>/data/<set>.")
         return load_emobox(arguments.manifest, arguments.data_dir, arguments.labels, arguments.allow_incomplete)
     if arguments.corpus == "own":
         return _own(arguments)

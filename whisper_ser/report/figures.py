@@ -9,6 +9,23 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first: there may be no screen)
 
 
+def draw_durations(seconds: list[float], title: str, path: Path) -> None:
+    """Writes the histogram of durations in seconds; far longer ones than the rest are counted below it."""
+    shown = min(max(seconds), 2 * float(np.quantile(seconds, 0.99)))
+    longer = sum(duration > shown for duration in seconds)
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), dpi=150, layout="constrained")
+    axes.hist(seconds, bins=40, range=(0, shown), color="tab:blue", edgecolor="white", linewidth=0.5)
+    median = float(np.median(seconds))
+    axes.axvline(median, color="black", linestyle="--", linewidth=1, label=f"median {median:.2f} s")
+    axes.set_xlim(0, shown)
+    axes.set_xlabel("seconds" + (f" ({longer} longer, up to {max(seconds):.0f} s, not shown)" if longer else ""))
+    axes.set_ylabel("utterances")
+    axes.set_title(title, fontsize=10)
+    axes.legend(frameon=False)
+    figure.savefig(path, format="png")
+    plt.close(figure)
+
+
 def draw_confusion_matrix(matrix: list[list[int]], labels: list[str], title: str, path: Path) -> None:
     """Writes the confusion matrix: colour is the share of the true class, numbers are share and count."""
     counts = np.array(matrix)
