@@ -12,6 +12,10 @@ FOLDS = {"shemo": 10, "iemocap": 5}
 """Of the corpora that the paper reports (Sections 4.1 and 4.2)."""
 
 OWN_ROW = "Whisper Small (Ours)"
+OWN_SOURCE = "the paper"
+OWN_LAYER = {"shemo": 8, "iemocap": 12}
+"""Where Table 4 has the figures of its own row of Table 2. On IEMOCAP, WA is of layer 12 (attentive) and UA of layer
+11 (qkv)."""
 SETTINGS = {
     "selection": "test_best",
     "pad_to_seconds": 30,
@@ -102,6 +106,6 @@ def _rows(file: str) -> list[dict[str, str]]:
 def _encoder_and_source(model: str) -> tuple[str, str]:
     """Splits `HuBERT Large Ma et al. (2024)`: names of encoders end with their size."""
     if model == OWN_ROW:
-        return "Whisper Small", "the paper"
+        return "Whisper Small", OWN_SOURCE
     found = re.fullmatch(r"(.+? (?:X-)?Large(?: V3)?) (.+)", model)
     return (found[1], found[2]) if found else (model, "")

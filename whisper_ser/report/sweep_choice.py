@@ -50,11 +50,16 @@ def nested(sweep: Sweep, settings: list[Setting]) -> Choice | None:
     """Returns in each run the cell of highest validation UA, `None` if nothing is complete or has no validation."""
     candidates = sorted(sweep.complete(settings), key=lambda setting: setting.layer)
     cells = [sweep.cells[setting] for setting in candidates]
-    if not cells or any(cell["validation"] is None for of_setting in cells for cell in of_setting.values()):
+    if not cells or not has_validation(sweep):
         return None
     # max takes the first of equals.
     chosen = {run: max((of[run] for of in cells), key=lambda cell: cell["validation"]["ua"]) for run in sweep.runs}
     return Choice(NESTED, chosen)
+
+
+def has_validation(sweep: Sweep) -> bool:
+    """Says whether every cell has validation figures, without which `nested` cannot choose."""
+    return all(cell["validation"] is not None for runs in sweep.cells.values() for cell in runs.values())
 
 
 def best_on_test(sweep: Sweep, settings: list[Setting]) -> Choice | None:
