@@ -62,7 +62,12 @@ def measure_latency(
         with torch.inference_mode():
             model(**extractor(waveform, sampling_rate=SAMPLING_RATE, return_tensors="pt"))
         seconds.append(time.perf_counter() - start)
-    return Latency(statistics.median(seconds[WARM_UPS:]), f"{processor_name()}, {torch.get_num_threads()} threads")
+    return Latency(statistics.median(seconds[WARM_UPS:]), _device())
+
+
+def _device() -> str:
+    threads = torch.get_num_threads()
+    return f"{processor_name()}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def processor_name() -> str:

@@ -78,7 +78,9 @@ def oddities_of_best_layer(corpus: str) -> list[str]:
     for (of, size, pooling, _), figures in _figures("best_layer.csv").items():
         if of != corpus:
             continue
-        layers = {key[3]: of_layer for key, of_layer in _figures("layer_sweep.csv").items() if key[:3] == (of, size, pooling)}
+        layers = {
+            key[3]: of_layer for key, of_layer in _figures("layer_sweep.csv").items() if key[:3] == (of, size, pooling)
+        }
         shown = [layer for layer, of_layer in layers.items() if figures.items() <= of_layer.items()]
         highest = max(layers, key=lambda layer: layers[layer]["ua"].mean)
         if not shown:

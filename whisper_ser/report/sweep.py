@@ -63,10 +63,11 @@ def write_sweep_report(folder: Path, results: dict[str, Any], measure: MeasureLa
         "prior": [prior_work(sweep, Path(folder), measure)],
         "layers": [all_layers(sweep, encoder) for encoder in sweep.encoders],
     }
+    marks = stamp(results)
     with replacing(target) as work:
         work.mkdir()
         for table in [table for group in tables.values() for table in group]:
-            _write_csv(table.frame(), results, work / f"{table.name}.csv")
+            table.frame(marks).to_csv(work / f"{table.name}.csv", index=False, lineterminator="\n")
         figures = [figure.name for figure in FIGURES if _write_figure(figure, sweep, work)]
         (work / PAGE).write_text(_page(sweep, tables, figures), encoding="utf-8")
     return target / PAGE
@@ -79,16 +80,13 @@ def _check_replaceable(target: Path) -> None:
         raise ReportError(f"{target} exists and is no report of a sweep: move it away.")
 
 
-def _write_csv(frame: pandas.DataFrame, results: dict[str, Any], path: Path) -> None:
-    frame.assign(**stamp(results)).to_csv(path, index=False, lineterminator="\n")
-
-
 def _write_figure(figure: Figure, sweep: Sweep, work: Path) -> bool:
     """Writes PNG and CSV; says whether there was anything to show."""
     frame = figure.data(sweep)
     if frame.empty:
         return False
-    _write_csv(frame, sweep.results, work / f"{figure.name}.csv")
+    marked = frame.assign(**stamp(sweep.results))
+    marked.to_csv(work / f"{figure.name}.csv", index=False, lineterminator="\n")
     figure.draw(frame, figure_line(sweep.results), work / f"{figure.name}.png")
     return True
 
@@ -96,31 +94,32 @@ def _write_figure(figure: Figure, sweep: Sweep, work: Path) -> bool:
 def _page(sweep: Sweep, tables: dict[str, list[Table]], figures: list[str]) -> str:
     results, corpus = sweep.results, sweep.results["corpus"]["name"]
     names = [table.name for group in tables.values() for table in group]
-    text = (
-        jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-        .from_string(resources.files(__package__).joinpath("sweep.md.jinja").read_text(encoding="utf-8"))
-        .render(
-            title=TITLE + corpus,
-            results=results,
-            tables=tables,
-            figures=figures,
-            cautions=cautions(results),
-            protocol_line=protocol_line(results),
-            overlap=speaker_overlap(results["audit"]),
-            rules=RULES if has_validation(sweep) else {ON_TEST: RULES[ON_TEST]},
-            chosen_by=NESTED if has_validation(sweep) else ON_TEST,
-            missing=_missing(sweep),
-            unswept=_unswept(sweep),
-            runs=len(sweep.runs),
-            in_paper=corpus in paper.CLASSES,
-            compared=[encoder for encoder in sweep.encoders if paper.whisper_size(encoder)],
-            departures=departures(results),
-            oddities=paper.oddities_of_best_layer(corpus),
-            prior=paper.prior_work(corpus),
-            seconds=SECONDS,
-            devices=sorted({row["device"] for row in tables["prior"][0].rows if row["device"]}),
-            files=sorted([f"{name}.csv" for name in names] + [f"{n}.{end}" for n in figures for end in ("csv", "png")]),
-        )
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    # A bar inside a cell of a table ends the cell.
+    environment.filters["cell"] = lambda value: str(value).replace("|", "\\|")
+    template = resources.files(__package__).joinpath("sweep.md.jinja").read_text(encoding="utf-8")
+    text = environment.from_string(template).render(
+        title=TITLE + corpus,
+        results=results,
+        tables=tables,
+        figures=figures,
+        cautions=cautions(results),
+        protocol_line=protocol_line(results),
+        overlap=speaker_overlap(results["audit"]),
+        rules=RULES if has_validation(sweep) else {ON_TEST: RULES[ON_TEST]},
+        chosen_by=NESTED if has_validation(sweep) else ON_TEST,
+        missing=_missing(sweep),
+        unswept=_unswept(sweep),
+        runs=len(sweep.runs),
+        in_paper=corpus in paper.CLASSES,
+        compared=[encoder for encoder in sweep.encoders if paper.whisper_size(encoder)],
+        departures=departures(results),
+        oddities=paper.oddities_of_best_layer(corpus),
+        prior=paper.prior_work(corpus),
+        without=[encoder for encoder in sweep.encoders if not sweep.complete(sweep.settings(encoder))],
+        seconds=SECONDS,
+        devices=sorted({row["device"] for row in tables["prior"][0].rows if row["device"]}),
+        files=sorted([f"{name}.csv" for name in names] + [f"{n}.{end}" for n in figures for end in ("csv", "png")]),
     )
     return text.rstrip() + "\n"
 

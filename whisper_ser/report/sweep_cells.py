@@ -81,7 +81,9 @@ class Sweep:
     def missing(self) -> dict[Setting, list[Run]]:
         """Returns the runs that incomplete settings lack."""
         settings = [setting for encoder in self.encoders for setting in self.settings(encoder)]
-        lacking = {setting: [run for run in self.runs if run not in self.cells.get(setting, {})] for setting in settings}
+        lacking = {
+            setting: [run for run in self.runs if run not in self.cells.get(setting, {})] for setting in settings
+        }
         return {setting: runs for setting, runs in lacking.items() if runs}
 
 

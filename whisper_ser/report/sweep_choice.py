@@ -14,7 +14,7 @@ NESTED, ON_TEST = "nested", "best on test"
 
 RULES = {
     NESTED: "within each fold (and seed) the setting with the highest UA on that fold's validation speakers; its test "
-    "figures are averaged. The test part of a fold chooses nothing.",
+    "figures are averaged. No test part chooses its own layer.",
     ON_TEST: "the setting with the highest mean UA on the test folds themselves. This flatters: the figures that are "
     "reported have chosen. It is here for comparison with the paper only.",
 }
@@ -59,7 +59,7 @@ def nested(sweep: Sweep, settings: list[Setting]) -> Choice | None:
 
 def has_validation(sweep: Sweep) -> bool:
     """Says whether every cell has validation figures, without which `nested` cannot choose."""
-    return all(cell["validation"] is not None for runs in sweep.cells.values() for cell in runs.values())
+    return all(cell.get("validation") is not None for runs in sweep.cells.values() for cell in runs.values())
 
 
 def best_on_test(sweep: Sweep, settings: list[Setting]) -> Choice | None:

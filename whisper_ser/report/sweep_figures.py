@@ -20,7 +20,13 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 """Colours that the colour-blind tell apart (Okabe and Ito 2008); the markers say it again."""
 
-SMALL = {"font.size": 8, "axes.titlesize": 9, "legend.fontsize": 8, "figure.dpi": 150, "figure.constrained_layout.use": True}
+SMALL: Any = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "legend.fontsize": 8,
+    "figure.dpi": 150,
+    "figure.constrained_layout.use": True,
+}
 
 
 def recall_by_class(sweep: Sweep) -> pandas.DataFrame:
@@ -50,7 +56,10 @@ def draw_recall(frame: pandas.DataFrame, footer: str, path: Path) -> None:
             axes.set_theta_offset(np.pi / 2)
             axes.set_theta_direction(-1)
             axes.set_xticks(angles, labels)
-            axes.tick_params(axis="x", pad=6)
+            for angle, name in zip(angles, axes.get_xticklabels(), strict=True):
+                right = np.sin(angle)
+                name.set_horizontalalignment("center" if abs(right) < 0.1 else "left" if right > 0 else "right")
+            axes.tick_params(axis="x", pad=2)
             axes.set_ylim(0, 100)
             axes.set_yticks([20, 40, 60, 80, 100], ["20", "40", "60", "80", "100 %"], color="0.35", fontsize=7)
             axes.set_title(encoder, pad=14)
@@ -75,8 +84,10 @@ def draw_confusion(frame: pandas.DataFrame, footer: str, path: Path) -> None:
     encoders, poolings, labels = (_unique(frame[name]) for name in ("encoder", "pooling", "true"))
     side = 1.0 + 0.38 * len(labels)
     with plt.rc_context(SMALL):
-        size = (side * len(poolings) + 1.6, (side + 0.3) * len(encoders) + 1.0)
-        figure, grid = plt.subplots(len(encoders), len(poolings), figsize=size, squeeze=False, sharex=True, sharey=True)
+        size = (side * len(poolings) + 1.6, (side + 0.3) * len(encoders) + 0.8)
+        figure, grid = plt.subplots(
+            len(encoders), len(poolings), figsize=size, squeeze=False, sharex=True, sharey=True
+        )
         for (row, column), axes in np.ndenumerate(grid):
             chosen = frame[(frame["encoder"] == encoders[row]) & (frame["pooling"] == poolings[column])]
             axes.set_title(f"{encoders[row]}, {poolings[column]}")
@@ -96,7 +107,7 @@ def draw_confusion(frame: pandas.DataFrame, footer: str, path: Path) -> None:
 
 
 def learning_curves(sweep: Sweep) -> pandas.DataFrame:
-    """Returns what Fig. 4 shows: loss and test figures by epoch, the mean over runs, of settings that have them all."""
+    """Returns what Fig. 4 shows: loss and test figures by epoch, the mean over runs, of complete settings."""
     rows = []
     for setting in _complete(sweep):
         histories = [cell["history"] for cell in sweep.cells[setting].values()]
@@ -114,11 +125,13 @@ def draw_learning_curves(frame: pandas.DataFrame, footer: str, path: Path) -> No
     encoders, poolings = _unique(frame["encoder"]), _unique(frame["pooling"])
     with plt.rc_context(SMALL):
         size = (2.9 * len(poolings) + 0.9, 2.5 * len(encoders) + 0.5)
-        figure, grid = plt.subplots(len(encoders), len(poolings), figsize=size, squeeze=False, sharex=True, sharey=True)
+        figure, grid = plt.subplots(
+            len(encoders), len(poolings), figsize=size, squeeze=False, sharex=True, sharey=True
+        )
         for row, encoder in enumerate(encoders):
             of_encoder = frame[frame["encoder"] == encoder]
             layers = sorted(of_encoder["layer"].unique())
-            colours = dict(zip(layers, plt.get_cmap("viridis")(np.linspace(0, 0.92, len(layers))), strict=True))
+            colours = dict(zip(layers, plt.get_cmap("viridis")(np.linspace(0, 0.9, len(layers))), strict=True))
             for axes, pooling in zip(grid[row], poolings, strict=True):
                 for layer, rows in of_encoder[of_encoder["pooling"] == pooling].groupby("layer"):
                     axes.plot(rows["epoch"], rows["ua"], color=colours[layer], lw=1.2)
@@ -126,7 +139,9 @@ def draw_learning_curves(frame: pandas.DataFrame, footer: str, path: Path) -> No
                 axes.grid(alpha=0.3)
             grid[row][0].set_ylabel("UA of the test part (%)")
             lines = [plt.Line2D([], [], color=colours[layer], lw=2, label=str(layer)) for layer in layers]
-            grid[row][-1].legend(handles=lines, title="layer", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+            grid[row][-1].legend(
+                handles=lines, title="layer", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False
+            )
         for axes in grid[-1]:
             axes.set_xlabel("epoch")
         _save(figure, footer, path)
@@ -161,9 +176,11 @@ def draw_metric_by_layer(frame: pandas.DataFrame, footer: str, path: Path) -> No
                     line = rows.set_index("layer").reindex(layers)
                     mean, deviation = line[metric], line[f"{metric}_std"]
                     axes.plot(layers, mean, label=pooling, markersize=4, lw=1.4, **_style(pooling))
-                    axes.fill_between(
-                        layers, mean - deviation, mean + deviation, color=_style(pooling)["color"], alpha=0.12, lw=0
-                    )
+                    colour = _style(pooling)["color"]
+                    axes.fill_between(layers, mean - deviation, mean + deviation, color=colour, alpha=0.08, lw=0)
+                    # Where bands overlap, their edges still tell them apart.
+                    for edge in (mean - deviation, mean + deviation):
+                        axes.plot(layers, edge, color=colour, lw=0.6, alpha=0.6)
                 axes.set_xticks(list(layers))
                 axes.grid(alpha=0.3)
             grid[row][0].set_ylabel(f"{metric.upper()} (%)")
@@ -177,7 +194,7 @@ def draw_metric_by_layer(frame: pandas.DataFrame, footer: str, path: Path) -> No
 
 
 def _save(figure: Any, footer: str, path: Path) -> None:
-    figure.supxlabel(footer, fontsize=7, color="0.35", wrap=True)
+    figure.supxlabel(f"\n{footer}", fontsize=7, color="0.35", wrap=True)
     figure.savefig(path, format="png")
     plt.close(figure)
 

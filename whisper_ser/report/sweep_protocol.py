@@ -69,7 +69,7 @@ def stamp(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def departures(results: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+def departures(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Returns `(setting, the paper's, here)` where this sweep is not what the paper describes; none elsewhere."""
     name = results["corpus"]["name"]
     if name not in paper.CLASSES:
@@ -81,7 +81,11 @@ def departures(results: dict[str, Any]) -> list[tuple[str, Any, Any]]:
         **{key: (protocol | training).get(key) for key in paper.SETTINGS},
     }
     there = {"classes": paper.CLASSES[name], "folds": paper.FOLDS[name], **paper.SETTINGS}
-    return [(key, there[key], here[key]) for key in there if there[key] != here[key]]
+    return [(key, _word(there[key]), _word(here[key])) for key in there if there[key] != here[key]]
+
+
+def _word(value: Any) -> str:
+    return {"None": "none", "True": "on", "False": "off"}.get(str(value), str(value))
 
 
 def counted(things: list[Any], name: str) -> str:

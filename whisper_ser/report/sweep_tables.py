@@ -21,6 +21,7 @@ MeasureLatency = Callable[[Mapping[str, Any], int, str, Sequence[str], Mapping[s
 Row = dict[str, Any]
 Columns = dict[str, Callable[[Row], str]]
 METRICS = ("wa", "ua", "f1")
+PUBLISHED = "published"
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class Table:
         lines += [[text(row).replace("|", "\\|") for text in self.columns.values()] for row in self.rows]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
-    def frame(self) -> pandas.DataFrame:
-        """Returns the rows as the CSV has them."""
-        return pandas.DataFrame(self.rows)
+    def frame(self, stamp: Mapping[str, Any]) -> pandas.DataFrame:
+        """Returns the rows as the CSV has them, each with its protocol; that of published rows is not ours."""
+        blank = dict.fromkeys(stamp, "")
+        return pandas.DataFrame([{**row, **(blank if row.get("rule") == PUBLISHED else stamp)} for row in self.rows])
 
 
 def best_layers(sweep: Sweep, folder: Path) -> list[Table]:
@@ -95,6 +97,8 @@ def prior_work(sweep: Sweep, folder: Path, measure: MeasureLatency | None) -> Ta
                 rows.append(_own_row(sweep, folder, encoder, choice, measure))
     columns: Columns = {
         "model": _text("model"),
+        "layer (runs)": _text("layer"),
+        "pooling (runs)": _text("pooling"),
         "source": _text("source"),
         "WA": _figure("wa"),
         "UA": _figure("ua"),
@@ -161,9 +165,11 @@ def _paper_key(setting: Setting) -> tuple[str, str, int]:
 def _published_row(corpus: str, result: paper.PriorResult) -> Row:
     layer = paper.OWN_LAYER[corpus] if result.source == paper.OWN_SOURCE else None
     return {
-        "model": result.encoder if layer is None else f"{result.encoder}, layer {layer}",
+        "model": result.encoder,
+        "layer": "all" if layer is None else str(layer),
+        "pooling": "-",
         "source": result.source,
-        "rule": "",
+        "rule": PUBLISHED,
         **dict.fromkeys([f"{metric}{suffix}" for metric in ("wa", "ua") for suffix in ("", "_std", "_seed_std")]),
         "wa": result.wa,
         "ua": result.ua,
@@ -178,7 +184,9 @@ def _own_row(sweep: Sweep, folder: Path, encoder: str, choice: Choice, measure: 
     cost = whisper_cost(config, choice.deepest, SECONDS, protocol["chunk_seconds"], protocol["pad_to_seconds"])
     pooling = choice.poolings.most_common(1)[0][0]
     return {
-        "model": f"{encoder}, layer {counts(choice.layers)}, {counts(choice.poolings)}",
+        "model": encoder,
+        "layer": counts(choice.layers),
+        "pooling": counts(choice.poolings),
         "source": f"this sweep, {choice.rule}",
         "rule": choice.rule,
         **_ours({metric: of_choice[metric] for metric in ("wa", "ua")}),
@@ -245,6 +253,8 @@ def _figure_columns(rows: list[Row]) -> Columns:
         if any(row[f"paper_{metric}"] is not None for row in rows):
             columns[f"paper {metric.upper()}"] = _figure(f"paper_{metric}")
             columns[f"difference {metric.upper()}"] = _difference(metric)
+    if any(row["ua_seed_std"] is not None for row in rows):
+        columns["UA, seeds ±"] = lambda row: "-" if row["ua_seed_std"] is None else f"{row['ua_seed_std']:.2f}"
     return columns
 
 
@@ -257,9 +267,7 @@ def _figure(key: str) -> Callable[[Row], str]:
         if row[key] is None:
             return (row["missing"] if key == "wa" else "") or "-"
         spread = row.get(f"{key}_std")
-        seeds = row.get(f"{key}_seed_std")
-        of_seeds = "" if seeds is None else f" (seeds ± {seeds:.2f})"
-        return f"{row[key]:.2f}" + ("" if spread is None else f" ± {spread:.2f}") + of_seeds
+        return f"{row[key]:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
 
     return text
 
@@ -267,7 +275,8 @@ def _figure(key: str) -> Callable[[Row], str]:
 def _difference(metric: str) -> Callable[[Row], str]:
     def text(row: Row) -> str:
         difference = row[f"{metric}_difference"]
-        return "-" if difference is None else f"{difference:+.2f}"
+        # Rounded first: a difference of nothing has no sign.
+        return "-" if difference is None else f"{round(difference, 2) + 0.0:+.2f}".replace("+0.00", "0.00")
 
     return text
 
