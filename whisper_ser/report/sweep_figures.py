@@ -1,5 +1,6 @@
 """The figures of a sweep: what each shows as a table, and its drawing from that table alone."""
 
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ STYLES: dict[str, dict[str, Any]] = {
     "statistics": {"color": "#CC79A7", "marker": "D"},
 }
 """Colours that the colour-blind tell apart (Okabe and Ito 2008); the markers say it again."""
+
+CHARACTERS_PER_INCH = 18
+"""Of a footer."""
 
 SMALL: Any = {
     "font.size": 8,
@@ -45,7 +49,7 @@ def draw_recall(frame: pandas.DataFrame, footer: str, path: Path) -> None:
     angles = np.linspace(0, 2 * np.pi, len(labels), endpoint=False)
     with plt.rc_context(SMALL):
         figure, grid = plt.subplots(
-            1, len(encoders), figsize=(3.7 * len(encoders), 4.3), squeeze=False, subplot_kw={"projection": "polar"}
+            1, len(encoders), figsize=(3.8 * len(encoders), 4.1), squeeze=False, subplot_kw={"projection": "polar"}
         )
         for axes, encoder in zip(grid[0], encoders, strict=True):
             for pooling, rows in frame[frame["encoder"] == encoder].groupby("pooling", sort=False):
@@ -84,10 +88,12 @@ def draw_confusion(frame: pandas.DataFrame, footer: str, path: Path) -> None:
     encoders, poolings, labels = (_unique(frame[name]) for name in ("encoder", "pooling", "true"))
     side = 1.0 + 0.38 * len(labels)
     with plt.rc_context(SMALL):
-        size = (side * len(poolings) + 1.6, (side + 0.3) * len(encoders) + 0.8)
+        size = (side * len(poolings) + 1.6, (side + 0.3) * len(encoders) + 1.2)
         figure, grid = plt.subplots(
             len(encoders), len(poolings), figsize=size, squeeze=False, sharex=True, sharey=True
         )
+        # For panels of a fixed shape.
+        figure.set_layout_engine("compressed")
         for (row, column), axes in np.ndenumerate(grid):
             chosen = frame[(frame["encoder"] == encoders[row]) & (frame["pooling"] == poolings[column])]
             axes.set_title(f"{encoders[row]}, {poolings[column]}")
@@ -194,8 +200,10 @@ def draw_metric_by_layer(frame: pandas.DataFrame, footer: str, path: Path) -> No
 
 
 def _save(figure: Any, footer: str, path: Path) -> None:
-    figure.supxlabel(f"\n{footer}", fontsize=7, color="0.35", wrap=True)
-    figure.savefig(path, format="png")
+    line = round(CHARACTERS_PER_INCH * figure.get_figwidth())
+    wrapped = "\n".join(textwrap.fill(text, line) for text in footer.splitlines())
+    figure.supxlabel(f"\n{wrapped}", fontsize=7, color="0.35")
+    figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.1)
     plt.close(figure)
 
 
