@@ -41,7 +41,7 @@ def test_the_parameters_are_those_of_the_encoder_as_it_is_cut(layer):
 
 
 @pytest.mark.parametrize(
-    ("layer", "seconds", "chunk_seconds"), [(1, 4.0, 4.0), (3, 4.0, 4.0), (2, 7.0, 2.0), (2, 3.0, 30.0)]
+    ("layer", "seconds", "chunk_seconds"), [(1, 4.0, 4.0), (3, 4.0, 4.0), (2, 6.0, 2.5), (2, 3.0, 30.0)]
 )
 def test_the_operations_are_those_that_the_encoder_does(layer, seconds, chunk_seconds):
     module, config = encoder(layer, chunk_seconds)
@@ -76,10 +76,11 @@ def test_published_encoders_cost_what_transformers_builds(name, model, config):
 
 @pytest.mark.parametrize("name", list(WHISPER_ENCODERS))
 def test_published_whisper_encoders_have_the_parameters_of_transformers(name):
+    config = WHISPER_ENCODERS[name]
     with torch.device("meta"):
-        theirs = WhisperEncoder(WhisperConfig(**WHISPER_ENCODERS[name]))
+        theirs = WhisperEncoder(WhisperConfig(**config, encoder_attention_heads=config["d_model"] // 64))
     parameters = sum(parameter.numel() for parameter in theirs.parameters())
-    assert whisper_parameters(WHISPER_ENCODERS[name], WHISPER_ENCODERS[name]["encoder_layers"]) == parameters
+    assert whisper_parameters(config, config["encoder_layers"]) == parameters
 
 
 def test_every_row_of_prior_work_has_a_cost():
