@@ -27,8 +27,10 @@ from whisper_ser.models import build_model
 from whisper_ser.planning import plan_folds
 from whisper_ser.protocols import Split
 from whisper_ser.report.cross_validation import cross_validation_summary, write_cross_validation
+from whisper_ser.report.latency import measure_latency
 from whisper_ser.report.recipe import recipe, write_recipe
 from whisper_ser.report.run import check_output, summary, write_run
+from whisper_ser.report.sweep import write_sweep_report
 from whisper_ser.sweep import sweep
 from whisper_ser.training import prepare_inputs, remove_checkpoints, train
 
@@ -104,7 +106,8 @@ def vary(
     """Trains every setting of a sweep on every fold, and writes the report."""
     results = sweep(folds, sounds, audited, warnings, arguments)
     if PartialState().is_main_process:
-        print(f"\n{len(results['cells'])} cells in {arguments.training.output_dir}")
+        page = write_sweep_report(Path(arguments.training.output_dir), results, measure_latency)
+        print(f"\nThe report is in {page}")
 
 
 def try_it(model: Path, file: str) -> None:
