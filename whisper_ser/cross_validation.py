@@ -33,16 +33,14 @@ def cross_validate(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments
         note_settings(output_dir / "folds", arguments)
     seeds = arguments.sweep.seeds or [arguments.training.seed]
     folders = {seed: [_folder(output_dir, fold, n, seed, seeds) for n, fold in enumerate(folds, 1)] for seed in seeds}
-    progress = tqdm(
-        total=len(seeds) * len(folds), desc="cross-validation", unit="fold", disable=not process.is_main_process
-    )
     todo = [
         (seed, n, folder)
         for seed, of_seed in folders.items()
         for n, folder in enumerate(of_seed)
         if not (folder / METRICS).is_file()
     ]
-    progress.update(len(seeds) * len(folds) - len(todo))
+    total, silent = len(seeds) * len(folds), not process.is_main_process
+    progress = tqdm(total=total, initial=total - len(todo), desc="cross-validation", unit="fold", disable=silent)
     if todo:
         model, extractor = build_model(arguments.model, folds[0].split.train.features["emotion"].names)
         inputs = prepare_inputs(model, extractor, sounds, Path(arguments.data.feature_dir))

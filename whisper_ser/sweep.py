@@ -79,8 +79,9 @@ def sweep(
     todo = [variant for variant in variants if not variant.cell.done]
     if todo and process.is_main_process:
         print(estimate([variant.cell for variant in todo], folds, sounds, arguments), flush=True)
-    with tqdm(desc="sweep", unit="training", disable=not process.is_main_process, total=len(variants)) as bar:
-        bar.update(len(variants) - len(todo))
+    done = len(variants) - len(todo)
+    silent = not process.is_main_process
+    with tqdm(total=len(variants), initial=done, desc="sweep", unit="training", disable=silent) as bar:
         for encoder in dict.fromkeys(variant.encoder.name for variant in todo):
             of_encoder = [variant for variant in todo if variant.encoder.name == encoder]
             layers = sorted({variant.layer for variant in of_encoder})
