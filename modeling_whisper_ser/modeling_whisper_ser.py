@@ -16,7 +16,8 @@ from transformers.utils.generic import can_return_tuple
 from .checkpoint_whisper_ser import HUB_ARGUMENTS, open_encoder
 from .configuration_whisper_ser import ConfigError, WhisperSerConfig, refuse_unknown
 from .encoder_whisper_ser import WhisperSerEncoder
-from .pooling_whisper_ser import AttentivePooling, Packing, build_pooling
+from .mixing_whisper_ser import build_mixing
+from .pooling_whisper_ser import AttentivePooling, Packing, QKVPooling, build_pooling
 
 
 class MissingWeightsError(ValueError):
@@ -169,7 +170,7 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Starts modules as PyTorch does, and positions as Whisper does."""
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.LayerNorm | AttentivePooling):
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.LayerNorm | AttentivePooling | QKVPooling):
             module.reset_parameters()
         elif isinstance(module, WhisperSerEncoder):
             weight = module.embed_positions.weight
@@ -180,7 +181,7 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
 
 
 class WhisperSerModel(WhisperSerPreTrainedModel):
-    """Audio to one vector: encoder, channel standardisation, projector with LayerNorm, pooling."""
+    """Audio to one vector: encoder, channel standardisation, layer mixing, projector with LayerNorm, pooling."""
 
     def __init__(self, config: WhisperSerConfig) -> None:
         super().__init__(config)
@@ -189,7 +190,8 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
         self.encoder = WhisperSerEncoder(config)
         self.standardisation = ChannelStandardisation(config)
         self.input_dropout = nn.Dropout(config.input_dropout)
-        self.projector = nn.Linear(config.encoder_config.d_model, config.d_model)
+        self.mixing = build_mixing(config)
+        self.projector = nn.Linear(self.mixing.width, config.d_model)
         self.projector_norm = nn.LayerNorm(config.d_model)
         self.pooling = build_pooling(config)
         self.pooled_norm = nn.LayerNorm(config.d_model) if config.layer_norm_after_pooling else nn.Identity()
@@ -275,7 +277,7 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
             ends = packing.mask.sum(1).cumsum(0).tolist()
             for start, end, gain in zip([0, *ends], ends, gains, strict=False):
                 states[:, start:end].mul_(gain)
-        return self.projector_norm(self.projector(states[0]))
+        return self.projector_norm(self.projector(self.mixing(states)))
 
     def _mask_of_counts(self, states: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         layers, width = self.standardisation.mean.shape

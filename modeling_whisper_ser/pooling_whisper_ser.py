@@ -50,6 +50,10 @@ class Packing(NamedTuple):
         mine = self.owners == torch.arange(len(self.mask), device=packed.device).unsqueeze(1)
         return (mine / self.mask.sum(1, keepdim=True)).to(packed.dtype) @ packed
 
+    def max(self, packed: torch.Tensor) -> torch.Tensor:
+        """`(frames, channels)` -> the maximum of each utterance `(batch, channels)`."""
+        return self.pad(packed).masked_fill(~self.mask.unsqueeze(2), float("-inf")).amax(1)
+
 
 class MeanPooling(nn.Module):
     """The mean over the frames."""
@@ -76,16 +80,17 @@ class StatisticsPooling(nn.Module):
 class _MultiHeadPooling(nn.Module):
     """What both attention poolings share: heads of values, softmax over real frames, heads joined to `d_model`."""
 
-    def __init__(self, config: WhisperSerConfig) -> None:
+    def __init__(self, config: WhisperSerConfig, sources: int = 1) -> None:
         super().__init__()
-        self.heads = config.num_pooling_heads
+        self.heads = sources * config.num_pooling_heads
         self.head_dim = config.pooling_head_dim
         self.inner = self.heads * self.head_dim
         self.scale = 1 / math.sqrt(self.head_dim) if config.scale_scores else 1.0
         self.tanh_scores = config.score_activation == "tanh"
+        self.statistics = config.pooling_statistics
         self.dropout = nn.Dropout(config.pooling_dropout)
         self.value = nn.Linear(config.d_model, self.inner, bias=False)
-        self.out = nn.Linear(self.inner, config.d_model, bias=False)
+        self.out = nn.Linear(self.inner * (2 if self.statistics else 1), config.d_model, bias=False)
 
     def _split(self, projected: torch.Tensor) -> torch.Tensor:
         """`(..., heads * head_dim)` -> `(..., heads, head_dim)`."""
@@ -100,18 +105,30 @@ class _MultiHeadPooling(nn.Module):
 
     def _join(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Returns `(batch, d_model)`; `values` are padded, `(batch, longest, heads, head_dim)`."""
-        return self.out((weights.unsqueeze(2) @ values.transpose(1, 2)).flatten(1))
+        mean = _averages(weights, values)
+        if not self.statistics:
+            return self.out(mean.flatten(1))
+        variance = _averages(weights, (values - mean.unsqueeze(1)).square())
+        # The square root has no finite slope at 0, where one-frame utterances are.
+        return self.out(torch.cat([mean, (variance + 1e-6).sqrt()], dim=-1).flatten(1))
 
     def _join_hidden(self, weights: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """Returns `_join` of the values of `hidden` `(batch, longest, d_model)` without forming each frame's.
+        """Returns `_join` of the values of `hidden` `(batch, longest, d_model)`.
 
-        The average commutes with the map to the values: one vector a head is mapped.
+        An average commutes with the map to the values: one vector a head is mapped, and no frame's value is formed.
         """
+        if self.statistics:
+            return self._join(weights, self._split(self.value(hidden)))
         return self.out(torch.einsum("bhd,hvd->bhv", weights @ hidden, self._by_head(self.value)).flatten(1))
 
     def _by_head(self, linear: nn.Linear) -> torch.Tensor:
         """Returns the weight of a map to the heads as `(heads, head_dim, d_model)`."""
         return linear.weight.unflatten(0, (self.heads, self.head_dim))
+
+
+def _averages(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Returns the mean `(batch, heads, head_dim)` of `values` under `weights` `(batch, heads, longest)`."""
+    return (weights.unsqueeze(2) @ values.transpose(1, 2)).squeeze(2)
 
 
 class AttentivePooling(_MultiHeadPooling):
@@ -148,15 +165,30 @@ class AttentivePooling(_MultiHeadPooling):
 
 
 class QKVPooling(_MultiHeadPooling):
-    """Multi-head QKV attention pooling (paper, section 3.2.2, equation 8): the query is the mean of the frames."""
+    """Multi-head QKV attention pooling (paper, section 3.2.2, equation 8).
+
+    In the paper the query is the mean of the frames; other sources of queries bring heads of their own.
+    """
 
     def __init__(self, config: WhisperSerConfig) -> None:
-        super().__init__(config)
-        self.query = nn.Linear(config.d_model, self.inner, bias=False)
+        super().__init__(config, len(config.pooling_queries))
+        self.sources = tuple(config.pooling_queries)
+        of_source = config.num_pooling_heads * config.pooling_head_dim
+        self.query = nn.ModuleDict(
+            {source: nn.Linear(config.d_model, of_source, bias=False) for source in self.sources if source != "learnt"}
+        )
+        if "learnt" in self.sources:
+            self.learnt_query = nn.Parameter(torch.empty(of_source))
         self.key = nn.Linear(config.d_model, self.inner, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Starts learnt queries at the scale of those that are projected."""
+        if "learnt" in self.sources:
+            nn.init.normal_(self.learnt_query, std=1 / math.sqrt(3))
 
     def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query = self._split(self.dropout(self.query(packing.mean(hidden))))
+        query = self._split(self.dropout(self._queries(hidden, packing)))
         if self.training:
             # Dropout acts on each frame's key and value; and packed frames have no padded hidden states to multiply.
             joint = nn.functional.linear(hidden, torch.cat([self.key.weight, self.value.weight]))
@@ -168,6 +200,17 @@ class QKVPooling(_MultiHeadPooling):
         padded = packing.pad(hidden)
         weights = self._weights(padded @ directions.transpose(1, 2), packing)
         return self._join_hidden(weights, padded), weights
+
+    def _queries(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Returns the queries of all sources `(batch, heads * head_dim)`."""
+        queries = []
+        for source in self.sources:
+            if source == "learnt":
+                queries.append(self.learnt_query.expand(len(packing.mask), -1))
+            else:
+                summary = packing.mean(hidden) if source == "mean" else packing.max(hidden)
+                queries.append(self.query[source](summary))
+        return torch.cat(queries, dim=-1)
 
 
 def build_pooling(config: WhisperSerConfig) -> nn.Module:

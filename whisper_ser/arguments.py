@@ -11,17 +11,26 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
-from modeling_whisper_ser.configuration_whisper_ser import POOLING_TYPES, SCORE_ACTIVATIONS
+from modeling_whisper_ser.configuration_whisper_ser import (
+    LAYER_MIXINGS,
+    POOLING_QUERIES,
+    POOLING_TYPES,
+    SCORE_ACTIVATIONS,
+)
 from whisper_ser.corpora.named import CORPORA
 from whisper_ser.errors import RecipeError
 from whisper_ser.folds import PROTOCOLS
 
 ARCHITECTURE = (
     "layer_index",
+    "layer_mixing",
+    "layer_indices",
     "d_model",
     "pooling_type",
     "num_pooling_heads",
     "pooling_head_dim",
+    "pooling_queries",
+    "pooling_statistics",
     "score_activation",
     "scale_scores",
     "layer_norm_after_pooling",
@@ -50,10 +59,14 @@ class ModelArguments:
         "Instead: a saved or published model to train on from. New labels start a new classifier."
     )
     layer_index: int | None = _option("Encoder layer that is read, from 1.")
+    layer_mixing: str | None = _option("How several layers become one.", choices=LAYER_MIXINGS)
+    layer_indices: list[int] | None = _option("With --layer_mixing: the encoder layers read, ascending.")
     d_model: int | None = _option("Width of the projected frames.")
     pooling_type: str | None = _option("How frames become one vector.", choices=POOLING_TYPES)
     num_pooling_heads: int | None = _option("Attention heads of the pooling.")
     pooling_head_dim: int | None = _option("Size of each head.")
+    pooling_queries: list[str] | None = _option("Where the queries of qkv come from.", choices=POOLING_QUERIES)
+    pooling_statistics: bool | None = _option("Deviation besides mean under the attention weights.")
     score_activation: str | None = _option("On attention scores.", choices=SCORE_ACTIVATIONS)
     scale_scores: bool | None = _option("Divide attention scores by the root of the head size.")
     layer_norm_after_pooling: bool | None = _option("One more LayerNorm before the classifier.")
@@ -284,6 +297,8 @@ def _check_sweep(arguments: Arguments) -> None:
         raise RecipeError("Give either --encoder or --encoders.")
     if sweep.varies and model.model_name_or_path:
         raise RecipeError("A sweep trains new models: give --encoder or --encoders instead of --model_name_or_path.")
+    if sweep.layers and model.layer_indices:
+        raise RecipeError("--layers reads one layer at a time: leave --layer_indices out, or sweep something else.")
     if sweep.varies and model.unfreeze_last_n:
         raise RecipeError("A sweep trains on the states of a frozen encoder: leave --unfreeze_last_n out.")
     for plural, singular in (("layers", "layer_index"), ("poolings", "pooling_type")):

@@ -69,7 +69,13 @@ def _seconds_to_encode(config: WhisperSerConfig, device: torch.device) -> float:
 def _seconds_of_a_step(
     config: WhisperSerConfig, pooling: str, lengths: Sequence[float], arguments: Arguments
 ) -> float:
-    fields = {**config.to_dict(), "pooling_type": pooling, "layer_index": 1, "layer_indices": [1]}
+    fields = {
+        **config.to_dict(),
+        "pooling_type": pooling,
+        "layer_index": 1,
+        "layer_indices": [1],
+        "layer_mixing": "none",
+    }
     model: Any = WhisperForEmotionClassification(WhisperSerConfig(**fields))
     model.to(arguments.training.device).train()
     frames = max(1, round(sum(lengths) / len(lengths) * FRAMES_PER_SECOND / config.frame_averaging))

@@ -129,6 +129,8 @@ def _encoders(arguments: Arguments) -> list[Encoder]:
 
 
 def _layers(arguments: Arguments, encoder: str, total: int) -> list[int]:
+    if arguments.model.layer_indices:
+        return arguments.model.layer_indices[-1:]
     if not arguments.sweep.layers:
         usual = WhisperSerConfig(encoder_config=WhisperConfig(encoder_layers=total)).layer_index
         return [arguments.model.layer_index or usual]
@@ -153,7 +155,8 @@ def _train(
     reaching = replace(variants[0].cell.arguments.model, layer_index=layers[-1])
     model, extractor = build_model(reaching, labels)
     store = Path(arguments.data.feature_dir)
-    inputs = prepare_inputs(model, extractor, sounds, store, layers)
+    read = sorted({layer for v in variants for layer in (v.cell.config.layer_indices if v.cell.config else [])})
+    inputs = prepare_inputs(model, extractor, sounds, store, read)
     by_cell = {variant.cell.folder: variant for variant in variants}
     cells = [variant.cell for variant in variants]
     # Learning curves are those of the validation part; where there is none, those of the test part.
@@ -164,7 +167,7 @@ def _train(
             bar.set_postfix_str(f"layer {done.layer} {done.pooling}: UA {100 * metrics['test']['ua']:.1f}")
         bar.update()
     if arguments.sweep.layers_at_once and PartialState().is_main_process:
-        for folder in store_folders(store, model, extractor, layers).values():
+        for folder in store_folders(store, model, extractor, read).values():
             shutil.rmtree(folder, ignore_errors=True)
 
 
