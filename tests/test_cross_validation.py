@@ -17,7 +17,7 @@ from whisper_ser.errors import CheckpointError, RecipeError
 
 
 def flags(corpus: Path, checkpoint: Path, output: Path, *more: str) -> list[str]:
-    own = ["--data_dir", str(corpus), "--encoder", str(checkpoint), "--output_dir", str(output)]
+    own = ["--data_dir", str(corpus), "--encoder", str(checkpoint), "--output_dir", str(output), "--jobs", "1"]
     return [*own, "--protocol", "loso", "--num_train_epochs", "2", "--layer_index", "2", *more]
 
 
@@ -79,15 +79,14 @@ def test_an_interrupted_cross_validation_goes_on_and_ends_alike(run, corpus, sma
         return write_fold(folder, *arguments)
 
     monkeypatch.setattr(cells, "write_fold", die_in_the_fourth)
-    alone = ["--jobs", "1"]
     with pytest.raises(KeyboardInterrupt):
-        run_train.main(flags(corpus, small_checkpoint, output, *alone))
+        run_train.main(flags(corpus, small_checkpoint, output))
     assert not (output / "metrics.json").exists()
     with pytest.raises(CheckpointError, match="layer_index was 2, is now 1"):
         run_train.main(flags(corpus, small_checkpoint, output, "--layer_index", "1"))
     again = []
     monkeypatch.setattr(cells, "write_fold", lambda *a: again.append(a[0]) or write_fold(*a))
-    run_train.main(flags(corpus, small_checkpoint, output, *alone))
+    run_train.main(flags(corpus, small_checkpoint, output))
     assert len(again) == 3 and not {*again} & {*done}
     ours, theirs = (pandas.read_parquet(folder / "predictions.parquet") for folder in (output, run))
     pandas.testing.assert_frame_equal(ours, theirs, rtol=1e-4)
