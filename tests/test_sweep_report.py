@@ -374,11 +374,27 @@ class TestFolder:
     def test_learning_curves_that_chose_the_epoch_say_so(self, tmp_path):
         assert "these curves chose" in report(tmp_path, results(selection="test_best"))
 
+    def test_learning_curves_are_of_the_part_that_all_runs_followed(self, tmp_path):
+        content = results()
+        for number, one in enumerate(content["cells"]):
+            for entry in one["history"]:
+                entry["validation"] = {name: value / 2 for name, value in entry["test"].items()}
+                if number == 0:
+                    del entry["test"]
+        assert "UA of the validation part after each epoch" in report(tmp_path, content)
+        curves = pandas.read_csv(tmp_path / "report" / "fig4_learning_curves.csv")
+        assert set(curves["part"]) == {"validation"}
+        last = content["cells"][-1]
+        of_setting = [c for c in content["cells"] if (c["layer"], c["pooling"]) == (last["layer"], last["pooling"])]
+        expected = 100 * np.mean([c["history"][-1]["validation"]["ua"] for c in of_setting])
+        row = curves[(curves["layer"] == last["layer"]) & (curves["pooling"] == last["pooling"])].iloc[-1]
+        assert row["ua"] == pytest.approx(expected, abs=0.01)
+
     def test_without_test_figures_by_epoch_there_are_no_learning_curves(self, tmp_path):
         content = results()
         for one in content["cells"]:
             one["history"] = [{"epoch": 1, "loss": 1.0, "validation": None}]
-        assert "No setting that is complete has test figures by epoch" in report(tmp_path, content)
+        assert "No part was evaluated after every epoch of all runs" in report(tmp_path, content)
         assert not (tmp_path / "report" / "fig4_learning_curves.png").exists()
 
     def test_a_report_is_replaced_whole(self, tmp_path, quick):

@@ -117,6 +117,7 @@ def _page(sweep: Sweep, tables: dict[str, list[Table]], figures: list[str]) -> s
         oddities=paper.oddities_of_best_layer(corpus),
         prior=paper.prior_work(corpus),
         without=[encoder for encoder in sweep.encoders if not sweep.complete(sweep.settings(encoder))],
+        followed=sweep_figures.followed_part(sweep),
         seconds=SECONDS,
         devices=sorted({row["device"] for row in tables["prior"][0].rows if row["device"]}),
         files=sorted([f"{name}.csv" for name in names] + [f"{n}.{end}" for n in figures for end in ("csv", "png")]),

@@ -113,17 +113,28 @@ def draw_confusion(frame: pandas.DataFrame, footer: str, path: Path) -> None:
 
 
 def learning_curves(sweep: Sweep) -> pandas.DataFrame:
-    """Returns what Fig. 4 shows: loss and test figures by epoch, the mean over runs, of complete settings."""
+    """Returns what Fig. 4 shows: loss and figures by epoch, the mean over runs, of complete settings.
+
+    They are those of the part (`part`) that was followed in all of them: the test part, or else the validation part.
+    """
+    part = followed_part(sweep)
     rows = []
-    for setting in _complete(sweep):
+    for setting in _complete(sweep) if part else []:
         histories = [cell["history"] for cell in sweep.cells[setting].values()]
-        if not all(histories) or not all(entry.get("test") for history in histories for entry in history):
-            continue
         for entries in zip(*histories, strict=False):
-            figures = {name: _mean_percent(entry["test"][name] for entry in entries) for name in METRICS}
+            figures = {name: _mean_percent(entry[part][name] for entry in entries) for name in METRICS}
             loss = round(float(np.mean([entry["loss"] for entry in entries])), 6)
-            rows.append({**_named(setting), "epoch": entries[0]["epoch"], "loss": loss, **figures})
+            rows.append({**_named(setting), "part": part, "epoch": entries[0]["epoch"], "loss": loss, **figures})
     return pandas.DataFrame(rows)
+
+
+def followed_part(sweep: Sweep) -> str | None:
+    """Returns the part that was evaluated after every epoch of all runs, the test part first, or `None`."""
+    histories = [cell["history"] for setting in _complete(sweep) for cell in sweep.cells[setting].values()]
+    for part in ("test", "validation"):
+        if histories and all(history and all(entry.get(part) for entry in history) for history in histories):
+            return part
+    return None
 
 
 def draw_learning_curves(frame: pandas.DataFrame, footer: str, path: Path) -> None:
@@ -143,7 +154,7 @@ def draw_learning_curves(frame: pandas.DataFrame, footer: str, path: Path) -> No
                     axes.plot(rows["epoch"], rows["ua"], color=colours[layer], lw=1.2)
                 axes.set_title(f"{encoder}, {pooling}")
                 axes.grid(alpha=0.3)
-            grid[row][0].set_ylabel("UA of the test part (%)")
+            grid[row][0].set_ylabel(f"UA of the {frame['part'].iloc[0]} part (%)")
             lines = [plt.Line2D([], [], color=colours[layer], lw=2, label=str(layer)) for layer in layers]
             grid[row][-1].legend(
                 handles=lines, title="layer", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False
@@ -183,9 +194,10 @@ def draw_metric_by_layer(frame: pandas.DataFrame, footer: str, path: Path) -> No
                     mean, deviation = line[metric], line[f"{metric}_std"]
                     axes.plot(layers, mean, label=pooling, markersize=4, lw=1.4, **_style(pooling))
                     colour = _style(pooling)["color"]
-                    axes.fill_between(layers, mean - deviation, mean + deviation, color=colour, alpha=0.08, lw=0)
+                    low, high = mean - deviation, (mean + deviation).clip(upper=100)
+                    axes.fill_between(layers, low, high, color=colour, alpha=0.08, lw=0)
                     # Where bands overlap, their edges still tell them apart.
-                    for edge in (mean - deviation, mean + deviation):
+                    for edge in (low, high):
                         axes.plot(layers, edge, color=colour, lw=0.6, alpha=0.6)
                 axes.set_xticks(list(layers))
                 axes.grid(alpha=0.3)
