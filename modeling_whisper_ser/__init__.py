@@ -6,6 +6,7 @@ from .checkpoint_whisper_ser import EncoderCheckpointError
 from .configuration_whisper_ser import ConfigError, WhisperSerConfig
 from .feature_extraction_whisper_ser import AudioError, WhisperSerFeatureExtractor
 from .modeling_whisper_ser import MissingWeightsError, WhisperForEmotionClassification, WhisperSerModel
+from .packed_encoder_whisper_ser import PackingError
 
 AutoConfig.register(WhisperSerConfig.model_type, WhisperSerConfig)
 AutoModel.register(WhisperSerConfig, WhisperForEmotionClassification)
@@ -17,6 +18,7 @@ __all__ = [
     "ConfigError",
     "EncoderCheckpointError",
     "MissingWeightsError",
+    "PackingError",
     "WhisperForEmotionClassification",
     "WhisperSerConfig",
     "WhisperSerFeatureExtractor",

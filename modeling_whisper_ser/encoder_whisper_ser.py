@@ -1,7 +1,7 @@
 """Whisper's encoder up to the highest layer that is read, run over the real frames in short chunks."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -88,8 +88,8 @@ class WhisperSerEncoder(nn.Module):
         finally:
             self.layer_indices = usual
 
-    def _run(self, mels: list[torch.Tensor]) -> torch.Tensor:
-        """Returns `(chunks, frames, layers, width)` of log-mel chunks, each `(mel_frames, mels)`."""
+    def _run(self, mels: list[torch.Tensor]) -> Iterable[torch.Tensor]:
+        """Returns states `(frames, layers, width)` of each log-mel chunk `(mel_frames, mels)`, padding behind them."""
         lengths = [len(mel) for mel in mels]
         padded = pad_sequence(mels, batch_first=True).transpose(1, 2)
         hidden = nn.functional.gelu(self.conv1(padded))
