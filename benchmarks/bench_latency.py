@@ -172,7 +172,7 @@ def ours(encoder: str, layer: int | None, precision: str) -> Callable[[Clips], A
 
 def stock(encoder: str) -> Callable[[Clips], Any]:
     model = WhisperForAudioClassification.from_pretrained(encoder, num_labels=len(LABELS), dtype=torch.float32).eval()
-    extractor = WhisperFeatureExtractor.from_pretrained(encoder)
+    extractor = WhisperFeatureExtractor(feature_size=model.config.num_mel_bins)
 
     @torch.inference_mode()
     def run(clips: Clips) -> torch.Tensor:

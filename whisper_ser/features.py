@@ -27,6 +27,7 @@ from modeling_whisper_ser.configuration_whisper_ser import FRAMES_PER_SECOND
 from whisper_ser.audio import read_audio
 from whisper_ser.errors import FeatureStoreError
 from whisper_ser.files import replacing
+from whisper_ser.inference.speed import optimised
 from whisper_ser.listening import Sound
 
 logger = logging.get_logger(__name__)
@@ -204,7 +205,7 @@ def _encode(
 ) -> list[dict[str, torch.Tensor]]:
     """Returns the states `(frames, width)` of a shard's utterances by key, for each layer."""
     device = PartialState().device
-    base = model.to(device).eval().whisper_ser
+    base = optimised(model.to(device)).whisper_ser
     shard: list[dict[str, torch.Tensor]] = [{} for _ in layers]
     for batch in batches:
         audio = [read_audio(path, extractor.sampling_rate) for path in batch]

@@ -1,0 +1,88 @@
+"""The benchmarks run, at their smallest, and measure what they say."""
+
+import importlib.util
+import json
+import sys
+
+import pytest
+import soundfile
+import torch
+from conftest import RATE, ROOT, speechlike
+
+from whisper_ser.listening import listen
+
+
+def load(name: str):
+    """Returns a script of `benchmarks/` as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(monkeypatch, name: str, *arguments) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    try:
+        load(name).main()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_latency_of_every_contestant_on_one_encoder(small_checkpoint, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    output, tasks = tmp_path / "latency.json", [f"{small_checkpoint.name}, layer 2"]
+    given = ["--layer_index", 2, "--seconds", 4.5, "--batches", 2, "--repeats", 3, "--threads", 1, "--no_memory"]
+    run(monkeypatch, "bench_latency", "--encoder", small_checkpoint, *given, "--tasks", *tasks, "--output", output)
+    figures = {row["name"]: row for row in json.loads(output.read_text())["figures"]}
+    assert {"transformers window", "ours plain", "ours float32", "onnxruntime float32 spoken"} <= figures.keys()
+    assert all(row["median_s"] > 0 and row["task"] == tasks[0] for row in figures.values())
+    # 2 clips of 225 frames, in chunks of 113 and 112; width 32, 64 in between, 80 mels, 2 layers.
+    products = 2 * (225 * (2 * 3 * 80 * 32 + 3 * 32 * 32 + 2 * (4 * 32 * 32 + 2 * 32 * 64)))
+    attention = 2 * 2 * 2 * 32 * (113 * 113 + 112 * 112)
+    floor = figures["floor float32"]
+    assert floor["median_s"] * floor["operations_per_second"] == pytest.approx(2 * (products + attention))
+    assert "| ours float32 |" in capsys.readouterr().out
+
+
+def test_a_rival_that_computes_something_else_is_refused(small_checkpoint):
+    latency = load("bench_latency")
+    encoder = latency.cut_model(str(small_checkpoint), 1).whisper_ser.encoder
+    with torch.inference_mode():
+        right = lambda mels: encoder(torch.from_numpy(mels))[0][:, 0].numpy()  # noqa: E731
+        latency.agree(right, encoder, "float32")
+        with pytest.raises(RuntimeError, match="unfair"):
+            latency.agree(lambda mels: 1.01 * right(mels), encoder, "float32")
+
+
+def test_rivals_get_every_spoken_frame_once(small_checkpoint):
+    latency = load("bench_latency")
+    model, seen = latency.cut_model(str(small_checkpoint), 1), []
+    clips = [speechlike(4.5), speechlike(0.31), speechlike(4.5, seed=1)]
+    latency.in_equal_chunks(model, "spoken", lambda mels: seen.append(mels.shape[:2]) or mels)(clips)
+    assert sorted(seen) == [(1, 31), (2, 224), (2, 226)]
+    seen.clear()
+    latency.in_equal_chunks(model, "window", lambda mels: seen.append(mels.shape[:2]) or mels)([speechlike(31)])
+    assert seen == [(2, 3000)]
+
+
+def test_repeated_recordings_are_all_new_to_the_store(tmp_path):
+    soundfile.write(tmp_path / "a.wav", speechlike(0.2), RATE)
+    soundfile.write(tmp_path / "b.wav", speechlike(0.3, seed=1), RATE)
+    files = load("bench_corpus").repeated([str(tmp_path / "a.wav"), str(tmp_path / "b.wav")], 7, tmp_path)
+    sounds = listen(files, progress=False)
+    assert len({sound.sample_hash for sound in sounds.values()}) == 7
+    assert [round(sounds[file].seconds, 2) for file in files] == [0.2, 0.3, 0.2, 0.3, 0.2, 0.3, 0.2]
+
+
+def test_gpu_benchmark_runs_on_a_cpu(small_checkpoint, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "gpu.json"
+    given = ["--device", "cpu", "--batches", 2, "--repeats", 1, "--seconds", 1, "--dtypes", "float32", "bfloat16"]
+    run(monkeypatch, "bench_gpu", "--encoders", small_checkpoint, *given, "--output", output)
+    figures = json.loads(output.read_text())["figures"]
+    assert [row["name"] for row in figures[:3]] == ["transformers, 30 s window", "ours, layer 2", "ours, layer 3"]
+    assert {row["dtype"] for row in figures} == {"float32", "bfloat16"}
+    assert all(row["clips_per_second"] == pytest.approx(2 / row["total_s"]) for row in figures)
+    assert "| ours, layer 2 |" in capsys.readouterr().out
