@@ -81,9 +81,7 @@ class Chunker:
     def _cut_long(self, known: int) -> Iterator[Chunk]:
         """Yields chunks off speech that is known to go on up to the frame `known`."""
         while known - self._done >= self._longest + SHORTEST_REST:
-            yield self._chunk(
-                self._quietest(self._done + self._longest // 2, self._done + self._longest), speech=True
-            )
+            yield self._chunk(self._quietest(self._done + self._longest // 2, self._done + self._longest), speech=True)
 
     def _chunk(self, end: int, speech: bool) -> Chunk:
         start, self._done = self._done, end

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import soundfile
@@ -11,9 +11,9 @@ import soxr
 from whisper_ser.audio import SHORTEST_SECONDS
 from whisper_ser.errors import AudioFileError
 
-BLOCK_SECONDS = 10
+BLOCK_SECONDS = 20
 
-type Audio = str | Path | BinaryIO | np.ndarray
+Audio: TypeAlias = str | Path | BinaryIO | np.ndarray
 """A path, an opened file, or samples `(samples,)` or `(samples, channels)` in [-1, 1]."""
 
 
@@ -43,7 +43,9 @@ def decode(
         rate = array_rate or sampling_rate
         columns = _columns(audio, name)
         step = BLOCK_SECONDS * rate
-        yield from _mono((columns[i : i + step] for i in range(0, len(columns), step)), name, rate, sampling_rate, channel)
+        yield from _mono(
+            (columns[i : i + step] for i in range(0, len(columns), step)), name, rate, sampling_rate, channel
+        )
         return
     try:
         with _opened(audio, name) as file:
@@ -105,4 +107,3 @@ def _columns(samples: np.ndarray, name: str) -> np.ndarray:
         )
     columns = samples.astype(np.float32, copy=False)
     return columns[:, None] if columns.ndim == 1 else columns
-

@@ -44,6 +44,13 @@ class Recognizer:
         return _softmax(self.model(**self._placed(features)).logits)
 
     @torch.no_grad()
+    def attend(self, features: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns probabilities `(labels,)` of one clip, and attention `(heads, frames)` if the pooling has any."""
+        outputs = self.model(**self._placed(features), output_attentions=True)
+        attention = outputs.pooling_attentions
+        return _softmax(outputs.logits)[0], None if attention is None else attention[0].float().cpu().numpy()
+
+    @torch.no_grad()
     def frame_vectors(self, features: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         """Returns the frame vectors `(frames, d_model)` of each clip."""
         base = self.model.whisper_ser

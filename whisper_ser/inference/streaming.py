@@ -13,8 +13,8 @@ from whisper_ser.inference.outputs import Update
 from whisper_ser.inference.recognizer import Recognizer, load_model
 from whisper_ser.inference.windows import Piece, WindowPooling
 
-CHUNKS_ENCODED = 32
-"""Chunks encoded at a time at most."""
+CHUNKS_ENCODED = 8
+"""Chunks, of like length, encoded at a time at most: more would spend more on padding than they save."""
 
 
 class EmotionStream:
@@ -118,14 +118,16 @@ def recognizer_for_time(model: str | os.PathLike | Recognizer, device: str | tor
 def encoded(chunks: list[Chunk], recognizer: Recognizer) -> list[Piece]:
     """Returns the chunks with the frame vectors of those that are speech."""
     speech = [chunk for chunk in chunks if chunk.audio is not None]
-    vectors: list[torch.Tensor] = []
+    speech.sort(key=lambda chunk: chunk.end - chunk.start)
+    vectors = {}
     for first in range(0, len(speech), CHUNKS_ENCODED):
-        clips = [chunk.audio for chunk in speech[first : first + CHUNKS_ENCODED] if chunk.audio is not None]
-        vectors += recognizer.frame_vectors(recognizer.features(clips))
+        group = speech[first : first + CHUNKS_ENCODED]
+        features = recognizer.features([chunk.audio for chunk in group if chunk.audio is not None])
+        vectors.update(zip([chunk.start for chunk in group], recognizer.frame_vectors(features), strict=True))
     nothing = recognizer.model.classifier.weight.new_empty(0, recognizer.model.config.d_model)
-    pieces, ready = [], iter(vectors)
+    pieces = []
     for chunk in chunks:
-        found = nothing if chunk.audio is None else next(ready)
+        found = vectors.get(chunk.start, nothing)
         positions = chunk.start + frame_positions(len(found), chunk.end - chunk.start)
         pieces.append(Piece(chunk.start, chunk.end, chunk.audio is not None, positions, found))
     return pieces

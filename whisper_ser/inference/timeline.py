@@ -2,17 +2,15 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
-from modeling_whisper_ser.configuration_whisper_ser import FRAMES_PER_SECOND
 from whisper_ser.inference.chunks import Chunker
 from whisper_ser.inference.decoding import Audio, decode
 from whisper_ser.inference.long import recording_vectors
-from whisper_ser.inference.outputs import Span, Timeline, Update, join_segments
+from whisper_ser.inference.outputs import Timeline, Update, join_segments
 from whisper_ser.inference.predict import named
 from whisper_ser.inference.recognizer import Recognizer
 from whisper_ser.inference.streaming import encoded, frame_positions, recognizer_for_time
@@ -53,6 +51,80 @@ def timeline(
     ((name, _),) = named([audio])
     pooling = WindowPooling(recognizer, window, hop)
     clock = _Clock(recognizer.sampling_rate)
-    blocks = clock.timing(
-        decode(audio, name, recognizer.sampling_rate, None if channel is None else channel - 1, sampling_rate)
+    taken = None if channel is None else channel - 1
+    blocks = clock.timing(decode(audio, name, recognizer.sampling_rate, taken, sampling_rate))
+    updates, vectors = [], []
+    for pieces, settled in (_cut_at_pauses if cut == "pauses" else _cut_evenly)(blocks, recognizer):
+        vectors += [piece.vectors for piece in pieces]
+        updates.append(pooling.finish(pieces, clock.seconds) if settled is None else pooling.feed(pieces, settled))
+    return Timeline(
+        name,
+        channel,
+        clock.seconds,
+        window,
+        hop,
+        recognizer.labels,
+        _whole(vectors, updates, recognizer),
+        [span for update in updates for span in update.windows],
+        join_segments([span for update in updates for span in update.segments]),
     )
+
+
+def _cut_at_pauses(blocks: Iterator[np.ndarray], recognizer: Recognizer) -> Iterator[tuple[list[Piece], int | None]]:
+    """Yields pieces whose speech was encoded from pause to pause, and the frame before which all is settled.
+
+    The last ones come with `None`: nothing follows them.
+    """
+    chunker = Chunker(recognizer.model.config.chunk_frames, recognizer.sampling_rate)
+    for block in blocks:
+        yield encoded(chunker.feed(block), recognizer), chunker.settled
+    yield encoded(chunker.finish(), recognizer), None
+
+
+def _cut_evenly(blocks: Iterator[np.ndarray], recognizer: Recognizer) -> Iterator[tuple[list[Piece], int | None]]:
+    """Yields all pieces of a recording at once, encoded as `predict` encodes it, silence included."""
+    chunker = Chunker(recognizer.model.config.chunk_frames, recognizer.sampling_rate)
+    chunks = []
+
+    def watched() -> Iterator[np.ndarray]:
+        for block in blocks:
+            chunks.extend(chunker.feed(block))
+            yield block
+
+    vectors = recording_vectors(watched(), recognizer)
+    chunks += chunker.finish()
+    positions = frame_positions(len(vectors), chunks[-1].end)
+    bounds = np.searchsorted(positions, [0] + [chunk.end for chunk in chunks])
+    bounds[-1] = len(vectors)
+    yield (
+        [
+            Piece(chunk.start, chunk.end, chunk.audio is not None, positions[begin:end], vectors[begin:end])
+            for chunk, begin, end in zip(chunks, bounds[:-1], bounds[1:], strict=True)
+        ],
+        None,
+    )
+
+
+def _whole(vectors: list[torch.Tensor], updates: list[Update], recognizer: Recognizer) -> dict[str, float] | None:
+    """Returns the probabilities over all frames; `None` where nobody speaks."""
+    if not any(span.probabilities for update in updates for span in update.segments):
+        return None
+    frames = torch.cat(vectors).to(recognizer.model.device)[None]
+    (row,) = recognizer.pool(frames, frames.new_ones(frames.shape[:2], dtype=torch.bool))
+    return dict(zip(recognizer.labels, row.tolist(), strict=True))
+
+
+class _Clock:
+    """Counts the seconds of blocks as they pass."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate, self._samples = rate, 0
+
+    @property
+    def seconds(self) -> float:
+        return self._samples / self._rate
+
+    def timing(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        for block in blocks:
+            self._samples += len(block)
+            yield block

@@ -1,5 +1,6 @@
 """Windows and segments over frame vectors that arrive in order: each is pooled once all its frames are there."""
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -108,7 +109,7 @@ class WindowPooling:
     def _window_at(self, index: int) -> _Question:
         start = index * self._hop
         end = start + self._window
-        return _Question(start, end, round(start * FRAMES_PER_SECOND), round(end * FRAMES_PER_SECOND))
+        return _Question(start, end, *(math.ceil(t * FRAMES_PER_SECOND - 1e-6) for t in (start, end)))
 
     def _segments_before(self, settled: int | None) -> Iterator[_Question]:
         while self._waiting:
