@@ -29,6 +29,8 @@ from whisper_ser.inference.outputs import Failure, Prediction
 from whisper_ser.inference.predict import predict_each
 
 FORMATS = ("table", "json", "jsonl", "csv", "parquet")
+ALL_FORMATS = (*FORMATS, "vtt")
+"""With those of --timeline."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -40,7 +42,7 @@ def add_parser(subparsers: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("files", nargs="+", metavar="FILE|FOLDER|GLOB|-", help="- reads an audio file from a pipe")
-    add_arguments(parser, FORMATS)
+    add_arguments(parser, ALL_FORMATS)
     parser.add_argument("--top_k", type=int, metavar="K", help="show only the K most probable labels")
     parser.add_argument(
         "--abstain_below",
@@ -59,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Predicts, writes, and reports what failed."""
     if arguments.timeline:
         return _run_timeline(arguments)
+    if arguments.format == "vtt":
+        raise InferenceError("--format vtt makes subtitles of a timeline: add --timeline.")
     files, problems = audio_files(arguments.files)
     check_plot(arguments, files)
     if arguments.format == "parquet" and arguments.output is None:

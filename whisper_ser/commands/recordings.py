@@ -4,9 +4,7 @@ import argparse
 import io
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from tqdm import tqdm
 from transformers.utils import logging
@@ -58,29 +56,16 @@ def check_plot(arguments: argparse.Namespace, files: list[str]) -> None:
         raise InferenceError(f"--plot draws one recording, channels mixed; {len(files)} were given.")
 
 
-@contextmanager
-def destination(output: Path | None) -> Iterator[IO[str]]:
-    """Yields where lines of text go: the screen, or a file that appears when all of them are written."""
+def write_lines(lines: Iterable[str], output: Path | None) -> None:
+    """Prints each line as it comes, or writes a file that appears when all of them are written."""
     if output is None:
-        yield _Screen()
+        for line in lines:
+            # tqdm's: a progress bar on the same terminal makes room.
+            tqdm.write(line)
+            sys.stdout.flush()
         return
     with replacing(output) as written, open(written, "w", encoding="utf-8", newline="\n") as file:
-        yield file
-
-
-class _Screen(io.TextIOBase):
-    """Standard output, line by line, beside a progress bar on the same terminal."""
-
-    def write(self, text: str) -> int:
-        tqdm.write(text, end="")
-        sys.stdout.flush()
-        return len(text)
-
-
-def write_lines(lines: Iterable[str], output: Path | None) -> None:
-    with destination(output) as file:
-        for line in lines:
-            file.write(line + "\n")
+        file.writelines(f"{line}\n" for line in lines)
 
 
 def report(problems: list[str]) -> int:

@@ -1,6 +1,7 @@
 """`whisper-ser timeline`: emotions over the time of recordings, or of raw audio while it comes through a pipe."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -143,7 +144,8 @@ def _raw_blocks(rate: int, channels: int) -> Iterator[np.ndarray]:
     """Yields blocks `(samples, channels)` of signed 16-bit audio as they come, a tenth of a second at most each."""
     width, rest = 2 * channels, b""
     most = width * max(1, rate // BLOCKS_PER_SECOND)
-    while data := sys.stdin.buffer.read1(most):
+    # Unbuffered: read returns what has come so far.
+    while data := os.read(sys.stdin.fileno(), most):
         data = rest + data
         whole = len(data) // width * width
         rest = data[whole:]

@@ -1,4 +1,4 @@
-"""A recording cut into what the encoder is given: silence left out, speech cut at pauses and at its quietest moments."""
+"""A recording cut into what the encoder is given: no silence, and speech cut at pauses and quiet moments."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

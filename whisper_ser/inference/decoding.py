@@ -87,6 +87,8 @@ def _mono(
 
 
 def _opened(audio: str | Path | BinaryIO, name: str) -> soundfile.SoundFile:
+    if isinstance(audio, str | Path) and not Path(audio).exists():
+        raise AudioFileError(name, "is not there")
     try:
         if not isinstance(audio, str | Path):
             audio.seek(0)

@@ -121,7 +121,7 @@ def segment_line(span: Span) -> str:
 
 
 def webvtt(segments: Iterable[Span]) -> Iterator[str]:
-    """Yields the blocks of WebVTT subtitles (w3.org/TR/webvtt1): a cue for each segment of speech, none for silence."""
+    """Yields the blocks of WebVTT subtitles (w3.org/TR/webvtt1): a cue for each segment of speech."""
     yield "WEBVTT\n"
     for span in segments:
         if span.probabilities is not None and span.label is not None:

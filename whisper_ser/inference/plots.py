@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from transformers.audio_utils import hertz_to_mel
@@ -56,8 +57,9 @@ def _draw_heads(axes: Axes, attention: np.ndarray, seconds: float) -> None:
         attention * frames,
         aspect="auto",
         interpolation="nearest",
-        cmap="magma",
-        vmin=0,
+        cmap="Blues",
+        # The root keeps weak attention visible beside a head that listens to a single frame.
+        norm=PowerNorm(0.5, vmin=0),
         extent=(0, seconds, heads + 0.5, 0.5),
     )
     axes.set_ylabel("pooling head")
@@ -121,9 +123,7 @@ def _draw_windows(axes: Axes, timeline: Timeline, colours: dict[str, str]) -> No
         windows = list(group)
         if silent:
             continue
-        # Each window stands for one hop around its middle.
-        middles = [(window.start + window.end) / 2 for window in windows]
-        edges = np.array([middles[0] - timeline.hop / 2, *(middle + timeline.hop / 2 for middle in middles)])
+        edges = _edges(windows, timeline)
         below = np.zeros(len(windows))
         for label, colour in colours.items():
             values = np.array([(window.probabilities or {})[label] for window in windows])
@@ -132,8 +132,21 @@ def _draw_windows(axes: Axes, timeline: Timeline, colours: dict[str, str]) -> No
             )
             below = below + values
         named = True
+    axes.fill_between([], [], color=SILENCE_COLOUR, label="silence")
     axes.set_ylim(0, 1)
     axes.set_ylabel(f"probability\n({timeline.window:g} s windows)")
+
+
+def _edges(windows: list[Span], timeline: Timeline) -> np.ndarray:
+    """Returns what consecutive windows stand for: one hop around the middle of each, the outermost up to the ends."""
+    middles = np.array([(window.start + window.end) / 2 for window in windows])
+    edges = np.concatenate([[middles[0] - timeline.hop / 2], (middles[:-1] + middles[1:]) / 2, [middles[-1]]])
+    edges[-1] += timeline.hop / 2
+    if windows[0].start == 0:
+        edges[0] = 0
+    if windows[-1].end >= timeline.seconds:
+        edges[-1] = timeline.seconds
+    return edges
 
 
 def _draw_segments(axes: Axes, segments: list[Span], colours: dict[str, str]) -> None:
@@ -152,7 +165,7 @@ def _minutes(seconds: float) -> str:
 def _save(figure: Figure, path: str | Path) -> None:
     for axes in figure.axes:
         axes.tick_params(labelsize=8)
-        axes.xaxis.label.set_size(9)
-        axes.yaxis.label.set_size(9)
+        axes.xaxis.label.set_fontsize(9)
+        axes.yaxis.label.set_fontsize(9)
     with replacing(path) as written:
         figure.savefig(written, format="png")

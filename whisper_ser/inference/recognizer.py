@@ -61,7 +61,7 @@ class Recognizer:
 
     @torch.no_grad()
     def pool(self, vectors: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
-        """Returns probabilities `(batch, labels)` from frame vectors `(batch, frames, d_model)` where `mask` is true."""
+        """Returns probabilities `(batch, labels)` of frame vectors `(batch, frames, d_model)` where `mask` is true."""
         base = self.model.whisper_ser
         pooled, _ = base.pooling(vectors, mask)
         return _softmax(self.model.classifier(base.pooled_norm(pooled)))
@@ -94,7 +94,7 @@ def load_model(name_or_path: str | os.PathLike, device: str | torch.device | Non
         )
     model = WhisperForEmotionClassification.from_pretrained(name).eval()
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Recognizer(model.to(place), WhisperSerFeatureExtractor.from_pretrained(name))  # type: ignore[arg-type]
+    return Recognizer(model.to(place), WhisperSerFeatureExtractor.from_pretrained(name))
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def encoded(chunks: list[Chunk], recognizer: Recognizer) -> list[Piece]:
     """Returns the chunks with the frame vectors of those that are speech."""
     speech = [chunk for chunk in chunks if chunk.audio is not None]
     speech.sort(key=lambda chunk: chunk.end - chunk.start)
-    vectors = {}
+    vectors: dict[int, torch.Tensor] = {}
     for first in range(0, len(speech), CHUNKS_ENCODED):
         group = speech[first : first + CHUNKS_ENCODED]
         features = recognizer.features([chunk.audio for chunk in group if chunk.audio is not None])

@@ -1,4 +1,4 @@
-"""Emotions over the time of a recording of any length: the encoder runs once, and windows are pooled over its frames."""
+"""Emotions over the time of a recording of any length: the encoder runs once, windows pool its frames."""
 
 import os
 from collections.abc import Iterator

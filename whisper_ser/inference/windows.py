@@ -109,7 +109,8 @@ class WindowPooling:
     def _window_at(self, index: int) -> _Question:
         start = index * self._hop
         end = start + self._window
-        return _Question(start, end, *(math.ceil(t * FRAMES_PER_SECOND - 1e-6) for t in (start, end)))
+        first, last = (math.ceil(time * FRAMES_PER_SECOND - 1e-6) for time in (start, end))
+        return _Question(start, end, first, last)
 
     def _segments_before(self, settled: int | None) -> Iterator[_Question]:
         while self._waiting:
