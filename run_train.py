@@ -6,6 +6,7 @@ Such as: python run_train.py recipes/emodb4.json --data_dir path/to/emodb4 --enc
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from accelerate import PartialState
@@ -17,16 +18,20 @@ from modeling_whisper_ser import AudioError, ConfigError, MissingWeightsError
 from whisper_ser.arguments import Arguments, DataArguments, parse_arguments
 from whisper_ser.audio import read_audio
 from whisper_ser.audit import AuditResult, audit, check
-from whisper_ser.corpora.check import check_audio
 from whisper_ser.corpora.load import load
 from whisper_ser.cross_validation import cross_validate
 from whisper_ser.errors import WhisperSerError
 from whisper_ser.folds import Fold
-from whisper_ser.folds import folds as make_folds
+from whisper_ser.listening import Sound, listen
 from whisper_ser.models import build_model
-from whisper_ser.protocols import Split, split_by_speaker
+from whisper_ser.planning import plan_folds
+from whisper_ser.protocols import Split
 from whisper_ser.report.cross_validation import cross_validation_summary, write_cross_validation
+from whisper_ser.report.latency import measure_latency
+from whisper_ser.report.recipe import recipe, write_recipe
 from whisper_ser.report.run import check_output, summary, write_run
+from whisper_ser.report.sweep import write_sweep_report
+from whisper_ser.sweep import sweep
 from whisper_ser.training import prepare_inputs, remove_checkpoints, train
 
 TRY_IT = """{python} -c "
@@ -43,49 +48,38 @@ USER_ERRORS = (WhisperSerError, AudioError, ConfigError, MissingWeightsError, OS
 
 def main(argv: list[str]) -> None:
     arguments = parse_arguments(argv)
-    corpus = load(arguments[1])
+    corpus = load(arguments.data)
     folds = plan(corpus, arguments)
-    audited, warnings = check_leaks(folds, arguments[1])
-    if arguments[1].protocol == "split":
-        train_one(folds[0].split, warnings, arguments)
+    sounds = listen(sorted({path for part in folds[0].split for path in part["path"]}))
+    audited, warnings = check_leaks(folds, sounds, arguments.data)
+    if arguments.sweep.varies:
+        vary(folds, sounds, audited, warnings, arguments)
+    elif arguments.data.protocol == "split":
+        train_one(folds[0].split, sounds, warnings, arguments)
     else:
-        validate(folds, audited, warnings, arguments)
+        validate(folds, sounds, audited, warnings, arguments)
 
 
 def plan(corpus: Dataset, arguments: Arguments) -> list[Fold]:
     """Returns the folds to train and test on: one, or those of a cross-validation."""
-    _, data, training = arguments
-    drawn = 0.2 if training.selection == "validation" else 0.0
-    validation = drawn if data.validation_fraction is None else data.validation_fraction
-    if data.protocol != "split":
-        return make_folds(
-            corpus,
-            data.protocol,
-            num_groups=data.num_groups,
-            seed=training.seed,
-            validation_fraction=validation,
-        )
-    split = split_by_speaker(
-        corpus, data.test_speakers, data.validation_speakers, data.test_fraction, validation, training.seed
-    )
-    return [Fold("test", split)]
+    drawn = 0.2 if arguments.training.selection == "validation" else 0.0
+    return plan_folds(corpus, arguments.data, arguments.training.seed, drawn)
 
 
-def check_leaks(folds: list[Fold], data: DataArguments) -> tuple[AuditResult, list[str]]:
+def check_leaks(folds: list[Fold], sounds: Mapping[str, Sound], data: DataArguments) -> tuple[AuditResult, list[str]]:
     """Returns what the audit of the folds saw, and what every table has to say; raises for a leak not allowed."""
-    check_audio(sorted({path for part in folds[0].split for path in part["path"]}), PartialState().is_main_process)
-    audited = audit(folds, PartialState().is_main_process)
+    audited = audit(folds, sounds)
     return audited, check(audited, set(data.allow_leaks or []))
 
 
-def train_one(split: Split, warnings: list[str], arguments: Arguments) -> None:
+def train_one(split: Split, sounds: Mapping[str, Sound], warnings: list[str], arguments: Arguments) -> None:
     """Trains one model, writes its folder, and shows how to use it."""
-    output_dir = Path(arguments[2].output_dir)
+    output_dir = Path(arguments.training.output_dir)
     check_output(output_dir)
     # New weights are drawn before the Trainer would seed.
-    set_seed(arguments[2].seed)
-    model, extractor = build_model(arguments[0], split.train.features["emotion"].names)
-    inputs = prepare_inputs(model, extractor, [path for part in split for path in part["path"]])
+    set_seed(arguments.training.seed)
+    model, extractor = build_model(arguments.model, split.train.features["emotion"].names)
+    inputs = prepare_inputs(model, extractor, sounds, Path(arguments.data.feature_dir))
     training = train(model, extractor, inputs, split, arguments)
     if PartialState().is_main_process:
         metrics = write_run(output_dir, training, extractor, split, inputs.hours, warnings, arguments)
@@ -94,14 +88,26 @@ def train_one(split: Split, warnings: list[str], arguments: Arguments) -> None:
         try_it(output_dir / "model", split.test["path"][0])
 
 
-def validate(folds: list[Fold], audited: AuditResult, warnings: list[str], arguments: Arguments) -> None:
+def validate(
+    folds: list[Fold], sounds: Mapping[str, Sound], audited: AuditResult, warnings: list[str], arguments: Arguments
+) -> None:
     """Cross-validates and writes what all folds say together."""
-    output_dir = Path(arguments[2].output_dir)
-    folders = cross_validate(folds, arguments)
+    output_dir = Path(arguments.training.output_dir)
+    folders = cross_validate(folds, sounds, arguments)
     if PartialState().is_main_process:
-        protocol = arguments[1].protocol
-        metrics = write_cross_validation(output_dir, folds, folders, protocol, audited, warnings)
+        metrics = write_cross_validation(output_dir, folds, folders, arguments.data.protocol, audited, warnings)
+        write_recipe(output_dir, recipe(arguments))
         print("\n" + cross_validation_summary(metrics, output_dir))
+
+
+def vary(
+    folds: list[Fold], sounds: Mapping[str, Sound], audited: AuditResult, warnings: list[str], arguments: Arguments
+) -> None:
+    """Trains every setting of a sweep on every fold, and writes the report."""
+    results = sweep(folds, sounds, audited, warnings, arguments)
+    if PartialState().is_main_process:
+        page = write_sweep_report(Path(arguments.training.output_dir), results, measure_latency)
+        print(f"\nThe report is in {page}")
 
 
 def try_it(model: Path, file: str) -> None:

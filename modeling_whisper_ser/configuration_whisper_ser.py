@@ -7,8 +7,9 @@ from typing import Any
 from transformers import PreTrainedConfig, WhisperConfig
 
 POOLING_TYPES = ("mean", "attentive", "qkv", "statistics")
-LAYER_MIXINGS = ("none",)
+LAYER_MIXINGS = ("none", "concat", "weighted", "attention")
 SCORE_ACTIVATIONS = ("none", "tanh")
+POOLING_QUERIES = ("mean", "learnt", "max")
 
 FRAMES_PER_SECOND = 50
 """Encoder frames per second of audio: mel frames every 10 ms, halved by Whisper's second convolution."""
@@ -28,24 +29,32 @@ class WhisperSerConfig(PreTrainedConfig):
         encoder_config: the `WhisperConfig` (or its dict) of the checkpoint the encoder was cut from.
         layer_index: the encoder layer that is read, from 1; layers above it do not exist in the model. The last layer
             includes the encoder's final LayerNorm. Left out, it is the middle one: half the layers, rounded up.
-        layer_mixing: how several layers become one; `"none"` reads the single layer `layer_index`.
-        layer_indices: the layers read, ascending, `layer_index` the highest. With `layer_mixing="none"` it is
-            `[layer_index]`.
+        layer_mixing: how several layers become one; `"none"` reads the single layer `layer_index`, `"concat"` joins
+            layers side by side, `"weighted"` learns one weight a layer, `"attention"` lets each frame weigh them.
+        layer_indices: the layers read, ascending, `layer_index` the highest and by default that. With
+            `layer_mixing="none"` it is `[layer_index]`.
         d_model: width of the projected frames and of the pooled vector.
         pooling_type: `"mean"`, `"attentive"` (paper, section 3.2.1), `"qkv"` (section 3.2.2) or `"statistics"`
             (mean and standard deviation over the frames, mapped to `d_model`).
         num_pooling_heads, pooling_head_dim: attention heads and the size of each (`attentive` and `qkv`).
+        pooling_queries: where the queries of `qkv` come from: the `"mean"` of the frames as in the paper, `"learnt"`
+            ones, the `"max"` of each channel, or several of these with `num_pooling_heads` heads each.
+        pooling_statistics: under the attention weights of `attentive` and `qkv` take the standard deviation of the
+            values besides their mean (attentive statistics pooling, Okabe et al. 2018).
         score_activation: applied to the attention scores before the softmax. `"none"` as the paper writes; the
             authors' code has `"tanh"` for `qkv`.
         scale_scores: divide the scores by `sqrt(pooling_head_dim)`. Left out, it follows the paper's equations: yes
             for `qkv` (8a), no for `attentive` (4); the authors' code scales both.
         layer_norm_after_pooling: one more LayerNorm before the classifier, as in the authors' code.
-        input_dropout: on the (standardised) encoder states before the projector.
+        input_dropout: share of the channels of the (standardised) encoder states that each utterance loses in
+            training, in all its frames alike. (Dropped one by one, the frames' average would hardly miss them.)
         pooling_dropout: inside the pooling: on `tanh(h W + b)` for `attentive`, on queries, keys and values for `qkv`.
         classifier_dropout: on the pooled vector.
         channel_standardisation: subtract mean and divide by deviation per channel of the encoder states. The
             statistics come from the training frames and are saved with the model.
         chunk_seconds: audio is encoded in even chunks of at most this many seconds; positions restart in each.
+        frame_averaging: average every so many encoder frames (50 a second) before the head; 1 keeps them all. A head
+            on fewer frames is much faster to train.
         unfreeze_last_n: how many of the kept encoder layers, from the top, are trained. 0 leaves the encoder frozen.
         class_weights: one weight a label for the loss, or `None`.
         label_smoothing: of the loss, in [0, 1).
@@ -67,6 +76,8 @@ class WhisperSerConfig(PreTrainedConfig):
     pooling_type: str = "qkv"
     num_pooling_heads: int = 12
     pooling_head_dim: int = 4
+    pooling_queries: list[str] = None  # type: ignore[assignment]
+    pooling_statistics: bool = False
     score_activation: str = "none"
     scale_scores: bool = None  # type: ignore[assignment]
     layer_norm_after_pooling: bool = False
@@ -75,6 +86,7 @@ class WhisperSerConfig(PreTrainedConfig):
     classifier_dropout: float = 0.0
     channel_standardisation: bool = True
     chunk_seconds: float = 4.0
+    frame_averaging: int = 1
     unfreeze_last_n: int = 0
     class_weights: list[float] | None = None
     label_smoothing: float = 0.0
@@ -87,10 +99,14 @@ class WhisperSerConfig(PreTrainedConfig):
             self.encoder_config = WhisperConfig(**self.encoder_config)
         elif not isinstance(self.encoder_config, WhisperConfig):
             raise ConfigError(f"encoder_config={self.encoder_config!r} must be a WhisperConfig or its dict.")
+        if self.layer_index is None and self.layer_indices:
+            self.layer_index = self.layer_indices[-1]
         if self.layer_index is None:
             self.layer_index = math.ceil(self.encoder_config.encoder_layers / 2)
         if self.layer_indices is None:
             self.layer_indices = [self.layer_index]
+        if self.pooling_queries is None:
+            self.pooling_queries = ["mean"]
         if self.scale_scores is None:
             self.scale_scores = self.pooling_type == "qkv"
         super().__post_init__(**kwargs)
@@ -127,10 +143,13 @@ class WhisperSerConfig(PreTrainedConfig):
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not one of {', '.join(map(repr, allowed))}.")
-        for name in ("scale_scores", "layer_norm_after_pooling", "channel_standardisation"):
+        queries = self.pooling_queries
+        if not queries or len({*queries}) < len(queries) or not {*queries} <= {*POOLING_QUERIES}:
+            raise ConfigError(f"pooling_queries={queries!r} must be one or several of {', '.join(POOLING_QUERIES)}.")
+        for name in ("scale_scores", "layer_norm_after_pooling", "channel_standardisation", "pooling_statistics"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false.")
-        for name in ("d_model", "num_pooling_heads", "pooling_head_dim"):
+        for name in ("d_model", "num_pooling_heads", "pooling_head_dim", "frame_averaging"):
             _check_integer(name, getattr(self, name), 1, None)
         for name in ("input_dropout", "pooling_dropout", "classifier_dropout", "label_smoothing"):
             _check_fraction(name, getattr(self, name))
@@ -142,10 +161,18 @@ class WhisperSerConfig(PreTrainedConfig):
         layers = self.encoder_config.encoder_layers
         _check_integer("layer_index", self.layer_index, 1, layers)
         _check_integer("unfreeze_last_n", self.unfreeze_last_n, 0, self.layer_index)
-        if list(self.layer_indices) != [self.layer_index]:
+        if self.layer_mixing == "none" and list(self.layer_indices) != [self.layer_index]:
             raise ConfigError(
                 f"layer_indices={self.layer_indices!r} must be [{self.layer_index}], the layer_index, with "
                 "layer_mixing='none'."
+            )
+        for layer in self.layer_indices:
+            _check_integer("layer_indices", layer, 1, layers)
+        if list(self.layer_indices) != sorted(set(self.layer_indices)) or list(self.layer_indices[-1:]) != [
+            self.layer_index
+        ]:
+            raise ConfigError(
+                f"layer_indices={self.layer_indices!r} must ascend to {self.layer_index}, the layer_index."
             )
 
     def _check_chunks(self) -> None:

@@ -1,6 +1,7 @@
 """Whisper's encoder up to the highest layer that is read, run over the real frames in short chunks."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -53,7 +54,7 @@ class WhisperSerEncoder(nn.Module):
 
         Returns:
             States `(batch, layers, frames, width)`, zero behind a shorter clip, and mask `(batch, frames)`; two mel
-            frames make one encoder frame.
+            frames make one encoder frame, `frame_averaging` of these one frame of the states.
 
         Raises:
             ValueError: wrong shapes, a clip without real frames, or padding before real frames.
@@ -74,9 +75,18 @@ class WhisperSerEncoder(nn.Module):
         clips: list[list[torch.Tensor]] = [[] for _ in mel_frames]
         for chunk in chunks:
             clips[chunk.clip].append(pieces.pop(chunk))
-        states = pad_sequence([torch.cat(clip) for clip in clips], batch_first=True).transpose(1, 2)
-        lengths = torch.tensor([-(-length // 2) for length in mel_frames], device=states.device)
-        return states, torch.arange(states.shape[2], device=states.device) < lengths[:, None]
+        joined = [average_frames(torch.cat(clip), self.config.frame_averaging) for clip in clips]
+        states = pad_sequence(joined, batch_first=True).transpose(1, 2)
+        return states, _mask([len(clip) for clip in joined], states.shape[2], states.device)
+
+    @contextlib.contextmanager
+    def reading(self, layers: Sequence[int]) -> Iterator[None]:
+        """Reads other layers, ascending, than the config says, none of them above the highest there is."""
+        usual, self.layer_indices = self.layer_indices, tuple(layers)
+        try:
+            yield
+        finally:
+            self.layer_indices = usual
 
     def _run(self, mels: list[torch.Tensor]) -> torch.Tensor:
         """Returns `(chunks, frames, layers, width)` of log-mel chunks, each `(mel_frames, mels)`."""
@@ -100,6 +110,15 @@ class WhisperSerEncoder(nn.Module):
                 above = self.layer_norm if index == len(self.layers) else None
                 read.append(hidden if above is None else above(hidden))
         return torch.stack(read, dim=2)
+
+
+def average_frames(states: torch.Tensor, group: int) -> torch.Tensor:
+    """Returns the mean of every `group` frames of `states` `(frames, ...)`; the last group may be smaller."""
+    if group == 1:
+        return states
+    whole = len(states) // group * group
+    means = states[:whole].unflatten(0, (-1, group)).mean(1)
+    return means if whole == len(states) else torch.cat([means, states[whole:].mean(0, keepdim=True)])
 
 
 def even_chunks(frames: int, longest: int) -> list[tuple[int, int]]:

@@ -16,7 +16,8 @@ from transformers.utils.generic import can_return_tuple
 from .checkpoint_whisper_ser import HUB_ARGUMENTS, open_encoder
 from .configuration_whisper_ser import ConfigError, WhisperSerConfig, refuse_unknown
 from .encoder_whisper_ser import WhisperSerEncoder
-from .pooling_whisper_ser import AttentivePooling, build_pooling
+from .mixing_whisper_ser import build_mixing
+from .pooling_whisper_ser import AttentivePooling, Packing, QKVPooling, build_pooling
 
 
 class MissingWeightsError(ValueError):
@@ -75,23 +76,26 @@ class ChannelStandardisation(nn.Module):
     @torch.no_grad()
     def fit(self, utterances: Iterable[torch.Tensor]) -> None:
         """Takes mean and deviation from states `(layers, frames, width)` of each utterance, all frames alike."""
-        count, total, squares = 0, torch.zeros(self.mean.shape).double(), torch.zeros(self.mean.shape).double()
+        count, mean, squares = 0, torch.zeros(self.mean.shape).double(), torch.zeros(self.mean.shape).double()
         for states in utterances:
-            frames = states.double()
-            count += frames.shape[1]
-            total += frames.sum(1)
-            squares += frames.square().sum(1)
+            # Moments are joined utterance by utterance (Chan et al. 1979): stable where a mean dwarfs its deviation.
+            variance, centre = torch.var_mean(states.float(), dim=1, correction=0)
+            frames = states.shape[1]
+            count += frames
+            distance = centre.double() - mean
+            mean += distance * (frames / count)
+            squares += frames * (variance.double() + distance.square() * (1 - frames / count))
         if count == 0:
             raise ValueError("Channel standardisation needs the states of at least one utterance.")
-        mean = total / count
-        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+        deviation = (squares / count).sqrt()
         self.mean.copy_(mean)
         # A channel that never moves says nothing; dividing by its deviation would only magnify rounding.
         self.deviation.copy_(deviation.clamp(min=1e-5))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """Standardises `(batch, layers, frames, width)`."""
-        return (states - self.mean[:, None]) / self.deviation[:, None]
+        """Standardises `(layers, frames, width)`."""
+        scale = self.deviation.reciprocal()
+        return torch.addcmul((-self.mean * scale).unsqueeze(1), states, scale.unsqueeze(1))
 
 
 class WhisperSerPreTrainedModel(PreTrainedModel):
@@ -166,7 +170,7 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Starts modules as PyTorch does, and positions as Whisper does."""
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.LayerNorm | AttentivePooling):
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.LayerNorm | AttentivePooling | QKVPooling):
             module.reset_parameters()
         elif isinstance(module, WhisperSerEncoder):
             weight = module.embed_positions.weight
@@ -177,7 +181,7 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
 
 
 class WhisperSerModel(WhisperSerPreTrainedModel):
-    """Audio to one vector: encoder, channel standardisation, projector with LayerNorm, pooling."""
+    """Audio to one vector: encoder, channel standardisation, layer mixing, projector with LayerNorm, pooling."""
 
     def __init__(self, config: WhisperSerConfig) -> None:
         super().__init__(config)
@@ -186,7 +190,8 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
         self.encoder = WhisperSerEncoder(config)
         self.standardisation = ChannelStandardisation(config)
         self.input_dropout = nn.Dropout(config.input_dropout)
-        self.projector = nn.Linear(config.encoder_config.d_model, config.d_model)
+        self.mixing = build_mixing(config)
+        self.projector = nn.Linear(self.mixing.width, config.d_model)
         self.projector_norm = nn.LayerNorm(config.d_model)
         self.pooling = build_pooling(config)
         self.pooled_norm = nn.LayerNorm(config.d_model) if config.layer_norm_after_pooling else nn.Identity()
@@ -195,8 +200,12 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
 
     def train(self, mode: bool = True) -> Self:
         """Sets training mode everywhere but in the frozen part of the encoder."""
-        super().train(mode)
-        self.encoder.eval()
+        self.training = mode
+        for module in self.children():
+            if module is not self.encoder:
+                module.train(mode)
+            elif module.training or self.config.unfreeze_last_n:
+                module.eval()
         for module in _unfrozen(self.encoder, self.config.unfreeze_last_n):
             module.train(mode)
         return self
@@ -214,6 +223,7 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
+        encoder_frame_counts: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> WhisperSerModelOutput:
@@ -222,7 +232,8 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
         Args:
             input_features: log-mel `(batch, mel_frames, mels)`, with `attention_mask` `(batch, mel_frames)`.
             encoder_hidden_states: instead, states `(batch, layers, frames, width)`, with `encoder_attention_mask`
-                `(batch, frames)`. A mask left out means that every frame is real.
+                `(batch, frames)`. A mask left out means that every frame is real. Or without padding: those of all
+                utterances joined `(layers, frames, width)`, with `encoder_frame_counts` `(batch,)`.
             output_attentions: return `pooling_attentions`.
             output_hidden_states: return `frame_states` and `frame_mask`.
 
@@ -231,16 +242,20 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
         """
         if input_features is not None and encoder_hidden_states is not None:
             raise ValueError("Give either input_features or encoder_hidden_states, got both.")
+        states: torch.Tensor | None = None
         if input_features is not None:
             states, mask = self.encode(input_features, attention_mask)
-        elif encoder_hidden_states is not None:
-            states, mask = self._checked_states(encoder_hidden_states, encoder_attention_mask)
-        else:
+        elif encoder_hidden_states is None:
             raise ValueError("Give either input_features or encoder_hidden_states, got none of them.")
-        standardised = self.standardisation(states) if self.config.channel_standardisation else states
-        read = standardised[:, 0].to(self.projector.weight.dtype)
-        hidden = self.projector_norm(self.projector(self.input_dropout(read)))
-        pooled, attentions = self.pooling(hidden, mask)
+        elif encoder_frame_counts is None:
+            states, mask = encoder_hidden_states, self._checked_mask(encoder_hidden_states, encoder_attention_mask)
+        else:
+            packed, mask = encoder_hidden_states, self._mask_of_counts(encoder_hidden_states, encoder_frame_counts)
+        packing = Packing.of(mask)
+        if states is not None:
+            # Only real frames go on: whatever stands behind an utterance is not read, NaN included.
+            packed = packing.pack(states.transpose(1, 2)).transpose(0, 1)
+        pooled, attentions = self.pooling(self._project(packed, packing), packing)
         wants_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return WhisperSerModelOutput(
             pooler_output=self.pooled_norm(pooled),
@@ -249,7 +264,32 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
             pooling_attentions=attentions if output_attentions else None,
         )
 
-    def _checked_states(self, states: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def _project(self, states: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Returns the projected frames `(frames, d_model)` of packed states `(layers, frames, width)`."""
+        states = states.to(self.projector.weight.dtype)
+        drops = self.training and self.input_dropout.p > 0
+        if self.config.channel_standardisation:
+            states = self.standardisation(states)
+        elif drops:
+            states = states.clone()
+        if drops:
+            gains = self.input_dropout(states.new_ones(len(packing.mask), states.shape[0], 1, states.shape[2]))
+            ends = packing.mask.sum(1).cumsum(0).tolist()
+            for start, end, gain in zip([0, *ends], ends, gains, strict=False):
+                states[:, start:end].mul_(gain)
+        return self.projector_norm(self.projector(self.mixing(states)))
+
+    def _mask_of_counts(self, states: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        layers, width = self.standardisation.mean.shape
+        fits = states.dim() == 3 and states.shape[0] == layers and states.shape[2] == width
+        if not fits or counts.dim() != 1 or not len(counts) or counts.min() < 1 or counts.sum() != states.shape[1]:
+            raise ValueError(
+                f"With encoder_frame_counts, encoder_hidden_states must be ({layers}, sum of the counts, {width}), "
+                f"every count at least 1; got {tuple(states.shape)} and {counts.tolist()}."
+            )
+        return torch.arange(int(counts.max()), device=states.device) < counts.unsqueeze(1)
+
+    def _checked_mask(self, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         layers, width = self.standardisation.mean.shape
         if states.dim() != 4 or states.shape[1] != layers or states.shape[3] != width:
             raise ValueError(
@@ -262,8 +302,7 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
                 f"encoder_attention_mask {tuple(mask.shape)} must mark at least one real frame in each row of "
                 f"encoder_hidden_states {tuple(states.shape)}."
             )
-        # Whatever stands behind an utterance is not read, NaN included.
-        return states.masked_fill(~mask.bool()[:, None, :, None], 0), mask.bool()
+        return mask.bool()
 
 
 class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
@@ -325,6 +364,7 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
+        encoder_frame_counts: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -338,6 +378,7 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
             attention_mask=attention_mask,
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
+            encoder_frame_counts=encoder_frame_counts,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,

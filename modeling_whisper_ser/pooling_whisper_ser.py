@@ -1,10 +1,12 @@
-"""From the frames of an utterance to one vector: the paper's poolings and one more, each obeying the mask.
+"""From the frames of an utterance to one vector: the paper's poolings and one more.
 
-Every pooling takes `hidden` `(batch, frames, d_model)` and `mask` `(batch, frames)`, true on real frames, and returns
-the pooled vector `(batch, d_model)` and its attention weights `(batch, heads, frames)`, or `None` where it has none.
+Frames come packed: those of all utterances of a batch joined, without padding. Every pooling takes `hidden`
+`(frames, d_model)` and the `Packing` that says whose they are, and returns the pooled vectors `(batch, d_model)` and
+their attention weights `(batch, heads, longest)`, 0 behind a shorter utterance, or `None` where it has none.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,23 +14,64 @@ from torch import nn
 from .configuration_whisper_ser import WhisperSerConfig
 
 
-class MeanPooling(nn.Module):
-    """The mean over the real frames."""
+class Packing(NamedTuple):
+    """Whose the packed frames are.
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return masked_mean(hidden, mask), None
+    Attributes:
+        mask: `(batch, longest)`, true on real frames, which come first.
+        places: of each packed frame in the flattened mask `(frames,)`.
+        owners: of each packed frame, as an index into the batch `(frames,)`.
+    """
+
+    mask: torch.Tensor
+    places: torch.Tensor
+    owners: torch.Tensor
+
+    @classmethod
+    def of(cls, mask: torch.Tensor) -> "Packing":
+        """Returns the packing of the frames that `mask` `(batch, longest)` marks."""
+        places = mask.flatten().nonzero().squeeze(1)
+        return cls(mask, places, places // mask.shape[1])
+
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
+        """`(batch, longest, ...)` -> `(frames, ...)`."""
+        flat = padded.flatten(0, 1)
+        return flat if len(self.places) == len(flat) else flat.index_select(0, self.places)
+
+    def pad(self, packed: torch.Tensor) -> torch.Tensor:
+        """`(frames, ...)` -> `(batch, longest, ...)`, zeros behind a shorter utterance."""
+        if len(packed) != self.mask.numel():
+            packed = packed.new_zeros(self.mask.numel(), *packed.shape[1:]).index_copy(0, self.places, packed)
+        return packed.unflatten(0, self.mask.shape)
+
+    def mean(self, packed: torch.Tensor) -> torch.Tensor:
+        """`(frames, channels)` -> the mean of each utterance `(batch, channels)`."""
+        # A product with a small dense matrix: adding row by row is many times slower.
+        mine = self.owners == torch.arange(len(self.mask), device=packed.device).unsqueeze(1)
+        return (mine / self.mask.sum(1, keepdim=True)).to(packed.dtype) @ packed
+
+    def max(self, packed: torch.Tensor) -> torch.Tensor:
+        """`(frames, channels)` -> the maximum of each utterance `(batch, channels)`."""
+        return self.pad(packed).masked_fill(~self.mask.unsqueeze(2), float("-inf")).amax(1)
+
+
+class MeanPooling(nn.Module):
+    """The mean over the frames."""
+
+    def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return packing.mean(hidden), None
 
 
 class StatisticsPooling(nn.Module):
-    """Mean and standard deviation over the real frames (x-vectors, Snyder et al. 2018), mapped to `d_model`."""
+    """Mean and standard deviation over the frames (x-vectors, Snyder et al. 2018), mapped to `d_model`."""
 
     def __init__(self, config: WhisperSerConfig) -> None:
         super().__init__()
         self.out = nn.Linear(2 * config.d_model, config.d_model)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        mean = masked_mean(hidden, mask)
-        variance = masked_mean((hidden - mean.unsqueeze(1)).square(), mask)
+    def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
+        mean = packing.mean(hidden)
+        variance = packing.mean((hidden - mean[packing.owners]).square())
         # The square root has no finite slope at 0, where one-frame utterances are.
         deviation = (variance + 1e-6).sqrt()
         return self.out(torch.cat([mean, deviation], dim=-1)), None
@@ -37,31 +80,55 @@ class StatisticsPooling(nn.Module):
 class _MultiHeadPooling(nn.Module):
     """What both attention poolings share: heads of values, softmax over real frames, heads joined to `d_model`."""
 
-    def __init__(self, config: WhisperSerConfig) -> None:
+    def __init__(self, config: WhisperSerConfig, sources: int = 1) -> None:
         super().__init__()
-        self.heads = config.num_pooling_heads
+        self.heads = sources * config.num_pooling_heads
         self.head_dim = config.pooling_head_dim
         self.inner = self.heads * self.head_dim
         self.scale = 1 / math.sqrt(self.head_dim) if config.scale_scores else 1.0
         self.tanh_scores = config.score_activation == "tanh"
+        self.statistics = config.pooling_statistics
         self.dropout = nn.Dropout(config.pooling_dropout)
         self.value = nn.Linear(config.d_model, self.inner, bias=False)
-        self.out = nn.Linear(self.inner, config.d_model, bias=False)
+        self.out = nn.Linear(self.inner * (2 if self.statistics else 1), config.d_model, bias=False)
 
     def _split(self, projected: torch.Tensor) -> torch.Tensor:
-        """`(batch, frames, heads * head_dim)` -> `(batch, heads, frames, head_dim)`."""
-        return projected.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        """`(..., heads * head_dim)` -> `(..., heads, head_dim)`."""
+        return projected.unflatten(-1, (self.heads, self.head_dim))
 
-    def _weights(self, scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Returns attention weights `(batch, heads, frames)` of `scores` of that shape; padding gets exactly 0."""
-        scores = scores * self.scale
+    def _weights(self, scores: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Returns attention weights `(batch, heads, longest)` of padded `scores` `(batch, longest, heads)`."""
+        scores = scores.transpose(1, 2) * self.scale
         if self.tanh_scores:
             scores = scores.tanh()
-        return scores.masked_fill(~mask.unsqueeze(1), float("-inf")).softmax(dim=-1)
+        return scores.masked_fill(~packing.mask.unsqueeze(1), float("-inf")).softmax(dim=-1)
 
     def _join(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Returns `(batch, d_model)`; weights are `(batch, heads, frames)`, values `(batch, heads, frames, dim)`."""
-        return self.out((weights.unsqueeze(2) @ values).flatten(1))
+        """Returns `(batch, d_model)`; `values` are padded, `(batch, longest, heads, head_dim)`."""
+        mean = _averages(weights, values)
+        if not self.statistics:
+            return self.out(mean.flatten(1))
+        variance = _averages(weights, (values - mean.unsqueeze(1)).square())
+        # The square root has no finite slope at 0, where one-frame utterances are.
+        return self.out(torch.cat([mean, (variance + 1e-6).sqrt()], dim=-1).flatten(1))
+
+    def _join_hidden(self, weights: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Returns `_join` of the values of `hidden` `(batch, longest, d_model)`.
+
+        An average commutes with the map to the values: one vector a head is mapped, and no frame's value is formed.
+        """
+        if self.statistics:
+            return self._join(weights, self._split(self.value(hidden)))
+        return self.out(torch.einsum("bhd,hvd->bhv", weights @ hidden, self._by_head(self.value)).flatten(1))
+
+    def _by_head(self, linear: nn.Linear) -> torch.Tensor:
+        """Returns the weight of a map to the heads as `(heads, head_dim, d_model)`."""
+        return linear.weight.unflatten(0, (self.heads, self.head_dim))
+
+
+def _averages(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Returns the mean `(batch, heads, head_dim)` of `values` under `weights` `(batch, heads, longest)`."""
+    return (weights.unsqueeze(2) @ values.transpose(1, 2)).squeeze(2)
 
 
 class AttentivePooling(_MultiHeadPooling):
@@ -83,33 +150,67 @@ class AttentivePooling(_MultiHeadPooling):
         nn.init.uniform_(self.score_weight, -bound, bound)
         nn.init.zeros_(self.score_bias)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        activated = self._split(self.dropout(self.hidden(hidden).tanh()))
-        scores = (activated * self.score_weight[:, None]).sum(-1) + self.score_bias[:, None]
-        weights = self._weights(scores, mask)
-        return self._join(weights, self._split(self.value(hidden))), weights
+    def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if self.training:
+            joint = nn.functional.linear(hidden, torch.cat([self.hidden.weight, self.value.weight]))
+            activated, values = joint.split(self.inner, dim=-1)
+            weights = self._weights(packing.pad(self._scores(activated + self.hidden.bias)), packing)
+            return self._join(weights, self._split(packing.pad(values))), weights
+        weights = self._weights(packing.pad(self._scores(self.hidden(hidden))), packing)
+        return self._join_hidden(weights, packing.pad(hidden)), weights
+
+    def _scores(self, activated: torch.Tensor) -> torch.Tensor:
+        """`(frames, heads * head_dim)` before the tanh -> `(frames, heads)`."""
+        return (self._split(self.dropout(activated.tanh())) * self.score_weight).sum(-1) + self.score_bias
 
 
 class QKVPooling(_MultiHeadPooling):
-    """Multi-head QKV attention pooling (paper, section 3.2.2, equation 8): the query is the mean of the frames."""
+    """Multi-head QKV attention pooling (paper, section 3.2.2, equation 8).
+
+    In the paper the query is the mean of the frames; other sources of queries bring heads of their own.
+    """
 
     def __init__(self, config: WhisperSerConfig) -> None:
-        super().__init__(config)
-        self.query = nn.Linear(config.d_model, self.inner, bias=False)
+        super().__init__(config, len(config.pooling_queries))
+        self.sources = tuple(config.pooling_queries)
+        of_source = config.num_pooling_heads * config.pooling_head_dim
+        self.query = nn.ModuleDict(
+            {source: nn.Linear(config.d_model, of_source, bias=False) for source in self.sources if source != "learnt"}
+        )
+        if "learnt" in self.sources:
+            self.learnt_query = nn.Parameter(torch.empty(of_source))
         self.key = nn.Linear(config.d_model, self.inner, bias=False)
+        self.reset_parameters()
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query = self._split(self.dropout(self.query(masked_mean(hidden, mask).unsqueeze(1))))
-        keys = self._split(self.dropout(self.key(hidden)))
-        values = self._split(self.dropout(self.value(hidden)))
-        weights = self._weights((query @ keys.transpose(-1, -2)).squeeze(2), mask)
-        return self._join(weights, values), weights
+    def reset_parameters(self) -> None:
+        """Starts learnt queries at the scale of those that are projected."""
+        if "learnt" in self.sources:
+            nn.init.normal_(self.learnt_query, std=1 / math.sqrt(3))
 
+    def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query = self._split(self.dropout(self._queries(hidden, packing)))
+        if self.training:
+            # Dropout acts on each frame's key and value; and packed frames have no padded hidden states to multiply.
+            joint = nn.functional.linear(hidden, torch.cat([self.key.weight, self.value.weight]))
+            keys, values = (self._split(x) for x in packing.pad(self.dropout(joint)).split(self.inner, dim=-1))
+            weights = self._weights((keys * query.unsqueeze(1)).sum(-1), packing)
+            return self._join(weights, values), weights
+        # One query a head: q . (W_K h) = (W_K' q) . h, so no frame's key is formed.
+        directions = torch.einsum("bhk,hkd->bhd", query, self._by_head(self.key))
+        padded = packing.pad(hidden)
+        weights = self._weights(padded @ directions.transpose(1, 2), packing)
+        return self._join_hidden(weights, padded), weights
 
-def masked_mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Returns the mean `(batch, d_model)` of `hidden` `(batch, frames, d_model)` where `mask` is true."""
-    real = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * real).sum(1) / real.sum(1)
+    def _queries(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Returns the queries of all sources `(batch, heads * head_dim)`."""
+        queries = []
+        for source in self.sources:
+            if source == "learnt":
+                queries.append(self.learnt_query.expand(len(packing.mask), -1))
+            else:
+                summary = packing.mean(hidden) if source == "mean" else packing.max(hidden)
+                queries.append(self.query[source](summary))
+        return torch.cat(queries, dim=-1)
 
 
 def build_pooling(config: WhisperSerConfig) -> nn.Module:

@@ -9,9 +9,9 @@ import soundfile
 from conftest import RATE, speechlike, write_corpus, write_table
 
 from whisper_ser.audio import read_audio
-from whisper_ser.corpora.check import check_audio
 from whisper_ser.corpora.table import load_table
 from whisper_ser.errors import AudioFileError, CorpusError, ProtocolError
+from whisper_ser.listening import listen
 from whisper_ser.protocols import split_by_speaker
 
 
@@ -161,7 +161,7 @@ def test_all_bad_files_are_listed_before_training_begins(tmp_path, small_checkpo
 def test_long_lists_are_cut_but_counted(tmp_path):
     paths = [str(tmp_path / f"{n}.wav") for n in range(1050)]
     with pytest.raises(CorpusError, match="1050 of 1050") as error:
-        check_audio(paths, progress=False)
+        listen(paths, progress=False)
     assert "999.wav" in str(error.value) and "and 50 more" in str(error.value)
 
 

@@ -133,3 +133,16 @@ def test_only_the_layers_read_exist(small_checkpoint):
     assert len(encoder_of(small_checkpoint, layer_index=2).layers) == 2
     assert encoder_of(small_checkpoint, layer_index=2).layer_norm is None
     assert encoder_of(small_checkpoint, layer_index=3).layer_norm is not None
+
+
+@torch.no_grad()
+def test_averaged_frames_are_means_of_each_clips_own_frames(small_checkpoint):
+    clips = [speechlike(1.0), speechlike(2.61, 200, seed=1)]
+    batch = WhisperSerFeatureExtractor()(clips, sampling_rate=RATE, return_tensors="pt")
+    every, mask = encoder_of(small_checkpoint)(**batch)
+    averaged, averaged_mask = encoder_of(small_checkpoint, frame_averaging=4)(**batch)
+    assert mask.sum(1).tolist() == [50, 131] and averaged_mask.sum(1).tolist() == [13, 33]
+    for row, count in enumerate((50, 131)):
+        for frame, start in enumerate(range(0, count, 4)):
+            expected = every[row, :, start : min(start + 4, count)].mean(1)
+            assert torch.allclose(averaged[row, :, frame], expected, atol=1e-5)

@@ -54,6 +54,72 @@ def test_both_entrances_give_the_same_logits(model, batch):
 
 
 @torch.no_grad()
+def test_packed_states_give_the_logits_of_padded_ones(model, batch):
+    states, mask = model.whisper_ser.encode(**batch)
+    counts = mask.sum(1)
+    packed = torch.cat([utterance[:, :count] for utterance, count in zip(states, counts, strict=True)], dim=1)
+    expected = model(encoder_hidden_states=states, encoder_attention_mask=mask).logits
+    assert torch.allclose(model(encoder_hidden_states=packed, encoder_frame_counts=counts).logits, expected, atol=1e-6)
+    for wrong in (counts + 1, counts[:2], counts * 0):
+        with pytest.raises(ValueError, match="sum of the counts"):
+            model(encoder_hidden_states=packed, encoder_frame_counts=wrong)
+
+
+@torch.no_grad()
+def test_input_dropout_takes_the_same_channels_of_all_frames_of_an_utterance(small_checkpoint):
+    model = WhisperForEmotionClassification.from_encoder(small_checkpoint, LABELS, input_dropout=0.5).whisper_ser
+    seen = []
+    model.projector.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    counts = torch.tensor([5, 3])
+    states = torch.randn(1, 8, 32)
+    given = states.clone()
+    model.train()(encoder_hidden_states=states, encoder_frame_counts=counts)
+    assert torch.equal(states, given), "the caller's states are left alone"
+    first, second = seen[0].split([5, 3])
+    for dropped, whole in ((first, states[0, :5]), (second, states[0, 5:])):
+        kept = (dropped != 0).all(0)
+        assert 0 < kept.sum() < 32 and (dropped[:, ~kept] == 0).all()
+        # Those that stay are doubled, so that the sum stays the same on average.
+        assert torch.allclose(dropped[:, kept], 2 * whole[:, kept])
+    assert not torch.equal((first != 0).all(0), (second != 0).all(0))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mixing", ["concat", "weighted", "attention"])
+def test_layers_are_mixed_as_each_mixing_says(small_checkpoint, batch, tmp_path, mixing):
+    fields = {"layer_mixing": mixing, "layer_indices": [1, 3], "pooling_type": "mean"}
+    model = WhisperForEmotionClassification.from_encoder(small_checkpoint, LABELS, **fields).eval()
+    base = model.whisper_ser
+    for parameter in base.mixing.parameters():
+        parameter.normal_()
+    states, mask = base.encode(**batch)
+    for row, layer in enumerate((1, 3)):
+        single = WhisperForEmotionClassification.from_encoder(small_checkpoint, LABELS, layer_index=layer)
+        assert torch.equal(states[:, row], single.whisper_ser.encode(**batch)[0][:, 0])
+    frame = states[1, :, 7]
+
+    def normalised(row):
+        return (row - row.mean()) / (row.var(correction=0) + 1e-5).sqrt()
+
+    if mixing == "concat":
+        expected = torch.cat([frame[0], frame[1]])
+    else:
+        rows = [normalised(row) for row in frame]
+        scores = base.mixing.layer_weights if mixing == "weighted" else base.mixing.layer_bias
+        if mixing == "attention":
+            scores = scores + torch.stack([base.mixing.score.weight[0] @ row for row in rows])
+        shares = [math.exp(score) / sum(math.exp(other) for other in scores) for score in scores]
+        expected = shares[0] * rows[0] + shares[1] * rows[1]
+    seen = []
+    base.projector.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model(encoder_hidden_states=states[1:2, :, 7:8])
+    assert torch.allclose(seen[0][0], expected, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    loaded = WhisperForEmotionClassification.from_pretrained(tmp_path)
+    assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("standardised", [True, False])
 @pytest.mark.parametrize("normalised", [True, False])
 def test_the_head_is_what_the_paper_writes(small_checkpoint, standardised, normalised):

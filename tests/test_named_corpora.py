@@ -636,3 +636,22 @@ def test_every_corpus_knows_its_facts(name: str) -> None:
     assert spec.license and spec.layout and len(spec.language) == 2
     first = next(iter(spec.counts.values()))
     assert set(spec.label_sets[0]) <= set(first)
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_the_page_of_corpora_says_what_the_loaders_know(name: str) -> None:
+    spec = CORPORA[name]
+    page = (Path(__file__).parent.parent / "docs" / "corpora.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+    assert f"| {spec.homepage} | {spec.license} |" in row
+    assert ("fold`" in row or "fixed`" in row) == bool(spec.folds)
+    if len(spec.counts) == 1:
+        assert f"| {PUBLISHED_TOTALS[name]:,}" in row
+    start = page.index(f"- `{name}`: ")
+    entry = " ".join(page[start : page.index("\n- ", start + 1)].split())
+    classes = entry[entry.index("Classes: ") :]
+    assert all(f"{len(labels)} (" in classes or f"{len(labels)}, as TESS" in classes for labels in spec.label_sets)
+    if "as TESS" in classes:
+        assert spec.label_sets == CORPORA["tess"].label_sets
+    else:
+        assert f"({', '.join(spec.label_sets[0])}" in classes

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_whisper_ser import WhisperSerConfig
-from modeling_whisper_ser.pooling_whisper_ser import build_pooling
+from modeling_whisper_ser.pooling_whisper_ser import Packing, build_pooling
 
 D_MODEL, HEADS, DIM = 16, 3, 4
 LENGTHS = (7, 1, 4)
@@ -17,6 +17,12 @@ def build(pooling_type, **fields):
         pooling_type=pooling_type, d_model=D_MODEL, num_pooling_heads=HEADS, pooling_head_dim=DIM, **fields
     )
     return build_pooling(config).eval()
+
+
+def pool(pooling, hidden: torch.Tensor, mask: torch.Tensor):
+    """Calls `pooling` with the frames of `hidden` `(batch, frames, d_model)` that `mask` marks."""
+    packing = Packing.of(mask)
+    return pooling(packing.pack(hidden), packing)
 
 
 def softmax(scores: list[float]) -> list[float]:
@@ -33,7 +39,7 @@ def naive_scores(pooling, kind, frames, head, scaled, tanh) -> list[float]:
             hidden = torch.tanh(pooling.hidden.weight[rows] @ frame + pooling.hidden.bias[rows])
             score = float(hidden @ pooling.score_weight[head] + pooling.score_bias[head])
         else:
-            score = float((pooling.query.weight[rows] @ mean) @ (pooling.key.weight[rows] @ frame))
+            score = float((pooling.query["mean"].weight[rows] @ mean) @ (pooling.key.weight[rows] @ frame))
         score = score / math.sqrt(DIM) if scaled else score
         scores.append(math.tanh(score) if tanh else score)
     return scores
@@ -49,7 +55,7 @@ def test_attention_poolings_follow_the_papers_equations(kind, scaled, activation
         parameter.normal_()
     hidden = torch.randn(len(LENGTHS), max(LENGTHS), D_MODEL)
     mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
-    pooled, attentions = pooling(hidden, mask)
+    pooled, attentions = pool(pooling, hidden, mask)
     assert attentions.shape == (len(LENGTHS), HEADS, max(LENGTHS))
     for row, length in enumerate(LENGTHS):
         frames, heads = list(hidden[row, :length]), []
@@ -65,7 +71,7 @@ def test_attention_poolings_follow_the_papers_equations(kind, scaled, activation
 @torch.no_grad()
 def test_mean_pooling_by_hand():
     hidden = torch.tensor([[[1.0, 10.0], [3.0, 20.0], [99.0, 99.0]]])
-    pooled, attentions = build("mean")(hidden, torch.tensor([[True, True, False]]))
+    pooled, attentions = pool(build("mean"), hidden, torch.tensor([[True, True, False]]))
     assert pooled.tolist() == [[2.0, 15.0]]
     assert attentions is None
 
@@ -75,7 +81,7 @@ def test_statistics_pooling_is_mean_and_deviation():
     pooling = build("statistics")
     hidden = torch.randn(len(LENGTHS), max(LENGTHS), D_MODEL)
     mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
-    pooled, _ = pooling(hidden, mask)
+    pooled, _ = pool(pooling, hidden, mask)
     for row, length in enumerate(LENGTHS):
         frames = hidden[row, :length]
         deviation = torch.stack([frames[:, c].var(correction=0) for c in range(D_MODEL)]).add(1e-6).sqrt()
@@ -83,13 +89,77 @@ def test_statistics_pooling_is_mean_and_deviation():
         assert torch.allclose(pooled[row], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["attentive", "qkv"])
+@pytest.mark.parametrize("fields", [{}, {"pooling_statistics": True}, {"pooling_queries": ["mean", "max"]}])
+def test_training_forms_keys_and_values_and_gives_what_use_gives_without_them(kind, fields):
+    pooling = build(kind, pooling_dropout=0.0, **fields)
+    for parameter in pooling.parameters():
+        torch.nn.init.normal_(parameter)
+    hidden = torch.randn(len(LENGTHS), max(LENGTHS), D_MODEL, requires_grad=True)
+    mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    outcomes = []
+    for training in (False, True):
+        pooled, weights = pool(pooling.train(training), hidden, mask)
+        (gradient,) = torch.autograd.grad(pooled.square().sum(), hidden)
+        outcomes.append((pooled, weights, gradient))
+    for in_use, in_training in zip(*outcomes, strict=True):
+        assert (in_use - in_training).abs().max() <= 1e-5 * in_training.abs().max()
+
+
+@torch.no_grad()
+def test_other_queries_bring_heads_of_their_own():
+    pooling = build("qkv", pooling_queries=["max", "learnt", "mean"])
+    for parameter in pooling.parameters():
+        parameter.normal_()
+    hidden = torch.randn(len(LENGTHS), max(LENGTHS), D_MODEL)
+    mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    pooled, attentions = pool(pooling, hidden, mask)
+    assert attentions.shape == (len(LENGTHS), 3 * HEADS, max(LENGTHS))
+    for row, length in enumerate(LENGTHS):
+        frames = hidden[row, :length]
+        queries = torch.cat(
+            [
+                pooling.query["max"].weight @ torch.stack([frames[:, c].max() for c in range(D_MODEL)]),
+                pooling.learnt_query,
+                pooling.query["mean"].weight @ frames.mean(0),
+            ]
+        )
+        heads = []
+        for head in range(3 * HEADS):
+            rows = slice(head * DIM, (head + 1) * DIM)
+            scores = [float(queries[rows] @ (pooling.key.weight[rows] @ f)) / math.sqrt(DIM) for f in frames]
+            assert attentions[row, head, :length].tolist() == pytest.approx(softmax(scores), abs=1e-4)
+            heads.append(
+                sum(w * (pooling.value.weight[rows] @ f) for w, f in zip(softmax(scores), frames, strict=True))
+            )
+        assert torch.allclose(pooled[row], pooling.out.weight @ torch.cat(heads), rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["attentive", "qkv"])
+def test_statistics_under_attention_are_weighted_mean_and_deviation(kind):
+    pooling = build(kind, pooling_statistics=True)
+    hidden = torch.randn(len(LENGTHS), max(LENGTHS), D_MODEL)
+    mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    pooled, attentions = pool(pooling, hidden, mask)
+    for row, length in enumerate(LENGTHS):
+        heads = []
+        for head in range(HEADS):
+            values = hidden[row, :length] @ pooling.value.weight[head * DIM : (head + 1) * DIM].T
+            weights = attentions[row, head, :length]
+            mean = sum(w * v for w, v in zip(weights, values, strict=True))
+            variance = sum(w * (v - mean) ** 2 for w, v in zip(weights, values, strict=True))
+            heads += [mean, (variance + 1e-6).sqrt()]
+        assert torch.allclose(pooled[row], pooling.out.weight @ torch.cat(heads), atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["mean", "attentive", "qkv", "statistics"])
 def test_padding_changes_neither_vector_nor_gradient(kind):
     pooling = build(kind)
     frames = torch.randn(1, 5, D_MODEL, requires_grad=True)
-    alone, _ = pooling(frames, torch.ones(1, 5, dtype=torch.bool))
+    alone, _ = pool(pooling, frames, torch.ones(1, 5, dtype=torch.bool))
     padded = torch.cat([frames, torch.full((1, 3, D_MODEL), 1e4)], dim=1)
-    with_padding, _ = pooling(padded, torch.arange(8)[None] < 5)
+    with_padding, _ = pool(pooling, padded, torch.arange(8)[None] < 5)
     assert torch.allclose(alone, with_padding, atol=1e-5)
     (gradient,) = torch.autograd.grad(alone.square().sum(), frames)
     (gradient_padded,) = torch.autograd.grad(with_padding.square().sum(), frames)
@@ -100,5 +170,5 @@ def test_padding_changes_neither_vector_nor_gradient(kind):
 def test_one_frame_has_a_finite_gradient():
     pooling = build("statistics")
     frame = torch.randn(1, 1, D_MODEL, requires_grad=True)
-    pooling(frame, torch.ones(1, 1, dtype=torch.bool))[0].sum().backward()
+    pool(pooling, frame, torch.ones(1, 1, dtype=torch.bool))[0].sum().backward()
     assert torch.isfinite(frame.grad).all()

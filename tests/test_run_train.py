@@ -66,8 +66,9 @@ def test_a_run_leaves_model_metrics_predictions_and_figure(run):
         "metrics.json",
         "predictions.parquet",
         "confusion_matrix.png",
+        "recipe.json",
     }
-    assert {path.suffix for path in (run / "model").iterdir()} == {".json", ".md", ".py", ".safetensors"}
+    assert {path.suffix for path in (run / "model").iterdir()} == {".json", ".md", ".png", ".py", ".safetensors"}
 
 
 def test_the_metrics_are_scikit_learns_on_the_predictions(run):
@@ -92,7 +93,8 @@ def test_the_saved_model_gives_the_predictions(run):
     classifier = pipeline("audio-classification", model=str(run / "model"))
     for row in pandas.read_parquet(run / "predictions.parquet").itertuples():
         answer = {a["label"]: a["score"] for a in classifier(read_audio(row.path))}
-        assert answer["calm"] == pytest.approx(row.probability_calm, abs=1e-5)
+        # Stored states are in half precision.
+        assert answer["calm"] == pytest.approx(row.probability_calm, abs=2e-3)
 
 
 def test_it_learns_what_tells_the_corpus_apart(run):
@@ -123,21 +125,19 @@ def test_the_same_seed_gives_the_same_weights(run, corpus, small_checkpoint, tmp
     assert all(torch.equal(tensor, again[key]) for key, tensor in weights(run).items())
 
 
-def test_the_card_tells_what_was_measured(run):
-    card = (run / "model" / "README.md").read_text()
-    metrics = json.loads((run / "metrics.json").read_text())
-    for part in (
-        "library_name: transformers",
-        "The encoder of `small-whisper",
-        "pipeline_tag: audio-classification",
-        "model-index:",
-        f"| test | 12 | {100 * metrics['test']['wa']:.1f} | {100 * metrics['test']['ua']:.1f} |",
-        "No speaker is in two parts: 04, 05 test, 03 validate, the other\n3 train.",
-        "trust_remote_code=True",
-        "## Limits",
-    ):
-        assert part in card
-    assert "base_model" not in card, "a folder is no model on the Hub"
+def test_the_recipe_of_a_run_trains_its_model_again(run, tmp_path):
+    run_train.main([str(run / "recipe.json"), "--output_dir", str(tmp_path / "again")])
+    again = weights(tmp_path / "again")
+    assert all(torch.equal(tensor, again[key]) for key, tensor in weights(run).items())
+
+
+def test_the_recipe_beside_the_model_has_no_paths_of_this_machine(run, corpus, small_checkpoint):
+    recipe = json.loads((run / "model" / "recipe.json").read_text())
+    assert recipe["encoder"] == small_checkpoint.name and "data_dir" not in recipe and "output_dir" not in recipe
+    own = [str(run / "model" / "recipe.json"), "--data_dir", str(corpus), "--encoder", str(small_checkpoint)]
+    again = parse_arguments([*own, "--output_dir", str(run)])
+    for ours, theirs in zip(parse_arguments(flags(corpus, small_checkpoint, run)), again, strict=True):
+        assert ours == theirs
 
 
 @pytest.mark.parametrize("pooling_type", ["mean", "attentive", "statistics"])
@@ -180,7 +180,7 @@ def test_validation_selection_keeps_the_best_epoch(corpus, small_checkpoint, tmp
 
 
 def test_the_defaults_are_the_papers():
-    _, _, arguments = parse_arguments(["--encoder", "x", "--data_dir", "x"])
+    arguments = parse_arguments(["--encoder", "x", "--data_dir", "x"]).training
     # Section 4.2: AdamW, batches of 16, 30 epochs, a cosine schedule with 10 % of warm-up and a peak of 10e-4.
     assert arguments.optim.startswith("adamw") and arguments.per_device_train_batch_size == 16
     assert (arguments.num_train_epochs, arguments.learning_rate) == (30, 1e-3)
@@ -414,4 +414,4 @@ def test_a_second_run_replaces_the_first(run, corpus, small_checkpoint, tmp_path
     run_train.main(flags(corpus, small_checkpoint, output, "--pooling_type", "mean", "--num_train_epochs", "1"))
     assert WhisperSerConfig.from_pretrained(output / "model").pooling_type == "mean"
     assert json.loads((output / "metrics.json").read_text())["training"]["epochs"] == 1
-    assert len(list(output.iterdir())) == 4
+    assert len(list(output.iterdir())) == 5

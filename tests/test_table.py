@@ -275,3 +275,9 @@ def test_a_column_of_a_dataset_may_say_the_split(tmp_path):
     write_dataset(tmp_path / "set", ["train", "test"])
     dataset = load_table(tmp_path / "set", cache_dir=tmp_path / "cache", split_column="speaker")
     assert dataset["group"] == ["1", "2", "1", "2"]
+
+
+def test_gender_and_language_are_kept_where_a_table_has_them(folder):
+    rows = ["a.wav,angry,01,F,de", "b.wav,neutral,02,male,de", "c.wav,angry,01,,"]
+    dataset = load_table(write(folder / "audio" / "facts.csv", "path,emotion,speaker,Gender,language", rows))
+    assert dataset["gender"][:] == ["female", "male", ""] and dataset["language"][:] == ["de", "de", ""]

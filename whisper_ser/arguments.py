@@ -1,31 +1,42 @@
 """Settings of `run_train.py`: a recipe file, flags over it, or both."""
 
+import copy
 import difflib
 import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
-from modeling_whisper_ser.configuration_whisper_ser import POOLING_TYPES, SCORE_ACTIVATIONS
+from modeling_whisper_ser.configuration_whisper_ser import (
+    LAYER_MIXINGS,
+    POOLING_QUERIES,
+    POOLING_TYPES,
+    SCORE_ACTIVATIONS,
+)
 from whisper_ser.corpora.named import CORPORA
 from whisper_ser.errors import RecipeError
 from whisper_ser.folds import PROTOCOLS
 
 ARCHITECTURE = (
     "layer_index",
+    "layer_mixing",
+    "layer_indices",
     "d_model",
     "pooling_type",
     "num_pooling_heads",
     "pooling_head_dim",
+    "pooling_queries",
+    "pooling_statistics",
     "score_activation",
     "scale_scores",
     "layer_norm_after_pooling",
     "channel_standardisation",
     "chunk_seconds",
+    "frame_averaging",
 )
 """Fields that a saved model has settled."""
 TRAINING_FIELDS = ("input_dropout", "pooling_dropout", "classifier_dropout", "label_smoothing", "unfreeze_last_n")
@@ -48,16 +59,21 @@ class ModelArguments:
         "Instead: a saved or published model to train on from. New labels start a new classifier."
     )
     layer_index: int | None = _option("Encoder layer that is read, from 1.")
+    layer_mixing: str | None = _option("How several layers become one.", choices=LAYER_MIXINGS)
+    layer_indices: list[int] | None = _option("With --layer_mixing: the encoder layers read, ascending.")
     d_model: int | None = _option("Width of the projected frames.")
     pooling_type: str | None = _option("How frames become one vector.", choices=POOLING_TYPES)
     num_pooling_heads: int | None = _option("Attention heads of the pooling.")
     pooling_head_dim: int | None = _option("Size of each head.")
+    pooling_queries: list[str] | None = _option("Where the queries of qkv come from.", choices=POOLING_QUERIES)
+    pooling_statistics: bool | None = _option("Deviation besides mean under the attention weights.")
     score_activation: str | None = _option("On attention scores.", choices=SCORE_ACTIVATIONS)
     scale_scores: bool | None = _option("Divide attention scores by the root of the head size.")
     layer_norm_after_pooling: bool | None = _option("One more LayerNorm before the classifier.")
     channel_standardisation: bool | None = _option("Standardise the channels of the encoder states.")
     chunk_seconds: float | None = _option("Longest stretch of audio encoded at once, in seconds.")
-    input_dropout: float | None = _option("Dropout on the encoder states.")
+    frame_averaging: int | None = _option("Average every so many encoder frames (50 a second) before the head.")
+    input_dropout: float | None = _option("Share of the encoder states' channels dropped in training.")
     pooling_dropout: float | None = _option("Dropout inside the pooling.")
     classifier_dropout: float | None = _option("Dropout on the pooled vector.")
     label_smoothing: float | None = _option("Label smoothing of the loss.")
@@ -82,7 +98,7 @@ class DataArguments:
         "published corpus as distributed."
     )
     table: str | None = _option(
-        "A table elsewhere (.csv, .tsv, .jsonl, .parquet), whose paths begin at --data_dir, or a Hub dataset id."
+        "A table elsewhere (.csv, .tsv, .jsonl, .parquet), whose paths begin at the data folder, or a Hub dataset id."
     )
     path_column: str | None = _option("Column of the audio; file_name, path, file and the like are found.")
     label_column: str | None = _option("Column of the emotion; emotion and label are found.")
@@ -91,7 +107,7 @@ class DataArguments:
     split_column: str | None = _option("Column that says train, validation or test.")
     label_aliases: list[str] | None = _option("What labels are to be called: ang=angry exc=happy.")
     drop_other_labels: bool = _option("Leave out rows whose label is not one of --labels.", False)
-    manifest: str | None = _option("With --corpus emobox: <EmoBox>/data/<set>; --data_dir then holds the audio.")
+    manifest: str | None = _option("Of the corpus emobox: <EmoBox>/data/<set>; the data folder then holds the audio.")
     classes: int | None = _option("Of a published corpus with several label sets: how many, such as 4, 5 or 6.")
     subset: str | None = _option("Of a published corpus with subsets, such as improvised or all of iemocap.")
     allow_incomplete: bool = _option("Take a published corpus that lacks files, and log what it lacks.", False)
@@ -110,6 +126,9 @@ class DataArguments:
     test_speakers: list[str] | None = _option("Speakers held out for the test; left out, drawn by the seed.")
     validation_speakers: list[str] | None = _option("Speakers held out for validation.")
     test_fraction: float = _option("With split: share of the speakers drawn for the test.", 0.2)
+    feature_dir: str = _option(
+        "Where the encoder's states are kept, for this run and others on the same audio.", "outputs/features"
+    )
     validation_fraction: float | None = _option(
         "Share of the speakers drawn for validation; by default 0.2 with selection=validation, else none."
     )
@@ -121,13 +140,14 @@ class SerTrainingArguments(TrainingArguments):
 
     output_dir: str = _option("Folder of the run: model, metrics, predictions, figure.", "outputs/run")
     selection: str = _option(
-        "Which epoch is kept: the last, or the one with the best UA on the validation speakers.",
+        "Which epoch is kept: the last, or the one with the best UA on the validation speakers. test_best takes the "
+        "best WA on the test part, as the paper's authors do: figures that flatter, for comparison with theirs only.",
         "last",
-        ("last", "validation"),
+        ("last", "validation", "test_best"),
     )
     num_train_epochs: float = _option("Epochs.", 30.0)
     per_device_train_batch_size: int = _option("Utterances a step and process.", 16)
-    per_device_eval_batch_size: int = _option("Utterances a step and process when predicting.", 16)
+    per_device_eval_batch_size: int = _option("Utterances a step and process when predicting.", 64)
     learning_rate: float = _option("Peak learning rate.", 1e-3)
     weight_decay: float = _option("Weight decay of AdamW.", 0.01)
     lr_scheduler_type: str = _option("Learning rate schedule.", "cosine")
@@ -141,7 +161,47 @@ class SerTrainingArguments(TrainingArguments):
     dataloader_pin_memory: bool = _option("Pin memory.", torch.cuda.is_available())
 
 
-Arguments = tuple[ModelArguments, DataArguments, SerTrainingArguments]
+@dataclass
+class SweepArguments:
+    """What is varied: one training for each encoder, layer, pooling, seed and fold."""
+
+    encoders: list[str] | None = _option("Several encoders; a single --encoder takes their place.")
+    layers: list[str] | None = _option("Encoder layers, from 1, or all.")
+    poolings: list[str] | None = _option("Poolings.", choices=POOLING_TYPES)
+    by_pooling: str | None = _option(
+        'Settings of the model for one pooling only, as JSON: {"qkv": {"score_activation": "tanh"}}.'
+    )
+    seeds: list[int] | None = _option("Seeds, in place of --seed; also of a cross-validation without a sweep.")
+    layers_at_once: int | None = _option(
+        "Keep the states of this many layers on disk at a time, and remove them when their trainings are done."
+    )
+    jobs: int | None = _option(
+        "Trainings at a time, each in a process of its own; by default one a core, one alone on an accelerator."
+    )
+
+    def settings_of(self, pooling: str) -> dict[str, Any]:
+        """Returns the settings of the model that hold for this pooling only."""
+        return json.loads(self.by_pooling or "{}").get(pooling, {})
+
+    @property
+    def varies(self) -> bool:
+        """Whether this is a sweep."""
+        return bool(self.encoders or self.layers or self.poolings)
+
+
+class Arguments(NamedTuple):
+    """All settings of a run."""
+
+    model: ModelArguments
+    data: DataArguments
+    training: SerTrainingArguments
+    sweep: SweepArguments
+
+    def with_seed(self, seed: int) -> "Arguments":
+        """Returns the settings with another seed."""
+        training = copy.copy(self.training)
+        training.seed = seed
+        return self._replace(training=training)
 
 
 def parse_arguments(argv: list[str]) -> Arguments:
@@ -151,16 +211,19 @@ def parse_arguments(argv: list[str]) -> Arguments:
         RecipeError: the recipe is no JSON object, has unknown fields, or the settings contradict each other.
     """
     parser = HfArgumentParser(
-        [ModelArguments, DataArguments, SerTrainingArguments],  # type: ignore[list-item]
+        [ModelArguments, DataArguments, SerTrainingArguments, SweepArguments],  # type: ignore[list-item]
         description="Train, fine-tune and test a speech emotion recognition model.",
         usage="%(prog)s [RECIPE.json] [--flag value ...]",
         allow_abbrev=False,
     )
     parser.error = _refuse  # type: ignore[method-assign]
     if argv and argv[0].endswith(".json"):
-        argv = [*_as_flags(_read_recipe(Path(argv[0]))), *argv[1:]]
+        recipe = _read_recipe(Path(argv[0]))
+        if "--encoder" in argv:
+            recipe.pop("encoders", None)
+        argv = [*_as_flags(recipe), *argv[1:]]
     try:
-        model, data, training, unknown = parser.parse_args_into_dataclasses(
+        model, data, training, sweep, unknown = parser.parse_args_into_dataclasses(
             argv, return_remaining_strings=True, look_for_args_file=False
         )
     except ValueError as error:  # of TrainingArguments, which checks its own values
@@ -169,8 +232,9 @@ def parse_arguments(argv: list[str]) -> Arguments:
         name = unknown[0].removeprefix("--")
         close = difflib.get_close_matches(name, [action.dest for action in parser._actions], n=1)
         raise RecipeError(f"There is no setting {name!r}" + (f"; did you mean {close[0]!r}?" if close else "."))
-    _check(model, data, training)
-    return model, data, training
+    arguments = Arguments(model, data, training, sweep)
+    _check(arguments)
+    return arguments
 
 
 def _refuse(message: str) -> NoReturn:
@@ -199,12 +263,13 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
-def _check(model: ModelArguments, data: DataArguments, training: SerTrainingArguments) -> None:
+def _check(arguments: Arguments) -> None:
     """Raises for settings that contradict each other or would be ignored."""
-    if model.model_name_or_path is None and model.encoder is None:
+    model, data, training, sweep = arguments
+    _check_sweep(arguments)
+    if model.model_name_or_path is None and model.encoder is None and not sweep.encoders:
         raise RecipeError("Say what to train: --encoder for a new model, or --model_name_or_path to train one on.")
-    if data.protocol != "split" and (data.test_speakers or data.validation_speakers):
-        raise RecipeError(f"--protocol {data.protocol} decides who tests: leave test and validation speakers out.")
+    check_protocol(data)
     if training.label_smoothing_factor:
         raise RecipeError("Use --label_smoothing, kept with the model, instead of label_smoothing_factor.")
     if training.load_best_model_at_end and training.selection == "last":
@@ -220,5 +285,54 @@ def _check(model: ModelArguments, data: DataArguments, training: SerTrainingArgu
         )
     if training.push_to_hub:
         raise RecipeError("--push_to_hub would publish checkpoints: publish the folder model/ when the run has ended.")
-    if training.selection == "validation" and (training.eval_strategy, training.save_strategy) != ("epoch", "epoch"):
-        raise RecipeError("selection=validation compares epochs: leave eval_strategy and save_strategy at epoch.")
+    if training.selection != "last" and (training.eval_strategy, training.save_strategy) != ("epoch", "epoch"):
+        raise RecipeError(
+            f"selection={training.selection} compares epochs: leave eval_strategy and save_strategy at epoch."
+        )
+
+
+def _check_sweep(arguments: Arguments) -> None:
+    model, data, _, sweep = arguments
+    if sweep.encoders and model.encoder:
+        raise RecipeError("Give either --encoder or --encoders.")
+    if sweep.varies and model.model_name_or_path:
+        raise RecipeError("A sweep trains new models: give --encoder or --encoders instead of --model_name_or_path.")
+    if sweep.layers and model.layer_indices:
+        raise RecipeError("--layers reads one layer at a time: leave --layer_indices out, or sweep something else.")
+    if sweep.varies and model.unfreeze_last_n:
+        raise RecipeError("A sweep trains on the states of a frozen encoder: leave --unfreeze_last_n out.")
+    for plural, singular in (("layers", "layer_index"), ("poolings", "pooling_type")):
+        if getattr(sweep, plural) and getattr(model, singular) is not None:
+            raise RecipeError(f"Give either --{singular} or --{plural}.")
+    for layer in sweep.layers or []:
+        if layer != "all" and not (layer.isdigit() and int(layer)):
+            raise RecipeError(f"--layers {layer}: expected layers from 1, such as 3 4 5, or all.")
+    if sweep.seeds and not sweep.varies and data.protocol == "split":
+        raise RecipeError("Several seeds need a --protocol that cross-validates, or a sweep: one model has one seed.")
+    _check_by_pooling(sweep)
+    for name in ("layers_at_once", "jobs"):
+        if (value := getattr(sweep, name)) is not None and value < 1:
+            raise RecipeError(f"--{name} {value}: at least 1.")
+    if sweep.layers_at_once and not sweep.layers:
+        raise RecipeError("--layers_at_once has a meaning only with --layers.")
+
+
+def _check_by_pooling(sweep: SweepArguments) -> None:
+    example = """such as {"qkv": {"score_activation": "tanh"}}"""
+    try:
+        of_poolings = json.loads(sweep.by_pooling or "{}")
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"--by_pooling is not JSON ({error}): expected settings by pooling, {example}.") from error
+    if not isinstance(of_poolings, dict) or not all(isinstance(fields, dict) for fields in of_poolings.values()):
+        raise RecipeError(f"--by_pooling {sweep.by_pooling}: expected settings by pooling, {example}.")
+    if absent := sorted(set(of_poolings) - set(sweep.poolings or [])):
+        raise RecipeError(f"--by_pooling has settings for {', '.join(absent)}, which is not in --poolings.")
+    fields = {name for fields in of_poolings.values() for name in fields}
+    if unknown := sorted(fields - {*ARCHITECTURE, *TRAINING_FIELDS}):
+        raise RecipeError(f"--by_pooling sets {', '.join(unknown)}, which is no field of the model.")
+
+
+def check_protocol(data: DataArguments) -> None:
+    """Raises `RecipeError` for held-out speakers that the protocol would ignore."""
+    if data.protocol != "split" and (data.test_speakers or data.validation_speakers):
+        raise RecipeError(f"--protocol {data.protocol} decides who tests: leave test and validation speakers out.")

@@ -12,6 +12,8 @@ SHORTEST_SECONDS = 0.025
 """One analysis window of Whisper's front end: less is a click, not speech."""
 SILENCE = 2.0**-15
 """Peak-to-peak amplitude below which a file is silent: the smallest step of 16-bit audio."""
+UNREADABLE = (soundfile.SoundFileError, OSError, TypeError, ValueError)
+"""What the reader raises: TypeError for headerless .raw, ValueError for a header that does not tell the length."""
 
 
 def read_audio(path: str | Path, sampling_rate: int = 16000) -> np.ndarray:
@@ -24,15 +26,23 @@ def read_audio(path: str | Path, sampling_rate: int = 16000) -> np.ndarray:
     """
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: headerless .raw
-        raise AudioFileError(path, f"cannot be read as audio ({str(error).removeprefix('Error opening ')})") from error
-    if len(samples) == 0:
-        raise AudioFileError(path, "has no samples")
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
     if not np.isfinite(samples).all():
         raise AudioFileError(path, "has samples that are NaN or infinite")
     mono = samples.mean(axis=1)
-    if len(mono) < SHORTEST_SECONDS * rate:
-        raise AudioFileError(path, f"is too short: {1000 * len(mono) / rate:.3g} ms, at least 25 ms are needed")
+    _check_length(path, len(mono), rate)
     if np.ptp(mono) < SILENCE:
         raise AudioFileError(path, "is silent")
     return mono if rate == sampling_rate else soxr.resample(mono, rate, sampling_rate)
+
+
+def _unreadable(path: str | Path, error: Exception) -> AudioFileError:
+    return AudioFileError(path, f"cannot be read as audio ({str(error).removeprefix('Error opening ')})")
+
+
+def _check_length(path: str | Path, samples: int, rate: int) -> None:
+    if samples == 0:
+        raise AudioFileError(path, "has no samples")
+    if samples < SHORTEST_SECONDS * rate:
+        raise AudioFileError(path, f"is too short: {1000 * samples / rate:.3g} ms, at least 25 ms are needed")

@@ -1,35 +1,26 @@
 """What the parts of a fold share that they must not: speakers, and the same audio under whatever name or codec.
 
-Copies are found in two steps. A fingerprint that one matrix product compares for all pairs picks candidates: the fine
-structure of the magnitude spectrum of the whole utterance, which neither silence around it, nor a gain, a resampling
-or a codec changes much; two takes of one sentence by one actor share the spectrum's envelope, which is divided out.
-The waveforms of the candidates are then correlated at the best lag.
+Copies are found in two steps. Fingerprints, which one matrix product compares for all pairs, pick candidates; the
+waveforms of the candidates are then correlated at the best lag.
 """
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 from datasets import Dataset
-from tqdm import tqdm
 
 from whisper_ser.audio import read_audio
 from whisper_ser.errors import ProtocolError, listed
 from whisper_ser.folds import Fold
+from whisper_ser.listening import HIGHEST, LOWEST, SAMPLING_RATE, Sound, listen
 
 KINDS = ("speakers", "audio", "labels")
 """Of leaks, as `check` allows them by name."""
 
-SAMPLING_RATE = 16000
-BINS_PER_HERTZ = 2
-LOWEST, HIGHEST = 200, 1800
-"""Hertz: where speech is strong enough to outlive every codec, above mains hum."""
-NEIGHBOURHOOD = 10
-"""Hertz on either side whose mean a bin is compared with."""
 CANDIDATE = 0.25
 """Similarity of fingerprints from which waveforms are compared. Of all pairs of RAVDESS and of four emotions of EmoDB,
 different recordings reach 0.21; copies keep 0.5 through MP3 or GSM at 8 kHz and 8 to 13 kbit/s, or Opus at 16."""
@@ -79,21 +70,13 @@ class AuditResult:
     notes: list[str] = field(default_factory=list)
 
 
-class _Sound(NamedTuple):
-    path: str
-    file_hash: str
-    sample_hash: str
-    seconds: float
-    fingerprint: np.ndarray
-
-
 class _Copy(NamedTuple):
     one: str
     other: str
     likeness: str
 
 
-def audit(folds: Sequence[Fold], progress: bool = True) -> AuditResult:
+def audit(folds: Sequence[Fold], sounds: Mapping[str, Sound] | None = None, *, progress: bool = True) -> AuditResult:
     """Returns what the parts of each fold share, whether of one corpus or of several.
 
     Speakers are told apart by their name and their corpus' name (`info.dataset_name`). Every file is decoded once and
@@ -102,14 +85,15 @@ def audit(folds: Sequence[Fold], progress: bool = True) -> AuditResult:
 
     Args:
         folds: with the columns `path`, `speaker` and `emotion` in every part.
+        sounds: what `listen` returned for all files; left out, they are listened to.
         progress: shows a bar.
 
     Raises:
-        AudioFileError: a file that `check_audio` would have listed.
+        CorpusError: audio that cannot be used, all of it listed.
     """
     paths = sorted({path for fold in folds for part in fold.split for path in part["path"][:]})
-    sounds = [_listen(path) for path in tqdm(paths, desc="auditing audio", unit="file", disable=not progress)]
-    copies = _copies(sounds)
+    heard = listen(paths, progress) if sounds is None else sounds
+    copies = _copies([heard[path] for path in paths])
     result = AuditResult([fold.name for fold in folds], len(paths))
     for fold in folds:
         result.leaks.extend(_shared_speakers(fold))
@@ -146,11 +130,16 @@ def check(result: AuditResult, allow: set[str]) -> list[str]:
             "Use another protocol or take the utterances out. Where a published protocol wants it so, allow it by "
             f"name ({', '.join(kinds)}): every table will say so."
         )
+    return [f"Leak allowed: {finding}" for finding in findings(result)]
+
+
+def findings(result: AuditResult) -> list[str]:
+    """Returns a line for each kind of leak between two parts: in how many folds, and the first of them."""
     leaky: dict[tuple[str, str], list[Leak]] = defaultdict(list)
     for leak in result.leaks:
         leaky[leak.kind, leak.parts].append(leak)
     return [
-        f"Leak allowed: {kind} ({parts}) in {len(leaks)} of {len(result.folds)} folds, {_described(leaks[0])}"
+        f"{kind} ({parts}) in {len(leaks)} of {len(result.folds)} folds, {_described(leaks[0])}"
         for (kind, parts), leaks in leaky.items()
     ]
 
@@ -202,34 +191,7 @@ def _missing_labels(fold: Fold, notes: list[str]) -> Iterator[Leak]:
             notes.append(f"Fold {fold.name} has no {', '.join(missing)} in its {name} part.")
 
 
-def _listen(path: str) -> _Sound:
-    with open(path, "rb") as file:
-        file_hash = hashlib.file_digest(file, "sha256").hexdigest()
-    samples = read_audio(path, SAMPLING_RATE)
-    sample_hash = hashlib.sha256(samples.tobytes()).hexdigest()
-    return _Sound(path, file_hash, sample_hash, len(samples) / SAMPLING_RATE, _fingerprint(samples))
-
-
-def _fingerprint(samples: np.ndarray) -> np.ndarray:
-    """Returns the fine structure of the magnitude spectrum, float32 `(3200,)` of norm 1.
-
-    The dot product of two is their similarity. The sum of the stretches of 2 s has the spectrum of the whole recording
-    at two bins a hertz, however long it is: no window cuts anything off, so that leading silence or the delay of a
-    codec change no magnitude.
-    """
-    size = SAMPLING_RATE * BINS_PER_HERTZ
-    folded = np.pad(samples, (0, -len(samples) % size)).reshape(-1, size).sum(0)
-    reach = NEIGHBOURHOOD * BINS_PER_HERTZ
-    band = slice(LOWEST * BINS_PER_HERTZ - reach, HIGHEST * BINS_PER_HERTZ + reach)
-    magnitude = np.abs(np.fft.rfft(folded)[band]).astype(np.float64)
-    total = np.cumsum(np.pad(magnitude, (1, 0)))
-    width = 2 * reach + 1
-    mean = (total[width:] - total[:-width]) / width
-    structure = magnitude[reach : len(magnitude) - reach] / (mean + 1e-12) - 1
-    return (structure / max(float(np.linalg.norm(structure)), 1e-12)).astype(np.float32)
-
-
-def _copies(sounds: list[_Sound]) -> list[_Copy]:
+def _copies(sounds: list[Sound]) -> list[_Copy]:
     """Returns the pairs that are one recording, and how alike they are."""
     copies = []
     for i, j in sorted({*_equal(sounds), *_candidates(sounds)}):
@@ -243,7 +205,7 @@ def _copies(sounds: list[_Sound]) -> list[_Copy]:
     return copies
 
 
-def _equal(sounds: list[_Sound]) -> Iterator[tuple[int, int]]:
+def _equal(sounds: list[Sound]) -> Iterator[tuple[int, int]]:
     """Yields pairs of indices of equal samples, whatever the container."""
     same: dict[str, list[int]] = defaultdict(list)
     for index, sound in enumerate(sounds):
@@ -252,7 +214,7 @@ def _equal(sounds: list[_Sound]) -> Iterator[tuple[int, int]]:
         yield from combinations(indices, 2)
 
 
-def _candidates(sounds: list[_Sound]) -> Iterator[tuple[int, int]]:
+def _candidates(sounds: list[Sound]) -> Iterator[tuple[int, int]]:
     """Yields pairs of indices of like duration whose fingerprints are similar."""
     order = sorted(range(len(sounds)), key=lambda index: sounds[index].seconds)
     seconds = np.array([sounds[index].seconds for index in order])

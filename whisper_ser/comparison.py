@@ -1,5 +1,6 @@
 """Whether one run is better than another: paired bootstrap over the speakers of the same test utterances."""
 
+import math
 from pathlib import PurePath
 from typing import Any
 
@@ -28,7 +29,9 @@ def compare(
 ) -> dict[str, Any]:
     """Returns how `candidate` differs from `baseline` on their test utterances, and how sure that is.
 
-    `{"utterances", "speakers", "resamples", "confidence", "seed", "metrics"}`; for each of `evaluation.METRICS`:
+    `{"utterances", "seeds", "same_folds", "speakers", "resamples", "confidence", "seed", "metrics"}`. `seeds` are the
+    trainings of each utterance that its rows come from; `same_folds` is whether the runs held out the same utterances
+    together, `None` where a table has no column `fold`. For each of `evaluation.METRICS`:
 
     - `baseline`, `candidate`: the figures, of all test utterances pooled.
     - `difference`: candidate less baseline, with `low` and `high`, its percentile bootstrap interval. Each resample
@@ -44,14 +47,21 @@ def compare(
 
     Args:
         baseline, candidate: tables as in a run's `predictions.parquet`. Paths are compared below the deepest folder
-            that a table's paths share, so the corpus may have been at different places.
+            that a table's paths share, so the corpus may have been at different places. A column `seed` tells several
+            trainings apart: both runs must have the same seeds then, and all rows of a speaker are drawn together.
+            That covers who speaks, not what another seed would have given.
+        resamples: draws of speakers.
+        confidence: of the intervals, between 0 and 1.
+        seed: of the draws.
 
     Raises:
-        ComparisonError: columns that are missing, or tables that do not hold the same utterances with the same
-            speakers and labels; says what differs.
+        ComparisonError: columns that are missing, or tables that do not hold the same utterances and seeds with the
+            same speakers and labels, and says what differs; `resamples` or `confidence` out of range.
         EvaluationError: labels or speakers that are missing, or fewer than two speakers.
     """
+    _check_numbers(resamples, confidence)
     first, second = _test_part(baseline, "baseline"), _test_part(candidate, "candidate")
+    seeds = _check_seeds(first, second)
     _check_same(first, second)
     labels = sorted({*first["emotion"], *first["predicted"], *second["predicted"]}, key=str)
     # One draw of speakers for both: the same seed and the same speakers.
@@ -62,7 +72,9 @@ def compare(
     values = [matrix_scores(matrices.sum(0)) for matrices in runs]
     sampled = [matrix_scores(resampled_matrices(matrices, resamples, seed)) for matrices in runs]
     return {
-        "utterances": len(first),
+        "utterances": len(first) // seeds,
+        "seeds": seeds,
+        "same_folds": _same_folds(first, second),
         "speakers": len(runs[0]),
         "resamples": resamples,
         "confidence": confidence,
@@ -98,7 +110,10 @@ def _difference(observed: np.ndarray, sampled: np.ndarray, confidence: float, sp
 
 
 def _test_part(table: pandas.DataFrame, run: str) -> pandas.DataFrame:
-    """Returns the test rows of a run's table, indexed by their path below the folder that all share, sorted."""
+    """Returns the test rows of a run's table, sorted by their index: the path below the folder that all share.
+
+    Where the table tells seeds apart and has several, the index is the path with the seed.
+    """
     if absent := [name for name in COLUMNS if name not in table]:
         raise ComparisonError(f"The {run} lacks the columns {', '.join(absent)}: give a run's predictions.parquet.")
     test = table[table["part"] == "test"]
@@ -108,12 +123,47 @@ def _test_part(table: pandas.DataFrame, run: str) -> pandas.DataFrame:
     shared = 0
     while all(len(parts) > shared + 1 and parts[shared] == paths[0][shared] for parts in paths):
         shared += 1
-    test = test.set_index(pandas.Index(["/".join(parts[shared:]) for parts in paths])).sort_index()
+    names = ["/".join(parts[shared:]) for parts in paths]
+    if len(_seeds(test)) > 1:
+        names = [f"{name} (seed {seed})" for name, seed in zip(names, test["seed"], strict=True)]
+    test = test.set_index(pandas.Index(names)).sort_index()
     if twice := sorted(set(test.index[test.index.duplicated()])):
         raise ComparisonError(
-            f"The {run} holds {len(twice)} utterances more than once ({_few(twice)}): compare one seed at a time."
+            f"The {run} holds {len(twice)} utterances more than once ({_few(twice)}): several seeds need a column "
+            "seed that tells them apart, and each utterance may test in one fold only."
         )
     return test
+
+
+def _seeds(table: pandas.DataFrame) -> set[str]:
+    return set(table["seed"].astype(str)) if "seed" in table else set()
+
+
+def _check_numbers(resamples: int, confidence: float) -> None:
+    if resamples < 1:
+        raise ComparisonError(f"resamples is {resamples}; expected at least 1, such as {RESAMPLES}.")
+    if not 0 < confidence < 1:
+        raise ComparisonError(f"confidence is {confidence:g}; expected a share between 0 and 1, such as {CONFIDENCE}.")
+
+
+def _check_seeds(first: pandas.DataFrame, second: pandas.DataFrame) -> int:
+    """Returns how many seeds both runs have; raises ComparisonError unless several are the same in both."""
+    seeds = [sorted(_seeds(run), key=lambda seed: (len(seed), seed)) for run in (first, second)]
+    if max(map(len, seeds)) > 1 and seeds[0] != seeds[1]:
+        said = [", ".join(names) or "none named" for names in seeds]
+        raise ComparisonError(
+            f"The runs have different seeds (baseline: {said[0]}; candidate: {said[1]}): several seeds are compared "
+            "pair by pair. Train both with the same seeds, or give tables with the rows of the seeds they share."
+        )
+    return max(1, len(seeds[0]))
+
+
+def _same_folds(first: pandas.DataFrame, second: pandas.DataFrame) -> bool | None:
+    """Returns whether utterances that one run tested in one fold were so in the other, whatever the folds' names."""
+    if "fold" not in first or "fold" not in second:
+        return None
+    pairs = set(zip(first["fold"].astype(str), second["fold"].astype(str), strict=True))
+    return len(pairs) == first["fold"].nunique() == second["fold"].nunique()
 
 
 def _check_same(first: pandas.DataFrame, second: pandas.DataFrame) -> None:
@@ -163,11 +213,14 @@ def comparison_table(comparison: dict[str, Any], names: tuple[str, str] = ("base
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{comparison['utterances']} test utterances pooled, {comparison['speakers']} speakers drawn "
-            f"{comparison['resamples']} times (seed {comparison['seed']}), the same for both runs.",
-        ]
-    )
+    seeds = f" of {comparison['seeds']} trainings each" if comparison["seeds"] > 1 else ""
+    remarks = [
+        f"{comparison['utterances']} test utterances{seeds} pooled, {comparison['speakers']} speakers drawn "
+        f"{comparison['resamples']} times (seed {comparison['seed']}), the same for both runs."
+    ]
+    needed = math.ceil(1 - math.log2(1 - comparison["confidence"]) - 1e-9)  # of the sign test, see `compare`
+    if comparison["speakers"] < needed:
+        remarks.append(f"So few speakers support no claim at {percent}, whatever P(real) is: {needed} are needed.")
+    if comparison["same_folds"] is False:
+        remarks.append("The runs cut the corpus into different folds: part of the difference may come from that.")
+    return "\n".join([*lines, "", *remarks])

@@ -30,6 +30,14 @@ class InferenceError(WhisperSerError, ValueError):
     """Something that a model, or the way it was asked, does not allow."""
 
 
+class FeatureStoreError(WhisperSerError, OSError):
+    """Stored encoder states that cannot be written or read."""
+
+
+class PublishError(WhisperSerError):
+    """A model that cannot be published as it is, or a Hub that does not take or give it."""
+
+
 class AudioFileError(WhisperSerError, ValueError):
     """One audio file that cannot be used; `reason` says why, without the path."""
 

@@ -72,7 +72,7 @@ def folds(
     """
     _check_arguments(corpus, protocol, num_groups, validation_fraction)
     if protocol == "auto":
-        protocol = _published_or_usual(corpus)
+        protocol = usual_protocol(corpus)
     if protocol == "fixed":
         cuts = [_fixed(corpus)]
     else:
@@ -103,7 +103,8 @@ def _check_arguments(corpus: Dataset, protocol: str, num_groups: int | None, val
         raise ProtocolError(f"validation_fraction is {validation_fraction}; expected a share from 0 to below 1.")
 
 
-def _published_or_usual(corpus: Dataset) -> str:
+def usual_protocol(corpus: Dataset) -> str:
+    """Returns the protocol that `auto` chooses for this corpus."""
     if _fixed_column(corpus):
         return "fixed"
     if all(_column(corpus, "fold")):

@@ -12,6 +12,11 @@ from whisper_ser.errors import RecipeError
 logger = logging.get_logger(__name__)
 
 
+def given_fields(arguments: ModelArguments) -> dict[str, Any]:
+    """Returns the fields of `WhisperSerConfig` that the settings name."""
+    return {name: value for name in ARCHITECTURE + TRAINING_FIELDS if (value := getattr(arguments, name)) is not None}
+
+
 def build_model(
     arguments: ModelArguments, labels: list[str]
 ) -> tuple[WhisperForEmotionClassification, WhisperSerFeatureExtractor]:
@@ -21,9 +26,7 @@ def build_model(
         RecipeError: the settings do not fit the saved model.
         CheckpointError, EncoderCheckpointError, ConfigError: the encoder cannot be had or cut as asked.
     """
-    given: dict[str, Any] = {
-        name: value for name in ARCHITECTURE + TRAINING_FIELDS if (value := getattr(arguments, name)) is not None
-    }
+    given = given_fields(arguments)
     if arguments.model_name_or_path is not None:
         return _saved_model(arguments.model_name_or_path, arguments.pad_to_seconds, given, labels)
     model = WhisperForEmotionClassification.from_encoder(resolve_encoder(arguments.encoder or ""), labels, **given)

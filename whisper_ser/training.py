@@ -4,7 +4,7 @@ import contextlib
 import copy
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,19 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from datasets import Dataset
-from torch.nn.utils.rnn import pad_sequence
-from transformers import EvalPrediction, PrinterCallback, Trainer
+from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from whisper_ser.arguments import Arguments, SerTrainingArguments
 from whisper_ser.audio import read_audio
-from whisper_ser.corpora.check import check_audio
 from whisper_ser.errors import CheckpointError, RecipeError
 from whisper_ser.evaluation import scores
-from whisper_ser.features import encoder_states
+from whisper_ser.features import Features, fill
 from whisper_ser.files import replacing
+from whisper_ser.listening import Sound
 from whisper_ser.protocols import Split
 
 logger = logging.get_logger(__name__)
@@ -46,38 +45,49 @@ SETTINGS_THAT_MATTER = (
 )
 """Training arguments that change the numbers: a run is only resumed under the same."""
 
+BEST = {"validation": "validation_ua", "test_best": "test_wa"}
+"""What each selection compares epochs by. The authors' code takes the accuracy on the test fold."""
+
+NOT_SETTINGS = ("feature_dir",)
+"""What a run may be resumed without."""
+
 SETTINGS = "settings.json"
 """Notes the settings of an unfinished run, beside what it has finished."""
 
 Example = dict[str, Any]
 
 
+class Inputs(NamedTuple):
+    """What the model reads of every utterance, made once for all trainings.
+
+    Attributes:
+        features: encoder states.
+        log_mels: where encoder layers are trained, `(mel_frames, mels)` by path: the states of the untrained encoder
+            then only standardise. Else empty.
+        hours: of audio.
+    """
+
+    features: Features
+    log_mels: dict[str, np.ndarray]
+    hours: float
+
+
 class Examples(torch.utils.data.Dataset):
     """What the Trainer reads: inputs of the model and label, one utterance each."""
 
-    def __init__(self, inputs: list[Example], labels: list[int]) -> None:
+    def __init__(self, inputs: Inputs, paths: list[str], labels: list[int]) -> None:
         self.inputs = inputs
+        self.paths = paths
         self.labels = labels
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Example:
-        return {**self.inputs[index], "labels": self.labels[index]}
-
-
-class Inputs(NamedTuple):
-    """What the model reads of every utterance, made once for all folds.
-
-    Attributes:
-        states: encoder states `(layers, frames, width)` by path.
-        log_mels: `(mel_frames, mels)` by path where encoder layers are trained, else empty.
-        hours: of audio.
-    """
-
-    states: dict[str, torch.Tensor]
-    log_mels: dict[str, np.ndarray]
-    hours: float
+        path, label = self.paths[index], self.labels[index]
+        if self.inputs.log_mels:
+            return {"input_features": self.inputs.log_mels[path], "labels": label}
+        return {"encoder_hidden_states": self.inputs.features.read(path), "labels": label}
 
 
 class Training(NamedTuple):
@@ -88,27 +98,33 @@ class Training(NamedTuple):
         logits: of every utterance of each part, `{"validation" | "test": (utterances, num_labels)}`.
         epochs: trained.
         seconds: spent in the Trainer since it was last started.
+        history: of each epoch, its loss and the figures of the parts evaluated after it.
     """
 
     model: WhisperForEmotionClassification
     logits: dict[str, np.ndarray]
     epochs: float
     seconds: float
+    history: list[dict[str, Any]]
 
 
 def prepare_inputs(
-    model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor, paths: list[str]
+    model: WhisperForEmotionClassification,
+    extractor: WhisperSerFeatureExtractor,
+    sounds: Mapping[str, Sound],
+    feature_dir: Path,
+    layers: Sequence[int] | None = None,
 ) -> Inputs:
-    """Returns the inputs of all files, each heard once.
+    """Returns the inputs of all files, for `layers` or those the model reads.
 
     Raises:
-        CorpusError: audio that cannot be used, all of it listed.
+        FeatureStoreError: the store of encoder states in `feature_dir` cannot be written.
     """
-    seconds = check_audio(paths)
-    states = dict(zip(paths, encoder_states(model, extractor, paths, seconds), strict=True))
+    hours = sum(sound.seconds for sound in sounds.values()) / 3600
+    features = fill(model, extractor, sounds, feature_dir, layers)
     # An encoder that is trained changes with every step: what can be kept is its input.
-    log_mels = {path: _log_mel(path, extractor) for path in paths} if model.config.unfreeze_last_n else {}
-    return Inputs(states, log_mels, sum(seconds) / 3600)
+    log_mels = {path: _log_mel(path, extractor) for path in sounds} if model.config.unfreeze_last_n else {}
+    return Inputs(features, log_mels, hours)
 
 
 def train(
@@ -117,44 +133,68 @@ def train(
     inputs: Inputs,
     split: Split,
     arguments: Arguments,
+    *,
+    resumable: bool = True,
+    follow_test: bool = False,
 ) -> Training:
     """Trains `model` on `split.train` and returns it with its predictions on the other parts.
 
     A run that was interrupted goes on from its last checkpoint in `output_dir/checkpoints` when started again.
 
+    Args:
+        resumable: `False` writes nothing, for trainings short enough to be done again.
+        follow_test: evaluates the test part after every epoch as well, for learning curves. It chooses nothing.
+
     Raises:
         RecipeError: `selection="validation"` without validation speakers.
         CheckpointError: `output_dir` holds an unfinished run with other settings.
     """
-    model_arguments, _, training_arguments = arguments
-    if training_arguments.selection == "validation" and not len(split.validation):
+    settings = arguments.training
+    if settings.selection == "validation" and not len(split.validation):
         raise RecipeError("selection=validation needs validation speakers: name them or raise validation_fraction.")
-    with training_arguments.main_process_first(desc="checkpoints"):
-        resume = _checkpoint_to_resume(arguments)
-    if model_arguments.model_name_or_path is None and model.config.channel_standardisation:
-        model.whisper_ser.standardisation.fit(inputs.states[path] for path in split.train["path"])
+    resume = None
+    if resumable:
+        with settings.main_process_first(desc="checkpoints"):
+            resume = _checkpoint_to_resume(arguments)
+    if arguments.model.model_name_or_path is None and model.config.channel_standardisation:
+        features = inputs.features
+        model.whisper_ser.standardisation.fit(features.read(path) for path in split.train["path"][:])
     examples = {name: _examples(part, inputs, model) for name, part in zip(split._fields, split, strict=True)}
     model.config.class_weights = _class_weights(
-        examples["train"].labels, len(model.config.labels), model_arguments.class_weighting
+        examples["train"].labels, len(model.config.labels), arguments.model.class_weighting
     )
-    trainer = _trainer(model, extractor, examples, training_arguments)
+    best = BestEpoch(BEST[settings.selection]) if settings.selection in BEST and not resumable else None
+    trainer = _trainer(model, extractor, examples, settings, best, follow_test)
     if resume:
         logger.warning(f"Going on from {resume}.")
     output = trainer.train(resume_from_checkpoint=resume)
+    if best:
+        best.restore(model)
     logits = {
         part: np.asarray(trainer.predict(examples[part]).predictions)
         for part in ("validation", "test")
         if len(examples[part])
     }
-    return Training(model, logits, round(trainer.state.epoch or 0, 2), output.metrics["train_runtime"])
+    history = _history(trainer.state.log_history)
+    return Training(model, logits, round(trainer.state.epoch or 0, 2), output.metrics["train_runtime"], history)
+
+
+def _history(logged: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the loss of each epoch, and WA, UA and F1 of the parts that were evaluated after it."""
+    epochs: dict[float, dict[str, Any]] = {}
+    for entry in logged:
+        epoch = epochs.setdefault(entry["epoch"], {"epoch": round(entry["epoch"], 2)})
+        if "loss" in entry:
+            epoch["loss"] = entry["loss"]
+        for part in ("validation", "test"):
+            figures = {name: entry[key] for name in ("wa", "ua", "f1") if (key := f"eval_{part}_{name}") in entry}
+            if figures:
+                epoch[part] = figures
+    return list(epochs.values())
 
 
 def _examples(part: Dataset, inputs: Inputs, model: WhisperForEmotionClassification) -> Examples:
-    if inputs.log_mels:
-        of_model: list[Example] = [{"input_features": inputs.log_mels[path]} for path in part["path"]]
-    else:
-        of_model = [{"encoder_hidden_states": inputs.states[path]} for path in part["path"]]
-    return Examples(of_model, _targets(part, model.config.labels))
+    return Examples(inputs, part["path"][:], _targets(part, model.config.labels))
 
 
 def _log_mel(path: str, extractor: WhisperSerFeatureExtractor) -> np.ndarray:
@@ -175,30 +215,55 @@ def _class_weights(labels: list[int], num_labels: int, weighting: str) -> list[f
     return [float(len(labels) / (np.count_nonzero(counts) * count)) if count else 0.0 for count in counts]
 
 
+class BestEpoch(TrainerCallback):
+    """Keeps the weights of the epoch with the highest `metric` in memory."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric = f"eval_{metric}"
+        self.highest = -1.0
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **context: Any) -> None:
+        value = context["metrics"].get(self.metric, -1.0)
+        if value > self.highest:
+            self.highest = value
+            model = context["model"]
+            self.weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    def restore(self, model: torch.nn.Module) -> None:
+        """Gives `model` the weights kept."""
+        model.load_state_dict(self.weights, strict=False)
+
+
 def _trainer(
     model: WhisperForEmotionClassification,
     extractor: WhisperSerFeatureExtractor,
     examples: dict[str, Examples],
     arguments: SerTrainingArguments,
+    best: BestEpoch | None,
+    follow_test: bool,
 ) -> Trainer:
-    has_validation = len(examples["validation"]) > 0
+    evaluated = {name: examples[name] for name in ("validation", "test") if len(examples[name])}
+    if not follow_test and arguments.selection != "test_best":
+        del evaluated["test"]
     arguments = copy.copy(arguments)
     arguments.output_dir = str(_checkpoints(arguments))
     arguments.remove_unused_columns = False
     arguments.label_names = ["labels"]
-    if not has_validation:
+    if not evaluated:
         arguments.eval_strategy = IntervalStrategy.NO
-    if arguments.selection == "validation":
+    if arguments.selection in BEST and best is None:
         arguments.load_best_model_at_end = True
-        arguments.metric_for_best_model = "ua"
+        arguments.metric_for_best_model = BEST[arguments.selection]
         arguments.greater_is_better = True
     trainer = Trainer(
         model=model,
         args=arguments,
         train_dataset=examples["train"],
-        eval_dataset=examples["validation"] if has_validation else None,
+        eval_dataset=evaluated or None,
         data_collator=_collator(extractor),
         compute_metrics=_metrics,
+        callbacks=[best] if best else None,
     )
     if arguments.disable_tqdm:
         # What the Trainer puts in the place of its bar prints every log.
@@ -207,21 +272,20 @@ def _trainer(
 
 
 def _collator(extractor: WhisperSerFeatureExtractor) -> Callable[[list[Example]], dict[str, torch.Tensor]]:
-    """Returns the function that pads examples, of either entrance of the model, to a batch."""
+    """Returns the function that makes a batch of examples: log-mel is padded, states are packed."""
 
     def collate(examples: list[Example]) -> dict[str, torch.Tensor]:
         labels = torch.tensor([example["labels"] for example in examples])
         if "input_features" in examples[0]:
             features = {"input_features": [example["input_features"] for example in examples]}
             return {**extractor.pad(features, padding=True, return_tensors="pt"), "labels": labels}
-        states = [example["encoder_hidden_states"].transpose(0, 1) for example in examples]
-        lengths = torch.tensor([len(state) for state in states])
-        padded = pad_sequence(states, batch_first=True)
-        return {
-            "encoder_hidden_states": padded.transpose(1, 2),
-            "encoder_attention_mask": torch.arange(padded.shape[1]) < lengths[:, None],
-            "labels": labels,
-        }
+        states = [example["encoder_hidden_states"] for example in examples]
+        counts = [state.shape[1] for state in states]
+        packed = torch.empty(states[0].shape[0], sum(counts), states[0].shape[2])
+        for place, state in zip(packed.split(counts, dim=1), states, strict=True):
+            place.copy_(state)
+        # The Trainer counts the examples of a batch by the first tensor that it finds.
+        return {"labels": labels, "encoder_hidden_states": packed, "encoder_frame_counts": torch.tensor(counts)}
 
     return collate
 
@@ -236,7 +300,7 @@ def _checkpoints(arguments: SerTrainingArguments) -> Path:
 
 def _checkpoint_to_resume(arguments: Arguments) -> str | None:
     """Returns the last checkpoint of an interrupted run with the same settings, and notes the settings of this one."""
-    training_arguments = arguments[2]
+    training_arguments = arguments.training
     if training_arguments.resume_from_checkpoint:
         return training_arguments.resume_from_checkpoint
     folder = _checkpoints(training_arguments)
@@ -255,11 +319,11 @@ def note_settings(folder: Path, arguments: Arguments) -> None:
     Raises:
         CheckpointError: they are others.
     """
-    model_arguments, data_arguments, training_arguments = arguments
+    data = asdict(arguments.data)
     settings = {
-        "model": asdict(model_arguments),
-        "data": asdict(data_arguments),
-        "training": {name: getattr(training_arguments, name) for name in SETTINGS_THAT_MATTER},
+        "model": asdict(arguments.model),
+        "data": {name: value for name, value in data.items() if name not in NOT_SETTINGS},
+        "training": {name: getattr(arguments.training, name) for name in SETTINGS_THAT_MATTER},
     }
     settings = json.loads(json.dumps(settings, default=str))
     noted = folder / SETTINGS

@@ -30,7 +30,7 @@ def load(arguments: DataArguments) -> Dataset:
         return _demo(arguments)
     if arguments.corpus == "emobox":
         if arguments.manifest is None:
-            raise RecipeError("--corpus emobox reads a manifest: --manifest <EmoBox>/data/<set>.")
+            raise RecipeError("The corpus emobox is read from a manifest: --manifest <EmoBox>/data/<set>.")
         return load_emobox(arguments.manifest, arguments.data_dir, arguments.labels, arguments.allow_incomplete)
     if arguments.corpus == "own":
         return _own(arguments)
@@ -50,7 +50,9 @@ def _demo(arguments: DataArguments) -> Dataset:
     with PartialState().main_process_first():
         folder = build_demo_corpus(Path(arguments.data_dir or DEMO_FOLDER))
     corpus = load_table(folder, labels=arguments.labels)
+    corpus = corpus.remove_columns("language").add_column("language", ["en"] * len(corpus))
     corpus.info.description = DEMO_NOTICE
+    corpus.info.license = "none: synthesised by espeak-ng on the machine that trains"
     return corpus
 
 

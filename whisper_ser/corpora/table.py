@@ -31,6 +31,9 @@ COMMON_NAMES = {
     "split": (),
 }
 """Names under which a column is looked for, in any case, when it is not named."""
+FACTS = ("gender", "language")
+"""Columns, in any case, that are kept where a table has them, and may have empty cells."""
+GENDERS = {"f": "female", "m": "male"}
 REQUIRED = ("path", "label")
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 METADATA = tuple(f"metadata{suffix}" for suffix in TABLES)
@@ -51,6 +54,8 @@ class _Row(NamedTuple):
     speaker: str = ""
     fold: str = ""
     split: str = ""
+    gender: str = ""
+    language: str = ""
     empty: tuple[str, ...] = ()
 
 
@@ -77,8 +82,9 @@ def load_table(
 ) -> Dataset:
     """Returns one's own corpus with the columns of `Utterance`, in the order of its rows.
 
-    Columns that are not named are looked for under `COMMON_NAMES`; speaker, fold and split may be absent. A split
-    (train, validation, test) is kept in `group`. Everything is text: speaker `01` stays `01`, the number 1 is `1`.
+    Columns that are not named are looked for under `COMMON_NAMES`; speaker, fold and split may be absent, as may the
+    `FACTS`. A split (train, validation, test) is kept in `group`. Everything is text: speaker `01` stays `01`, the
+    number 1 is `1`.
 
     Args:
         source: one of
@@ -160,7 +166,10 @@ def _checked(
             continue
         # One recording may be inside a dataset twice, and the audit tells; a table that names a file twice is wrong.
         listed_paths[path] += not isinstance(row.audio, Mapping)
-        utterances.append(Utterance(path, row.label, speaker=row.speaker, group=row.split, fold=row.fold))
+        gender = GENDERS.get(row.gender.lower(), row.gender.lower())
+        utterances.append(
+            Utterance(path, row.label, row.speaker, gender, row.language, group=row.split, fold=row.fold)
+        )
     problems += [f"{path} is listed {n} times" for path, n in listed_paths.items() if n > 1]
     if problems:
         raise CorpusError(f"{source} has {len(problems)} rows that cannot be used:\n{listed(problems)}")
@@ -272,10 +281,12 @@ def _rows_of(table: _Table, named: dict[str, str | None], source: str) -> Iterat
     if SPLIT_OF_DATASET in table.columns:
         columns["split"] = SPLIT_OF_DATASET
     audio = columns.pop("path") or ""
+    facts = {column.lower(): column for column in table.columns if column.lower() in FACTS}
     for where, cells in table.rows:
         text = {role: _text(cells.get(column)) for role, column in columns.items() if column}
         empty = tuple(str(columns[role]) for role, value in text.items() if not value)
-        yield _Row(where, cells.get(audio), **text, empty=empty)
+        known = {fact: _text(cells.get(column)) for fact, column in facts.items()}
+        yield _Row(where, cells.get(audio), **text, **known, empty=empty)
 
 
 def _column(role: str, named: str | None, columns: list[str], source: str) -> str | None:

@@ -146,9 +146,9 @@ def _fill(clip: _Clip, blocks: Iterator[np.ndarray], recognizer: Recognizer) -> 
     for block in blocks:
         first.append(block)
         if heard.samples > LONG_SECONDS * recognizer.sampling_rate and recognizer.extractor.pad_to_seconds is None:
-            vectors = recording_vectors(_chained(first, blocks), recognizer).to(recognizer.model.device)
+            vectors = recording_vectors(_chained(first, blocks), recognizer)
             heard.check(clip.file)
-            clip.probabilities = recognizer.pool(vectors[None], vectors.new_ones(1, len(vectors), dtype=torch.bool))[0]
+            clip.probabilities = recognizer.pool(vectors, [len(vectors)])[0]
             break
     else:
         heard.check(clip.file)

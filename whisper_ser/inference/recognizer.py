@@ -1,5 +1,6 @@
 """A trained model, loaded and ready: log-mel in, frame vectors and probabilities out."""
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
+from modeling_whisper_ser.pooling_whisper_ser import Packing
 from whisper_ser.errors import InferenceError
 
 
@@ -56,14 +58,33 @@ class Recognizer:
         base = self.model.whisper_ser
         with _inputs_of(base.pooling) as given:
             base(**self._placed(features))
-        hidden, mask = given
-        return [clip[:frames] for clip, frames in zip(hidden, mask.sum(1).tolist(), strict=True)]
+        vectors, packing = given
+        return list(vectors.split(packing.mask.sum(1).tolist()))
 
     @torch.no_grad()
-    def pool(self, vectors: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
-        """Returns probabilities `(batch, labels)` of frame vectors `(batch, frames, d_model)` where `mask` is true."""
+    def encoder_states(self, features: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Returns the encoder states `(layers, frames, width)` of each clip, none averaged with others."""
+        encoder = copy.copy(self.model.whisper_ser.encoder)
+        encoder.config = copy.copy(encoder.config)
+        encoder.config.frame_averaging = 1
+        states, mask = encoder(**self._placed(features))
+        return [clip[:, :frames] for clip, frames in zip(states, mask.sum(1).tolist(), strict=True)]
+
+    @torch.no_grad()
+    def project(self, states: torch.Tensor) -> torch.Tensor:
+        """Returns the frame vectors `(frames, d_model)` of encoder states `(layers, frames, width)`."""
         base = self.model.whisper_ser
-        pooled, _ = base.pooling(vectors, mask)
+        with _inputs_of(base.pooling) as given:
+            base(encoder_hidden_states=states[None])
+        return given[0]
+
+    @torch.no_grad()
+    def pool(self, vectors: torch.Tensor, counts: Sequence[int]) -> np.ndarray:
+        """Returns probabilities `(batch, labels)` of joined frame vectors `(frames, d_model)`, `counts` each."""
+        base = self.model.whisper_ser
+        lengths = torch.tensor(counts, device=vectors.device)
+        packing = Packing.of(torch.arange(max(counts), device=vectors.device) < lengths[:, None])
+        pooled, _ = base.pooling(vectors, packing)
         return _softmax(self.model.classifier(base.pooled_norm(pooled)))
 
     def _placed(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -109,8 +109,8 @@ def _whole(vectors: list[torch.Tensor], updates: list[Update], recognizer: Recog
     """Returns the probabilities over all frames; `None` where nobody speaks."""
     if not any(span.probabilities for update in updates for span in update.segments):
         return None
-    frames = torch.cat(vectors).to(recognizer.model.device)[None]
-    (row,) = recognizer.pool(frames, frames.new_ones(frames.shape[:2], dtype=torch.bool))
+    frames = torch.cat(vectors)
+    (row,) = recognizer.pool(frames, [len(frames)])
     return dict(zip(recognizer.labels, row.tolist(), strict=True))
 
 

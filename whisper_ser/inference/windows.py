@@ -132,7 +132,7 @@ class WindowPooling:
         return middle - half, middle + half
 
     def _pooled(self, questions: list[_Question]) -> list[Span]:
-        """Returns the answers: vectors of many questions are gathered, padded and pooled at a time."""
+        """Returns the answers: vectors of many questions are gathered and pooled at a time."""
         begins = np.searchsorted(self._positions, [question.first for question in questions])
         ends = np.searchsorted(self._positions, [question.last for question in questions])
         spoken = np.concatenate([[0], np.cumsum(self._spoken)])
@@ -149,11 +149,9 @@ class WindowPooling:
 
     def _pool(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Returns probabilities `(spans, labels)` over the vectors from `begins` `(spans,)` up to `ends`."""
-        offsets = np.arange((ends - begins).max())
-        mask = offsets < (ends - begins)[:, None]
-        device = self._vectors.device
-        rows = torch.from_numpy(np.where(mask, begins[:, None] + offsets, 0)).to(device)
-        return self._recognizer.pool(self._vectors[rows], torch.from_numpy(mask).to(device))
+        rows = np.concatenate([np.arange(begin, end) for begin, end in zip(begins, ends, strict=True)])
+        joined = self._vectors[torch.from_numpy(rows).to(self._vectors.device)]
+        return self._recognizer.pool(joined, (ends - begins).tolist())
 
     def _forget(self, settled: int) -> None:
         """Lets go of the vectors that no window and no segment will ask for again."""

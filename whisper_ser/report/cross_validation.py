@@ -1,7 +1,7 @@
 """The folder of a cross-validation: all folds' predictions and figures together."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,18 @@ from typing import Any
 import pandas
 
 from whisper_ser.audit import AuditResult
-from whisper_ser.evaluation import confusion_table, summarise_folds
+from whisper_ser.evaluation import confusion_table, summarise_folds, summarise_seeds
 from whisper_ser.files import replacing
 from whisper_ser.folds import Fold
-from whisper_ser.intervals import speaker_intervals
 from whisper_ser.report.figures import draw_confusion_matrix
-from whisper_ser.report.run import CONFUSION_MATRIX, METRICS, PREDICTIONS, closing_remarks, write_tables
+from whisper_ser.report.run import (
+    CONFUSION_MATRIX,
+    METRICS,
+    PREDICTIONS,
+    between_people,
+    closing_remarks,
+    write_tables,
+)
 
 FIGURES = (("WA", "wa"), ("UA", "ua"), ("F1", "f1"), ("macro F1", "macro_f1"))
 
@@ -22,29 +28,38 @@ FIGURES = (("WA", "wa"), ("UA", "ua"), ("F1", "f1"), ("macro F1", "macro_f1"))
 def write_cross_validation(
     output_dir: Path,
     folds: Sequence[Fold],
-    folders: Sequence[Path],
+    folders: Mapping[int, Sequence[Path]],
     protocol: str,
     audit: AuditResult,
     warnings: Sequence[str],
 ) -> dict[str, Any]:
-    """Writes `metrics.json`, `predictions.parquet` and `confusion_matrix.png` of all folds; returns the metrics."""
-    of_folds = [json.loads((folder / METRICS).read_text(encoding="utf-8")) for folder in folders]
+    """Writes `metrics.json`, `predictions.parquet` and `confusion_matrix.png` of all folds; returns the metrics.
+
+    Args:
+        folders: of each fold, by seed.
+    """
+    trained = [(seed, fold, f) for seed, row in folders.items() for fold, f in zip(folds, row, strict=True)]
+    of_folds = [json.loads((folder / METRICS).read_text(encoding="utf-8")) for _, _, folder in trained]
     tables = [
-        pandas.read_parquet(folder / PREDICTIONS).assign(fold=fold.name)
-        for fold, folder in zip(folds, folders, strict=True)
+        pandas.read_parquet(folder / PREDICTIONS).assign(fold=fold.name, seed=seed) for seed, fold, folder in trained
     ]
     predictions, labels = pandas.concat(tables), of_folds[0]["labels"]
     summary = summarise_folds([metrics["test"] for metrics in of_folds])
     metrics = {
         "labels": labels,
         "test": summary,
-        "intervals": _intervals(predictions, labels),
+        "seeds": _over_seeds(of_folds, len(folds)),
+        **between_people(predictions[predictions["part"] == "test"], labels),
         "folds": [
             {"name": fold.name, **{part: figures[part] for part in ("test", "validation")}, **figures["protocol"]}
-            for fold, figures in zip(folds, of_folds, strict=True)
+            for (_, fold, _), figures in zip(trained, of_folds, strict=True)
         ],
         "corpus": of_folds[0]["corpus"],
-        "protocol": {"name": protocol, **{name: of_folds[0]["protocol"][name] for name in ("selection", "seed")}},
+        "protocol": {
+            "name": protocol,
+            "selection": of_folds[0]["protocol"]["selection"],
+            "seeds": list(folders),
+        },
         "audit": asdict(audit),
         "warnings": list(warnings),
         "base_model": of_folds[0]["base_model"],
@@ -65,11 +80,17 @@ def cross_validation_summary(metrics: dict[str, Any], folder: Path) -> str:
     """Returns what a cross-validation says at its end."""
     test, intervals = metrics["test"], metrics["intervals"]
     lines = [f"{'fold':<24}" + "".join(f"{name:>10}" for name, _ in FIGURES) + f"{'utterances':>12}"]
+    several = len(metrics["protocol"]["seeds"]) > 1
     for fold in metrics["folds"]:
+        name = f"{fold['name']}, seed {fold['seed']}" if several else fold["name"]
         shares = "".join(f"{100 * fold['test'][key]:>10.1f}" for _, key in FIGURES)
-        lines.append(f"{fold['name'][:23]:<24}{shares}{fold['test']['utterances']:>12}")
+        lines.append(f"{name[:23]:<24}{shares}{fold['test']['utterances']:>12}")
     for row in ("mean", "std"):
         lines.append(f"{row:<24}" + "".join(f"{100 * test[key][row]:>10.1f}" for _, key in FIGURES))
+    if several:
+        lines.append(
+            f"{'std over seeds':<24}" + "".join(f"{100 * metrics['seeds'][key]['std']:>10.1f}" for _, key in FIGURES)
+        )
     pooled = "".join(f"{100 * test['pooled'][key]:>10.1f}" for _, key in FIGURES)
     lines.append(f"{'pooled':<24}{pooled}{test['utterances']:>12}")
     if intervals:
@@ -86,9 +107,6 @@ def cross_validation_summary(metrics: dict[str, Any], folder: Path) -> str:
     return "\n".join([*lines, f"{folder}/ holds {METRICS}, {PREDICTIONS}, {CONFUSION_MATRIX} and folds/"])
 
 
-def _intervals(predictions: pandas.DataFrame, labels: list[str]) -> dict[str, Any] | None:
-    """Returns intervals over speakers, or `None` where speakers are not known."""
-    test = predictions[predictions["part"] == "test"]
-    if (test["speaker"] == "").any() or test["speaker"].nunique() < 2:
-        return None
-    return speaker_intervals(test["emotion"].to_numpy(), test["predicted"].to_numpy(), test["speaker"], labels)
+def _over_seeds(of_folds: list[dict[str, Any]], folds: int) -> dict[str, Any]:
+    tests = [figures["test"] for figures in of_folds]
+    return summarise_seeds([tests[start : start + folds] for start in range(0, len(tests), folds)])

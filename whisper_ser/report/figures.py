@@ -7,25 +7,32 @@ import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first: there may be no screen)
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.image import AxesImage  # noqa: E402
+
+
+def draw_durations(seconds: list[float], title: str, path: Path) -> None:
+    """Writes the histogram of durations in seconds; far longer ones than the rest are counted below it."""
+    shown = min(max(seconds), 2 * float(np.quantile(seconds, 0.99)))
+    longer = sum(duration > shown for duration in seconds)
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), dpi=150, layout="constrained")
+    axes.hist(seconds, bins=40, range=(0, shown), color="tab:blue", edgecolor="white", linewidth=0.5)
+    median = float(np.median(seconds))
+    axes.axvline(median, color="black", linestyle="--", linewidth=1, label=f"median {median:.2f} s")
+    axes.set_xlim(0, shown)
+    axes.set_xlabel("seconds" + (f" ({longer} longer, up to {max(seconds):.0f} s, not shown)" if longer else ""))
+    axes.set_ylabel("utterances")
+    axes.set_title(title, fontsize=10)
+    axes.legend(frameon=False)
+    figure.savefig(path, format="png")
+    plt.close(figure)
 
 
 def draw_confusion_matrix(matrix: list[list[int]], labels: list[str], title: str, path: Path) -> None:
     """Writes the confusion matrix: colour is the share of the true class, numbers are share and count."""
-    counts = np.array(matrix)
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = 1.6 + 0.9 * len(labels)
     figure, axes = plt.subplots(figsize=(size + 0.6, size), dpi=150, layout="constrained")
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(counts.shape):
-        axes.text(
-            column,
-            row,
-            f"{100 * share[row, column]:.0f} %\n{counts[row, column]}",
-            ha="center",
-            va="center",
-            color="white" if share[row, column] > 0.55 else "black",
-            fontsize=9,
-        )
+    image = paint_confusion_matrix(axes, np.array(matrix), "{share:.0f} %\n{count}", fontsize=9)
     axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlabel("predicted")
@@ -34,3 +41,23 @@ def draw_confusion_matrix(matrix: list[list[int]], labels: list[str], title: str
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
     figure.savefig(path, format="png")
     plt.close(figure)
+
+
+def paint_confusion_matrix(axes: Axes, counts: np.ndarray, text: str, fontsize: float) -> AxesImage:
+    """Paints the shares of the true class, rows of `counts` `(labels, labels)`, and writes `text` into each cell.
+
+    Args:
+        text: a format with `share`, in percent, and `count`.
+    """
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    for row, column in np.ndindex(counts.shape):
+        axes.text(
+            column,
+            row,
+            text.format(share=100 * share[row, column], count=counts[row, column]),
+            ha="center",
+            va="center",
+            color="white" if share[row, column] > 0.55 else "black",
+            fontsize=fontsize,
+        )
+    return axes.imshow(share, cmap="Blues", vmin=0, vmax=1)

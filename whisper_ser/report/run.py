@@ -18,9 +18,13 @@ from whisper_ser.arguments import Arguments, ModelArguments
 from whisper_ser.errors import RecipeError
 from whisper_ser.evaluation import confusion_table, evaluate
 from whisper_ser.files import replacing
+from whisper_ser.intervals import speaker_intervals
+from whisper_ser.known_answer import write_known_answer
 from whisper_ser.protocols import Split
-from whisper_ser.report.card import model_card
+from whisper_ser.report.card import base_model, model_card
 from whisper_ser.report.figures import draw_confusion_matrix
+from whisper_ser.report.groups import by_gender, speaker_spread
+from whisper_ser.report.recipe import portable, recipe, write_recipe
 from whisper_ser.training import Training, remove_checkpoints
 
 METRICS = "metrics.json"
@@ -38,19 +42,22 @@ def write_run(
     warnings: Sequence[str],
     arguments: Arguments,
 ) -> dict[str, Any]:
-    """Writes `model/`, `metrics.json`, `predictions.parquet` and `confusion_matrix.png`; returns the metrics.
+    """Writes `model/`, metrics, predictions, confusion matrix and recipe; returns the metrics.
 
     Each is whole or not there. `hours` are those of all audio, `warnings` what every table has to say.
     """
     predictions = _all_predictions(training, split)
     metrics = {**_metrics(training, predictions, split, hours, arguments), "warnings": list(warnings)}
     (folder / METRICS).unlink(missing_ok=True)
+    settings = recipe(arguments)
     with replacing(folder / "model") as path:
-        save_model(path, training.model, extractor, model_card(metrics, training.model.config))
-    test = metrics["test"]
-    title = f"{metrics['corpus']['name']}, {test['utterances']} test utterances, UA {100 * test['ua']:.1f} %"
+        save_model(path, training.model, extractor)
+        write_recipe(path, portable(settings, base_model(metrics, training.model.config)))
+        draw_results(metrics, path / CONFUSION_MATRIX)
+        (path / "README.md").write_text(model_card(metrics, path), encoding="utf-8")
     with replacing(folder / CONFUSION_MATRIX) as path:
-        draw_confusion_matrix(test["confusion_matrix"], metrics["labels"], title, path)
+        draw_results(metrics, path)
+    write_recipe(folder, settings)
     write_tables(folder, metrics, predictions)
     return metrics
 
@@ -72,6 +79,13 @@ def write_tables(folder: Path, metrics: dict[str, Any], predictions: pandas.Data
         path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
+def draw_results(metrics: dict[str, Any], path: Path) -> None:
+    """Writes the confusion matrix of the test utterances of a run."""
+    test = metrics["test"]
+    title = f"{metrics['corpus']['name']}, {test['utterances']} test utterances, UA {100 * test['ua']:.1f} %"
+    draw_confusion_matrix(test["confusion_matrix"], metrics["labels"], title, path)
+
+
 def _all_predictions(training: Training, split: Split) -> pandas.DataFrame:
     labels = training.model.config.labels
     return pandas.concat(
@@ -88,16 +102,14 @@ def check_output(folder: Path) -> None:
         raise RecipeError(f"{model} exists and holds no model: choose another --output_dir, or move it away.")
 
 
-def save_model(
-    folder: Path, model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor, card: str
-) -> None:
-    """Writes what a stranger needs to use the model, and nothing of the training."""
+def save_model(folder: Path, model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor) -> None:
+    """Writes what a stranger needs to use the model and to check it, and nothing of the training."""
     # Frozen for whoever loads it, whatever this run trained.
     model.config.unfreeze_last_n = 0
     model.freeze_encoder()
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_known_answer(folder)
 
 
 def summary(metrics: dict[str, Any], folder: Path) -> str:
@@ -109,7 +121,7 @@ def summary(metrics: dict[str, Any], folder: Path) -> str:
             lines.append(f"{part}: {numbers}  ({figures['utterances']} utterances)")
     lines += ["", "test, utterances:", confusion_table(metrics["test"]["confusion_matrix"], metrics["labels"]), ""]
     lines += closing_remarks(metrics)
-    names = "model/, metrics.json, predictions.parquet, confusion_matrix.png"
+    names = "model/, metrics.json, predictions.parquet, confusion_matrix.png, recipe.json"
     return "\n".join([*lines, f"{folder}/ holds {names}"])
 
 
@@ -128,6 +140,7 @@ def _predictions(part: str, utterances: Dataset, logits: np.ndarray, labels: lis
             "part": part,
             "path": list(utterances["path"]),
             "speaker": list(utterances["speaker"]),
+            "gender": list(utterances["gender"]),
             "emotion": [names[emotion] for emotion in utterances["emotion"]],
             "predicted": [labels[index] for index in probabilities.argmax(-1)],
         }
@@ -138,17 +151,24 @@ def _predictions(part: str, utterances: Dataset, logits: np.ndarray, labels: lis
 def _metrics(
     training: Training, predictions: pandas.DataFrame, split: Split, hours: float, arguments: Arguments
 ) -> dict[str, Any]:
-    model_arguments, _, training_arguments = arguments
+    training_arguments = arguments.training
     labels = training.model.config.labels
     parts = {part: evaluate_table(rows, labels) for part, rows in predictions.groupby("part")}
+    test = predictions[predictions["part"] == "test"]
+    info = split.train.info
     everyone = {name: sorted(set(part["speaker"])) for name, part in zip(split._fields, split, strict=True)}
     return {
         "labels": labels,
         "test": parts["test"],
         "validation": parts.get("validation"),
+        **between_people(test, labels),
         "corpus": {
-            "name": split.train.info.dataset_name,
-            "description": split.train.info.description,
+            "name": info.dataset_name,
+            "description": info.description,
+            "languages": sorted({language for part in split for language in part["language"]} - {""}),
+            "license": info.license,
+            "homepage": info.homepage,
+            "citation": info.citation,
             "utterances": sum(map(len, split)),
             "speakers": len(set().union(*everyone.values()) - {""}),
             "hours": round(hours, 3),
@@ -158,7 +178,8 @@ def _metrics(
             "selection": training_arguments.selection,
             "seed": training_arguments.seed,
         },
-        "base_model": _base_model(model_arguments),
+        "history": training.history,
+        "base_model": _base_model(arguments.model),
         "training": {
             "epochs": training.epochs,
             "batch_size": training_arguments.train_batch_size * training_arguments.world_size,
@@ -172,6 +193,20 @@ def _metrics(
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
+    }
+
+
+def between_people(test: pandas.DataFrame, labels: list[str]) -> dict[str, Any]:
+    """Returns the intervals over speakers, the figures by gender and their spread over speakers of test predictions.
+
+    Each is `None` where speakers or genders are not known.
+    """
+    spread = speaker_spread(test, labels)
+    answers = test["emotion"].to_numpy(), test["predicted"].to_numpy()
+    return {
+        "intervals": speaker_intervals(*answers, test["speaker"], labels) if spread else None,
+        "by_gender": by_gender(test, labels),
+        "by_speaker": spread,
     }
 
 

@@ -1,0 +1,83 @@
+"""`whisper-ser compare`: whether one run is better than another, and how sure that is."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from whisper_ser.comparison import ComparisonError, compare, comparison_table
+from whisper_ser.intervals import CONFIDENCE, RESAMPLES
+from whisper_ser.report.run import PREDICTIONS
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "compare",
+        help="say whether one run is better than another, and how sure that is",
+        description="Say whether one run is better than another on the same test utterances: paired bootstrap over "
+        "their speakers, with the probability that the difference is real.",
+        allow_abbrev=False,
+    )
+    source = f"folder of a run, with its {PREDICTIONS}, or such a table (.parquet, .csv)"
+    parser.add_argument("baseline", help=source)
+    parser.add_argument("candidate", help="the run that may be better, given likewise")
+    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="draws of speakers (default: %(default)s)")
+    parser.add_argument(
+        "--confidence", type=float, default=CONFIDENCE, help="of the intervals, a share (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="what is printed")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compares the two runs and prints."""
+    baseline, candidate = read_predictions(arguments.baseline), read_predictions(arguments.candidate)
+    comparison = compare(
+        baseline,
+        candidate,
+        resamples=arguments.resamples,
+        confidence=arguments.confidence,
+        seed=arguments.seed,
+    )
+    if arguments.format == "json":
+        print(json.dumps(comparison, indent=2))
+    else:
+        print(comparison_table(comparison, _names(arguments.baseline, arguments.candidate)))
+    return 0
+
+
+def read_predictions(source: str) -> pandas.DataFrame:
+    """Returns the predictions of a run, given as its folder or as a table.
+
+    Raises:
+        ComparisonError: nothing there, a run that has not finished, or a file that is no such table.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path = path / PREDICTIONS
+        if not path.is_file():
+            raise ComparisonError(
+                f"{source} has no {PREDICTIONS}: give the output folder of a run of run_train.py that has finished, "
+                "or a table of predictions (.parquet, .csv)."
+            )
+    elif not path.is_file():
+        raise ComparisonError(f"There is no {source}: give the folder of a run or a table of predictions.")
+    try:
+        if path.suffix == ".parquet":
+            return pandas.read_parquet(path)
+        if path.suffix == ".csv":
+            # All text, so that speaker 01 stays 01 and an emotion may be called none.
+            return pandas.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:  # of pyarrow and of pandas
+        raise ComparisonError(f"{path} cannot be read as a {path.suffix[1:]} table ({error}).") from error
+    raise ComparisonError(f"{path} is no table of predictions; expected .parquet or .csv.")
+
+
+def _names(baseline: str, candidate: str) -> tuple[str, str]:
+    """Returns the last part of each path, or the whole where those are the same."""
+    last = Path(baseline).name, Path(candidate).name
+    return (baseline, candidate) if last[0] == last[1] or not all(last) else last

@@ -1,0 +1,93 @@
+"""`whisper-ser describe`: what a corpus holds, before anything is trained on it."""
+
+import argparse
+import json
+import sys
+from dataclasses import fields, make_dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import HfArgumentParser
+
+from whisper_ser.arguments import DataArguments, SerTrainingArguments, check_protocol
+from whisper_ser.corpora.load import load
+from whisper_ser.description import describe
+from whisper_ser.errors import ProtocolError, RecipeError
+from whisper_ser.folds import Fold, usual_protocol
+from whisper_ser.planning import plan_folds
+from whisper_ser.report.description import DESCRIPTION, DURATIONS, description_text, write_description
+
+FOLDER_OPTIONAL = ("demo", "emobox")
+"""Corpora that know where they are."""
+OF_ITS_OWN = ("corpus", "data_dir", "allow_leaks", "feature_dir")
+"""Settings of a run that are none here: corpus and folder are named first, leaks only shown, nothing encoded."""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the command, with the flags that say for `run_train.py` what it is trained on."""
+    parser = subparsers.add_parser(
+        "describe",
+        help="show what a corpus holds: hours, speakers, labels per fold",
+        description="Show what a corpus holds: utterances, hours, speakers, labels per fold, and what folds share.",
+        parents=[_data_flags()],
+        allow_abbrev=False,
+    )
+    choices = next(field.metadata["choices"] for field in fields(DataArguments) if field.name == "corpus")
+    parser.add_argument("corpus", choices=choices, metavar="corpus", help=f"one of {', '.join(choices)}")
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        help="the data folder: of a published corpus as distributed; of own a folder, a table, or a Hub dataset id",
+    )
+    parser.add_argument("--output_dir", type=Path, help="by default outputs/describe/<corpus>")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="json: print nothing else")
+    parser.set_defaults(run=run, protocol="auto")
+
+
+def _data_flags() -> HfArgumentParser:
+    """Returns a parser of the data flags of `run_train.py` and of its seed, which draws the folds."""
+    seed = [field for field in fields(SerTrainingArguments) if field.name == "seed"]
+    flags = [field for field in fields(DataArguments) if field.name not in OF_ITS_OWN]
+    dataclass = make_dataclass("DataFlags", [(field.name, field.type, field) for field in flags + seed])
+    return HfArgumentParser(dataclass, add_help=False)  # type: ignore[arg-type]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Describes the corpus, writes its folder and prints."""
+    data = _data_arguments(arguments)
+    check_protocol(data)
+    corpus = load(data)
+    protocol, folds = _folds(corpus, data, arguments.seed)
+    description = {**describe(corpus, folds, progress=sys.stderr.isatty()), "protocol": protocol}
+    durations = description.pop("durations")
+    folder = arguments.output_dir or Path("outputs", "describe", corpus.info.dataset_name)
+    write_description(folder, description, durations)
+    if arguments.format == "json":
+        print(json.dumps(description, indent=2, ensure_ascii=False))
+    else:
+        print(f"{description_text(description)}\n\n{folder}/ holds {DESCRIPTION} and {DURATIONS}")
+    return 0
+
+
+def _data_arguments(arguments: argparse.Namespace) -> DataArguments:
+    shared = [field.name for field in fields(DataArguments) if field.name not in OF_ITS_OWN]
+    flags = {name: getattr(arguments, name) for name in shared}
+    corpus, folder = arguments.corpus, arguments.folder
+    if folder is None and corpus not in FOLDER_OPTIONAL:
+        raise RecipeError(f"Name the folder of the corpus: whisper-ser describe {corpus} FOLDER.")
+    if corpus == "own" and not arguments.table and not Path(folder).is_dir():
+        return DataArguments(corpus=corpus, **{**flags, "table": folder})
+    return DataArguments(corpus=corpus, data_dir=folder, **flags)
+
+
+def _folds(corpus: Dataset, data: DataArguments, seed: int) -> tuple[dict[str, str | None], list[Fold]]:
+    """Returns which protocol was asked for and taken, and its folds; without any where `auto` finds none possible."""
+    name = usual_protocol(corpus) if data.protocol == "auto" else data.protocol
+    protocol = {"asked": data.protocol, "name": name, "problem": None}
+    try:
+        return protocol, plan_folds(corpus, data, seed)
+    except ProtocolError as error:
+        if data.protocol != "auto":
+            raise
+        return {**protocol, "problem": str(error)}, []
