@@ -1,4 +1,4 @@
-"""A long recording joined of real clips: which share of the speech its timeline labels right, how fast, in what memory.
+"""A long recording joined of real clips: what share of the speech is labelled right, how fast, in what memory.
 
 Clips of speakers that the model was not trained on, drawn again until the recording is long enough, stand 0.5 s of
 silence apart. A second of speech is right when it carries the label of its clip; speech that is taken for silence
