@@ -3,6 +3,7 @@
 import csv
 import os
 from pathlib import Path
+from typing import Any
 
 # Read when huggingface_hub is imported: no test reaches for the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,6 +13,8 @@ import pytest  # noqa: E402
 import soundfile  # noqa: E402
 import torch  # noqa: E402
 from transformers import WhisperConfig, WhisperModel  # noqa: E402
+
+from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("WHISPER_SER_SHARED", ROOT.parent / "shared"))
@@ -63,6 +66,27 @@ def small_checkpoint(small_whisper: WhisperModel, tmp_path_factory: pytest.TempP
     """The small Whisper as a folder laid out like the Hub's."""
     folder = tmp_path_factory.mktemp("small-whisper")
     small_whisper.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_model(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model of random weights on the small Whisper, whose answers differ from clip to clip."""
+    return save_small_model(small_checkpoint, tmp_path_factory.mktemp("small-model"))
+
+
+def save_small_model(checkpoint: Path, folder: Path, pad_to_seconds: float | None = None, **fields: Any) -> Path:
+    torch.manual_seed(0)
+    labels = ["angry", "happy", "sad"]
+    model = WhisperForEmotionClassification.from_encoder(checkpoint, labels, layer_index=2, **fields).eval()
+    clips = [speechlike(1.0, pitch) for pitch in (90, 150, 260)]
+    features = WhisperSerFeatureExtractor()(clips, sampling_rate=RATE, return_tensors="pt")
+    with torch.no_grad():
+        states, _ = model.whisper_ser.encode(**features)
+        model.whisper_ser.standardisation.fit(list(states))
+        model.classifier.weight.normal_(0, 0.7)
+    model.save_pretrained(folder)
+    WhisperSerFeatureExtractor(pad_to_seconds=pad_to_seconds).save_pretrained(folder)
     return folder
 
 

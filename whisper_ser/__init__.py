@@ -1,3 +1,30 @@
-"""The workshop that trains, measures and publishes speech emotion recognition models; never copied to the Hub."""
+"""The workshop that trains, measures, uses and publishes emotion recognition models; never copied to the Hub."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from whisper_ser.inference.predict import predict, predict_each
+    from whisper_ser.inference.recognizer import load_model
+    from whisper_ser.inference.streaming import EmotionStream, stream
+    from whisper_ser.inference.timeline import timeline
 
 __version__ = "0.1.0"
+__all__ = ["EmotionStream", "load_model", "predict", "predict_each", "stream", "timeline"]
+
+_HOMES = {
+    "EmotionStream": "streaming",
+    "load_model": "recognizer",
+    "predict": "predict",
+    "predict_each": "predict",
+    "stream": "streaming",
+    "timeline": "timeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for when it is asked for: `import whisper_ser` stays fast."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'whisper_ser' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"whisper_ser.inference.{_HOMES[name]}"), name)

@@ -26,6 +26,10 @@ class ProtocolError(WhisperSerError, ValueError):
     """Speakers or labels that do not allow the split asked for."""
 
 
+class InferenceError(WhisperSerError, ValueError):
+    """Something that a model, or the way it was asked, does not allow."""
+
+
 class FeatureStoreError(WhisperSerError, OSError):
     """Stored encoder states that cannot be written or read."""
 

@@ -1,0 +1,126 @@
+"""`whisper-ser predict`: the emotion of each of any number of recordings."""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from whisper_ser.commands import timeline
+from whisper_ser.commands.recordings import (
+    add_arguments,
+    check_plot,
+    failure_text,
+    load_quietly,
+    open_all,
+    report,
+    write_lines,
+)
+from whisper_ser.errors import InferenceError
+from whisper_ser.files import replacing
+from whisper_ser.inference.formats import (
+    csv_lines,
+    json_text,
+    prediction_object,
+    prediction_row,
+    terminal_table,
+    write_parquet,
+)
+from whisper_ser.inference.inputs import STANDARD_INPUT, audio_files
+from whisper_ser.inference.outputs import Failure, Prediction
+from whisper_ser.inference.predict import predict_each
+
+FORMATS = ("table", "json", "jsonl", "csv", "parquet")
+ALL_FORMATS = (*FORMATS, "vtt")
+"""With those of --timeline."""
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "predict",
+        help="the emotion of recordings",
+        description="Predict the emotion of recordings of any format that libsndfile reads, any length and rate. Ends "
+        "with status 1 if any of them could not be used; the others are answered all the same.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE|FOLDER|GLOB|-", help="- reads an audio file from a pipe")
+    add_arguments(parser, ALL_FORMATS)
+    parser.add_argument("--top_k", type=int, metavar="K", help="show only the K most probable labels")
+    parser.add_argument(
+        "--abstain_below",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="answer 'uncertain' where the highest probability lies below P",
+    )
+    parser.add_argument("--batch_size", type=int, default=8, help="recordings encoded together; default: %(default)s")
+    parser.add_argument("--timeline", action="store_true", help="emotions over time, as `whisper-ser timeline` does")
+    timeline.add_time_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predicts, writes, and reports what failed."""
+    if arguments.timeline:
+        return _run_timeline(arguments)
+    if arguments.format == "vtt":
+        raise InferenceError("--format vtt makes subtitles of a timeline: add --timeline.")
+    files, problems = audio_files(arguments.files)
+    check_plot(arguments, files)
+    if arguments.format == "parquet" and arguments.output is None:
+        raise InferenceError("--format parquet is no text for a screen: name a file with --output.")
+    if not files:
+        return report(problems)
+    recognizer = load_quietly(arguments)
+    results = predict_each(
+        open_all(files),
+        recognizer,
+        top_k=arguments.top_k,
+        abstain_below=arguments.abstain_below,
+        channels=arguments.channels,
+        batch_size=arguments.batch_size,
+    )
+    _write(_successes(results, problems), recognizer.labels, files, arguments)
+    if arguments.plot is not None and not problems:
+        _draw(files[0], recognizer, arguments)
+    return report(problems)
+
+
+def _run_timeline(arguments: argparse.Namespace) -> int:
+    if arguments.top_k is not None or arguments.abstain_below:
+        raise InferenceError("A timeline gives every probability: leave --top_k and --abstain_below out.")
+    if arguments.format not in ("table", *timeline.FORMATS):
+        raise InferenceError(f"--format {arguments.format} is none of a timeline's: {', '.join(timeline.FORMATS)}.")
+    arguments.format = timeline.FORMATS[0] if arguments.format == "table" else arguments.format
+    return timeline.run_files(arguments)
+
+
+def _successes(results: Iterator[Prediction | Failure], problems: list[str]) -> Iterator[Prediction]:
+    for result in results:
+        if isinstance(result, Failure):
+            problems.append(failure_text(result))
+        else:
+            yield result
+
+
+def _write(predictions: Iterator[Prediction], labels: list[str], files: list[str], arguments: Any) -> None:
+    match arguments.format:
+        case "table":
+            write_lines(terminal_table(predictions, files), arguments.output)
+        case "json":
+            write_lines([json_text([prediction_object(one) for one in predictions], indent=2)], arguments.output)
+        case "jsonl":
+            write_lines((json_text(prediction_object(one)) for one in predictions), arguments.output)
+        case "csv":
+            write_lines(csv_lines(prediction_row(one, labels) for one in predictions), arguments.output)
+        case _:
+            rows = [prediction_row(one, labels) for one in predictions]
+            with replacing(arguments.output) as written:
+                write_parquet(rows, labels, written)
+
+
+def _draw(file: str, recognizer: Any, arguments: argparse.Namespace) -> None:
+    from whisper_ser.inference.attention import explain
+    from whisper_ser.inference.plots import draw_attention  # matplotlib takes long to import
+
+    if file == STANDARD_INPUT:
+        raise InferenceError("--plot reads its recording again, which a pipe does not allow: give a file.")
+    draw_attention(explain(file, recognizer), arguments.plot)

@@ -1,0 +1,82 @@
+"""What `predict` and `timeline` share: which recordings, which model, where the answers go, what failed."""
+
+import argparse
+import io
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+from transformers.utils import logging
+
+from whisper_ser.errors import InferenceError
+from whisper_ser.files import replacing
+from whisper_ser.inference.decoding import Audio
+from whisper_ser.inference.formats import shown
+from whisper_ser.inference.inputs import STANDARD_INPUT
+from whisper_ser.inference.outputs import Failure
+from whisper_ser.inference.recognizer import Recognizer, load_model
+
+
+def add_arguments(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
+    """Adds the arguments that both commands have."""
+    parser.add_argument("--model", required=True, help="folder or Hub id of a trained model")
+    parser.add_argument(
+        "--channels",
+        choices=("mix", "separate"),
+        default="mix",
+        help="average the channels (default), or answer for each",
+    )
+    parser.add_argument("--format", choices=formats, default=formats[0], help="default: %(default)s")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write there, whole or not at all, not to screen")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the answer for one recording")
+    parser.add_argument("--device", help="such as cpu or cuda:0; default: a GPU if there is one")
+
+
+def load_quietly(arguments: argparse.Namespace) -> Recognizer:
+    """Returns the model, without a bar for its weights between the answers."""
+    logging.disable_progress_bar()
+    return load_model(arguments.model, arguments.device)
+
+
+def open_all(files: list[str]) -> Iterator[Audio]:
+    """Yields the files, standard input read as an audio file, with progress on a terminal when there are several."""
+    for file in tqdm(files, unit="file", disable=len(files) < 2 or not sys.stderr.isatty()):
+        yield StandardInput(sys.stdin.buffer.read()) if file == STANDARD_INPUT else file
+
+
+class StandardInput(io.BytesIO):
+    """An audio file that came through a pipe."""
+
+    name = STANDARD_INPUT
+
+
+def check_plot(arguments: argparse.Namespace, files: list[str]) -> None:
+    if arguments.plot is not None and (len(files) != 1 or arguments.channels == "separate"):
+        raise InferenceError(f"--plot draws one recording, channels mixed; {len(files)} were given.")
+
+
+def write_lines(lines: Iterable[str], output: Path | None) -> None:
+    """Prints each line as it comes, or writes a file that appears when all of them are written."""
+    if output is None:
+        for line in lines:
+            # tqdm's: a progress bar on the same terminal makes room.
+            tqdm.write(line)
+            sys.stdout.flush()
+        return
+    with replacing(output) as written, open(written, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def report(problems: list[str]) -> int:
+    """Prints what went wrong and returns the exit status: 1 if anything did."""
+    if problems:
+        print(f"whisper-ser: {len(problems)} could not be used:", file=sys.stderr)
+        for problem in problems:
+            print(f"  {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def failure_text(failure: Failure) -> str:
+    channel = "" if failure.channel is None else f", channel {failure.channel},"
+    return f"{shown(failure.file)}{channel} {failure.reason}."

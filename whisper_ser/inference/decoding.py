@@ -1,0 +1,111 @@
+"""Audio of any format, rate and length, in blocks at the rate a model reads: memory does not grow with the length."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+import soundfile
+import soxr
+
+from whisper_ser.audio import SHORTEST_SECONDS
+from whisper_ser.errors import AudioFileError
+
+BLOCK_SECONDS = 20
+
+Audio: TypeAlias = str | Path | BinaryIO | np.ndarray
+"""A path, an opened file, or samples `(samples,)` or `(samples, channels)` in [-1, 1]."""
+
+
+def channel_count(audio: Audio, name: str) -> int:
+    """Returns how many channels there are; raises `AudioFileError` if it cannot be read."""
+    if isinstance(audio, np.ndarray):
+        return _columns(audio, name).shape[1]
+    with _opened(audio, name) as file:
+        return file.channels
+
+
+def decode(
+    audio: Audio, name: str, sampling_rate: int, channel: int | None = None, array_rate: int | None = None
+) -> Iterator[np.ndarray]:
+    """Yields mono float32 blocks `(samples,)` at `sampling_rate` hertz.
+
+    Args:
+        audio: what libsndfile reads (WAV, FLAC, OGG, MP3, AIFF and more), or an array.
+        name: of the audio, for messages.
+        channel: the channel to take, from 0; `None` averages all.
+        array_rate: hertz of an array; `None` says `sampling_rate`.
+
+    Raises:
+        AudioFileError: unreadable, empty, shorter than 25 ms, or with samples that are NaN or infinite.
+    """
+    if isinstance(audio, np.ndarray):
+        rate = array_rate or sampling_rate
+        columns = _columns(audio, name)
+        step = BLOCK_SECONDS * rate
+        yield from _mono(
+            (columns[i : i + step] for i in range(0, len(columns), step)), name, rate, sampling_rate, channel
+        )
+        return
+    try:
+        with _opened(audio, name) as file:
+            blocks = file.blocks(BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True)
+            yield from _mono(blocks, name, file.samplerate, sampling_rate, channel)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise _unreadable(name, error) from error
+
+
+class Resampler:
+    """Turns mono blocks of one rate into blocks of another, the same however the audio is cut into blocks."""
+
+    def __init__(self, rate: int, sampling_rate: int) -> None:
+        self._stream = None if rate == sampling_rate else soxr.ResampleStream(rate, sampling_rate, 1)
+
+    def feed(self, samples: np.ndarray) -> np.ndarray:
+        return samples if self._stream is None else self._stream.resample_chunk(samples)
+
+    def finish(self) -> np.ndarray:
+        """Returns what the filter still held back."""
+        nothing = np.empty(0, np.float32)
+        return nothing if self._stream is None else self._stream.resample_chunk(nothing, last=True)
+
+
+def _mono(
+    blocks: Iterable[np.ndarray], name: str, rate: int, sampling_rate: int, channel: int | None
+) -> Iterator[np.ndarray]:
+    resampler, samples = Resampler(rate, sampling_rate), 0
+    for block in blocks:
+        if not np.isfinite(block).all():
+            raise AudioFileError(name, "has samples that are NaN or infinite")
+        samples += len(block)
+        yield resampler.feed(block.mean(axis=1) if channel is None else np.ascontiguousarray(block[:, channel]))
+    if samples == 0:
+        raise AudioFileError(name, "has no samples")
+    if samples < SHORTEST_SECONDS * rate:
+        raise AudioFileError(name, f"is too short: {1000 * samples / rate:.3g} ms, at least 25 ms are needed")
+    yield resampler.finish()
+
+
+def _opened(audio: str | Path | BinaryIO, name: str) -> soundfile.SoundFile:
+    if isinstance(audio, str | Path) and not Path(audio).exists():
+        raise AudioFileError(name, "is not there")
+    try:
+        if not isinstance(audio, str | Path):
+            audio.seek(0)
+        return soundfile.SoundFile(audio)
+    except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: headerless .raw
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> AudioFileError:
+    return AudioFileError(name, f"cannot be read as audio ({str(error).removeprefix('Error opening ')})")
+
+
+def _columns(samples: np.ndarray, name: str) -> np.ndarray:
+    """Returns an array as float32 `(samples, channels)`."""
+    if samples.dtype.kind != "f" or samples.ndim not in (1, 2):
+        raise AudioFileError(
+            name, f"is {samples.dtype} {samples.shape}; expected floats in [-1, 1], (samples,) or (samples, channels)"
+        )
+    columns = samples.astype(np.float32, copy=False)
+    return columns[:, None] if columns.ndim == 1 else columns

@@ -1,0 +1,225 @@
+"""One answer for each recording: any number of them, of any length, in batches of like length, in the order given."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from whisper_ser.audio import SILENCE
+from whisper_ser.errors import AudioFileError, InferenceError
+from whisper_ser.inference.decoding import Audio, channel_count, decode
+from whisper_ser.inference.long import recording_vectors
+from whisper_ser.inference.outputs import UNCERTAIN, Failure, Prediction
+from whisper_ser.inference.recognizer import Recognizer, load_model
+
+Channels = Literal["mix", "separate"]
+
+LONG_SECONDS = 60
+"""Longer recordings are decoded, transformed and encoded stretch by stretch instead of in a batch."""
+BATCH_SECONDS = 240
+"""Audio encoded at a time at most, padding included."""
+BATCHES_READ = 8
+"""Batches read before the clips of like length among them are put together."""
+
+
+def predict(
+    audio: Audio | Sequence[Audio],
+    model: str | os.PathLike | Recognizer,
+    *,
+    top_k: int | None = None,
+    abstain_below: float = 0.0,
+    channels: Channels = "mix",
+    batch_size: int = 8,
+    sampling_rate: int | None = None,
+    device: str | torch.device | None = None,
+) -> list[Prediction]:
+    """Returns the emotion of each recording, in the order given; one for each channel with `channels="separate"`.
+
+    On any file, of any length, the probabilities are those of the stock `pipeline("audio-classification")`.
+
+    Args:
+        audio: a path, an array `(samples,)` or `(samples, channels)` in [-1, 1], or a list of them.
+        model: a folder, a Hub id, or what `load_model` returned.
+        top_k: keep only the k most probable labels in `probabilities`.
+        abstain_below: answer `"uncertain"` where the highest probability lies below this. (0 never abstains.)
+        channels: `"mix"` averages them, `"separate"` answers for each.
+        batch_size: clips encoded together; clips of like length share a batch.
+        sampling_rate: hertz of arrays; left out, the model's. Files say it themselves.
+        device: where to run a model that is loaded here.
+
+    Raises:
+        AudioFileError: the first recording that cannot be used. `predict_each` goes on behind it.
+        InferenceError: an argument that cannot be meant.
+    """
+    results = []
+    given = [audio] if isinstance(audio, str | Path | np.ndarray) or hasattr(audio, "read") else audio
+    for result in predict_each(
+        given,  # type: ignore[arg-type]
+        model,
+        top_k=top_k,
+        abstain_below=abstain_below,
+        channels=channels,
+        batch_size=batch_size,
+        sampling_rate=sampling_rate,
+        device=device,
+    ):
+        if isinstance(result, Failure):
+            raise AudioFileError(result.file, result.reason)
+        results.append(result)
+    return results
+
+
+def predict_each(
+    audio: Iterable[Audio],
+    model: str | os.PathLike | Recognizer,
+    *,
+    top_k: int | None = None,
+    abstain_below: float = 0.0,
+    channels: Channels = "mix",
+    batch_size: int = 8,
+    sampling_rate: int | None = None,
+    device: str | torch.device | None = None,
+) -> Iterator[Prediction | Failure]:
+    """Yields what `predict` returns as it is ready, and a `Failure` for each recording that cannot be used."""
+    _check(top_k, abstain_below, channels, batch_size)
+    recognizer = model if isinstance(model, Recognizer) else load_model(model, device)
+    labels = recognizer.labels
+    for clips in _groups(_read(audio, recognizer, channels, sampling_rate), BATCHES_READ * batch_size):
+        _classify(clips, recognizer, batch_size)
+        for clip in clips:
+            if clip.probabilities is None:
+                yield Failure(clip.file, clip.channel, clip.failure)
+            else:
+                yield _prediction(clip, clip.probabilities, labels, top_k, abstain_below)
+
+
+@dataclass
+class _Clip:
+    """One recording on its way: with samples, then with probabilities, or with the reason why it has none."""
+
+    file: str
+    channel: int | None
+    seconds: float = 0.0
+    samples: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
+    failure: str = ""
+
+
+def named(audio: Iterable[Audio]) -> Iterator[tuple[str, Audio]]:
+    """Yields each recording with the name that results and messages call it by."""
+    for number, one in enumerate(audio, start=1):
+        yield (str(one) if isinstance(one, str | Path) else getattr(one, "name", None) or f"audio {number}"), one
+
+
+def channels_of(audio: Audio, name: str, channels: Channels) -> list[int | None]:
+    """Returns the channels, from 0, that are to be answered for; `[None]` for their mixture."""
+    return list(range(channel_count(audio, name))) if channels == "separate" else [None]
+
+
+def _read(
+    audio: Iterable[Audio], recognizer: Recognizer, channels: Channels, sampling_rate: int | None
+) -> Iterator[_Clip]:
+    for name, one in named(audio):
+        try:
+            asked = channels_of(one, name, channels)
+        except AudioFileError as error:
+            yield _Clip(name, None, failure=error.reason)
+            continue
+        for channel in asked:
+            clip = _Clip(name, None if channel is None else channel + 1)
+            try:
+                _fill(clip, decode(one, name, recognizer.sampling_rate, channel, sampling_rate), recognizer)
+            except AudioFileError as error:
+                clip.failure = error.reason
+            yield clip
+
+
+def _fill(clip: _Clip, blocks: Iterator[np.ndarray], recognizer: Recognizer) -> None:
+    """Gives the clip its samples or, if it is long, its probabilities at once."""
+    heard = _Extremes()
+    first: list[np.ndarray] = []
+    blocks = heard.watching(blocks)
+    for block in blocks:
+        first.append(block)
+        if heard.samples > LONG_SECONDS * recognizer.sampling_rate and recognizer.extractor.pad_to_seconds is None:
+            vectors = recording_vectors(_chained(first, blocks), recognizer)
+            heard.check(clip.file)
+            clip.probabilities = recognizer.pool(vectors, [len(vectors)])[0]
+            break
+    else:
+        heard.check(clip.file)
+        clip.samples = np.concatenate(first)
+    clip.seconds = heard.samples / recognizer.sampling_rate
+
+
+class _Extremes:
+    """Counts the samples of a recording as they pass, and tells whether there was any sound."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._low, self._high = np.inf, -np.inf
+
+    def watching(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        for block in blocks:
+            self.samples += len(block)
+            if len(block):
+                self._low, self._high = min(self._low, block.min()), max(self._high, block.max())
+            yield block
+
+    def check(self, file: str) -> None:
+        if self._high - self._low < SILENCE:
+            raise AudioFileError(file, "is silent")
+
+
+def _chained(first: list[np.ndarray], rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    while first:
+        yield first.pop(0)
+    yield from rest
+
+
+def _groups(clips: Iterator[_Clip], size: int) -> Iterator[list[_Clip]]:
+    group: list[_Clip] = []
+    for clip in clips:
+        group.append(clip)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _classify(clips: list[_Clip], recognizer: Recognizer, batch_size: int) -> None:
+    """Gives probabilities to the clips that have samples, those of like length together."""
+    waiting = sorted((clip for clip in clips if clip.samples is not None), key=lambda clip: clip.seconds)
+    while waiting:
+        longest = waiting[-1].seconds
+        count = max(1, min(batch_size, int(BATCH_SECONDS / longest)))
+        batch, waiting = waiting[-count:], waiting[:-count]
+        features = recognizer.features([clip.samples for clip in batch if clip.samples is not None])
+        for clip, probabilities in zip(batch, recognizer.classify(features), strict=True):
+            clip.samples, clip.probabilities = None, probabilities
+
+
+def _prediction(
+    clip: _Clip, probabilities: np.ndarray, labels: list[str], top_k: int | None, abstain_below: float
+) -> Prediction:
+    order = np.argsort(-probabilities, kind="stable")
+    ranked = {labels[index]: float(probabilities[index]) for index in order[:top_k]}
+    label, score = next(iter(ranked.items()))
+    answer = label if score >= abstain_below else UNCERTAIN
+    return Prediction(clip.file, clip.channel, clip.seconds, answer, score, ranked)
+
+
+def _check(top_k: int | None, abstain_below: float, channels: Any, batch_size: int) -> None:
+    if top_k is not None and top_k < 1:
+        raise InferenceError(f"top_k={top_k} must be at least 1, or left out for all labels.")
+    if not 0 <= abstain_below <= 1:
+        raise InferenceError(f"abstain_below={abstain_below:g} must be a probability, from 0 to 1.")
+    if batch_size < 1:
+        raise InferenceError(f"batch_size={batch_size} must be at least 1.")
+    if channels not in ("mix", "separate"):
+        raise InferenceError(f"channels={channels!r} must be 'mix' or 'separate'.")

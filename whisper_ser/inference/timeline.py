@@ -1,0 +1,130 @@
+"""Emotions over the time of a recording of any length: the encoder runs once, windows pool its frames."""
+
+import os
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+
+from whisper_ser.inference.chunks import Chunker
+from whisper_ser.inference.decoding import Audio, decode
+from whisper_ser.inference.long import recording_vectors
+from whisper_ser.inference.outputs import Timeline, Update, join_segments
+from whisper_ser.inference.predict import named
+from whisper_ser.inference.recognizer import Recognizer
+from whisper_ser.inference.streaming import encoded, frame_positions, recognizer_for_time
+from whisper_ser.inference.windows import Piece, WindowPooling
+
+Cut = Literal["pauses", "even"]
+
+
+def timeline(
+    audio: Audio,
+    model: str | os.PathLike | Recognizer,
+    *,
+    window: float = 3.0,
+    hop: float = 0.5,
+    cut: Cut = "pauses",
+    channel: int | None = None,
+    sampling_rate: int | None = None,
+    device: str | torch.device | None = None,
+) -> Timeline:
+    """Returns the emotions over the time of one recording.
+
+    Args:
+        audio: a path, or an array `(samples,)` or `(samples, channels)` in [-1, 1].
+        model: a folder, a Hub id, or what `load_model` returned.
+        window, hop: seconds of a window, and from one window to the next.
+        cut: where the encoder's chunks end. `"pauses"` encodes speech alone, pause to pause, as utterances were in
+            training; it is the more accurate, and what `EmotionStream` gives. `"even"` encodes everything as `predict`
+            does: pooled over the whole it gives what `predict` gives.
+        channel: from 1; left out, channels are mixed.
+        sampling_rate: hertz of an array; left out, the model's.
+        device: where to run a model that is loaded here.
+
+    Raises:
+        AudioFileError: the recording cannot be used. Silence is no error here.
+        InferenceError: window, hop or model do not allow a timeline.
+    """
+    recognizer = recognizer_for_time(model, device)
+    ((name, _),) = named([audio])
+    pooling = WindowPooling(recognizer, window, hop)
+    clock = _Clock(recognizer.sampling_rate)
+    taken = None if channel is None else channel - 1
+    blocks = clock.timing(decode(audio, name, recognizer.sampling_rate, taken, sampling_rate))
+    updates, vectors = [], []
+    for pieces, settled in (_cut_at_pauses if cut == "pauses" else _cut_evenly)(blocks, recognizer):
+        vectors += [piece.vectors for piece in pieces]
+        updates.append(pooling.finish(pieces, clock.seconds) if settled is None else pooling.feed(pieces, settled))
+    return Timeline(
+        name,
+        channel,
+        clock.seconds,
+        window,
+        hop,
+        recognizer.labels,
+        _whole(vectors, updates, recognizer),
+        [span for update in updates for span in update.windows],
+        join_segments([span for update in updates for span in update.segments]),
+    )
+
+
+def _cut_at_pauses(blocks: Iterator[np.ndarray], recognizer: Recognizer) -> Iterator[tuple[list[Piece], int | None]]:
+    """Yields pieces whose speech was encoded from pause to pause, and the frame before which all is settled.
+
+    The last ones come with `None`: nothing follows them.
+    """
+    chunker = Chunker(recognizer.model.config.chunk_frames, recognizer.sampling_rate)
+    for block in blocks:
+        yield encoded(chunker.feed(block), recognizer), chunker.settled
+    yield encoded(chunker.finish(), recognizer), None
+
+
+def _cut_evenly(blocks: Iterator[np.ndarray], recognizer: Recognizer) -> Iterator[tuple[list[Piece], int | None]]:
+    """Yields all pieces of a recording at once, encoded as `predict` encodes it, silence included."""
+    chunker = Chunker(recognizer.model.config.chunk_frames, recognizer.sampling_rate)
+    chunks = []
+
+    def watched() -> Iterator[np.ndarray]:
+        for block in blocks:
+            chunks.extend(chunker.feed(block))
+            yield block
+
+    vectors = recording_vectors(watched(), recognizer)
+    chunks += chunker.finish()
+    positions = frame_positions(len(vectors), chunks[-1].end)
+    bounds = np.searchsorted(positions, [0] + [chunk.end for chunk in chunks])
+    bounds[-1] = len(vectors)
+    yield (
+        [
+            Piece(chunk.start, chunk.end, chunk.audio is not None, positions[begin:end], vectors[begin:end])
+            for chunk, begin, end in zip(chunks, bounds[:-1], bounds[1:], strict=True)
+        ],
+        None,
+    )
+
+
+def _whole(vectors: list[torch.Tensor], updates: list[Update], recognizer: Recognizer) -> dict[str, float] | None:
+    """Returns the probabilities over all frames; `None` where nobody speaks."""
+    if not any(span.probabilities for update in updates for span in update.segments):
+        return None
+    frames = torch.cat(vectors)
+    (row,) = recognizer.pool(frames, [len(frames)])
+    return dict(zip(recognizer.labels, row.tolist(), strict=True))
+
+
+class _Clock:
+    """Counts the seconds of blocks as they pass."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate, self._samples = rate, 0
+
+    @property
+    def seconds(self) -> float:
+        return self._samples / self._rate
+
+    def timing(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        for block in blocks:
+            self._samples += len(block)
+            yield block

@@ -1,0 +1,162 @@
+"""Windows and segments over frame vectors that arrive in order: each is pooled once all its frames are there."""
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from modeling_whisper_ser.configuration_whisper_ser import FRAMES_PER_SECOND
+from whisper_ser.errors import InferenceError
+from whisper_ser.inference.outputs import Span, Update
+from whisper_ser.inference.recognizer import Recognizer
+
+LEAST_SPEECH = 10
+"""Frames (0.2 s) of speech without which a window is silence."""
+SHORTEST_ALONE = FRAMES_PER_SECOND
+"""Frames (1 s) below which a piece of speech is pooled together with what is spoken around it."""
+POOLED_FRAMES = 16000
+"""Frame vectors gathered at a time."""
+
+
+class Piece(NamedTuple):
+    """A stretch of a recording in frames of 20 ms, speech or silence, and the frame vectors of what was encoded.
+
+    `positions` `(vectors,)` are the frames that the vectors `(vectors, d_model)` begin with.
+    """
+
+    start: int
+    end: int
+    speech: bool
+    positions: np.ndarray
+    vectors: torch.Tensor
+
+
+class _Question(NamedTuple):
+    """Seconds `start` to `end`, to be answered from the vectors of the frames `first` up to `last`."""
+
+    start: float
+    end: float
+    first: int
+    last: int
+    silent: bool = False
+
+
+class WindowPooling:
+    """Turns pieces, which follow each other without gaps, into windows, and each piece into a segment.
+
+    Args:
+        recognizer: pools the vectors.
+        window, hop: seconds. Window i begins at `i * hop`; the last ones end with the recording, and there is none
+            behind one that reaches the end.
+
+    Raises:
+        InferenceError: window or hop shorter than one frame.
+    """
+
+    def __init__(self, recognizer: Recognizer, window: float, hop: float) -> None:
+        for name, value in (("window", window), ("hop", hop)):
+            if not value >= 1 / FRAMES_PER_SECOND:
+                raise InferenceError(f"{name}={value:g} must be at least 0.02 seconds, one frame.")
+        self._recognizer = recognizer
+        self._window, self._hop = window, hop
+        model = recognizer.model
+        self._vectors = torch.empty(0, model.config.d_model, device=model.device, dtype=model.dtype)
+        self._positions, self._spoken = np.empty(0, int), np.empty(0, int)
+        self._waiting: deque[Piece] = deque()
+        self._next_window = 0
+
+    def feed(self, pieces: list[Piece], settled: int) -> Update:
+        """Returns what is complete when every frame before `settled` is in a piece or known to be silence."""
+        self._add(pieces)
+        update = Update(
+            self._pooled(list(self._windows_before(settled))), self._pooled(list(self._segments_before(settled)))
+        )
+        self._forget(settled)
+        return update
+
+    def finish(self, pieces: list[Piece], seconds: float) -> Update:
+        """Returns the last windows and segments of a recording of so many seconds."""
+        self._add(pieces)
+        segments = list(self._segments_before(None))
+        if segments:
+            segments[-1] = segments[-1]._replace(end=seconds)
+        return Update(self._pooled(list(self._last_windows(seconds))), self._pooled(segments))
+
+    def _add(self, pieces: list[Piece]) -> None:
+        self._waiting.extend(pieces)
+        for piece in pieces:
+            lengths = np.diff(piece.positions, append=piece.end)
+            self._spoken = np.concatenate([self._spoken, lengths * piece.speech])
+            self._positions = np.concatenate([self._positions, piece.positions])
+        self._vectors = torch.cat([self._vectors, *(piece.vectors for piece in pieces)])
+
+    def _windows_before(self, settled: int) -> Iterator[_Question]:
+        while (window := self._window_at(self._next_window)).last <= settled:
+            self._next_window += 1
+            yield window
+
+    def _last_windows(self, seconds: float) -> Iterator[_Question]:
+        """Yields windows up to the first one that reaches the end; the ends are cut to the recording's."""
+        reached = self._next_window * self._hop - self._hop + self._window if self._next_window else 0.0
+        while reached < seconds and (window := self._window_at(self._next_window)).start < seconds:
+            reached = window.end
+            self._next_window += 1
+            yield window._replace(end=min(window.end, seconds))
+
+    def _window_at(self, index: int) -> _Question:
+        start = index * self._hop
+        end = start + self._window
+        first, last = (math.ceil(time * FRAMES_PER_SECOND - 1e-6) for time in (start, end))
+        return _Question(start, end, first, last)
+
+    def _segments_before(self, settled: int | None) -> Iterator[_Question]:
+        while self._waiting:
+            segment = self._segment(self._waiting[0])
+            if settled is not None and segment.last > settled:
+                return
+            self._waiting.popleft()
+            yield segment
+
+    def _segment(self, piece: Piece) -> _Question:
+        seconds = piece.start / FRAMES_PER_SECOND, piece.end / FRAMES_PER_SECOND
+        if not piece.speech or piece.end - piece.start >= SHORTEST_ALONE:
+            return _Question(*seconds, piece.start, piece.end, not piece.speech)
+        around = self._around((piece.start + piece.end) // 2)
+        return _Question(*seconds, min(piece.start, around[0]), max(piece.end, around[1]))
+
+    def _around(self, middle: int) -> tuple[int, int]:
+        half = round(self._window * FRAMES_PER_SECOND / 2)
+        return middle - half, middle + half
+
+    def _pooled(self, questions: list[_Question]) -> list[Span]:
+        """Returns the answers: vectors of many questions are gathered and pooled at a time."""
+        begins = np.searchsorted(self._positions, [question.first for question in questions])
+        ends = np.searchsorted(self._positions, [question.last for question in questions])
+        spoken = np.concatenate([[0], np.cumsum(self._spoken)])
+        silent = np.array([question.silent for question in questions], bool)
+        asked = np.flatnonzero(~silent & (spoken[ends] - spoken[begins] >= LEAST_SPEECH))
+        answers: dict[int, dict[str, float]] = {}
+        while len(asked):
+            count = max(1, POOLED_FRAMES // int((ends - begins)[asked].max()))
+            batch, asked = asked[:count], asked[count:]
+            probabilities = self._pool(begins[batch], ends[batch])
+            for index, row in zip(batch, probabilities, strict=True):
+                answers[index] = dict(zip(self._recognizer.labels, row.tolist(), strict=True))
+        return [Span(asked.start, asked.end, answers.get(i)) for i, asked in enumerate(questions)]
+
+    def _pool(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Returns probabilities `(spans, labels)` over the vectors from `begins` `(spans,)` up to `ends`."""
+        rows = np.concatenate([np.arange(begin, end) for begin, end in zip(begins, ends, strict=True)])
+        joined = self._vectors[torch.from_numpy(rows).to(self._vectors.device)]
+        return self._recognizer.pool(joined, (ends - begins).tolist())
+
+    def _forget(self, settled: int) -> None:
+        """Lets go of the vectors that no window and no segment will ask for again."""
+        needed = [self._window_at(self._next_window).first, self._around(settled)[0]]
+        needed += [self._segment(piece).first for piece in list(self._waiting)[:1]]
+        stale = np.searchsorted(self._positions, min(needed))
+        self._positions, self._spoken = self._positions[stale:], self._spoken[stale:]
+        self._vectors = self._vectors[stale:].clone()
