@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+import torch
 from conftest import write_corpus
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
@@ -14,6 +15,7 @@ import run_train
 from whisper_ser import cells
 from whisper_ser.audit import LeakError
 from whisper_ser.errors import CheckpointError, RecipeError
+from whisper_ser.training import BestEpoch
 
 
 def flags(corpus: Path, checkpoint: Path, output: Path, *more: str) -> list[str]:
@@ -132,6 +134,17 @@ def test_the_summary_names_every_fold_and_the_interval(corpus, small_checkpoint,
 def test_named_speakers_and_a_protocol_contradict_each_other(corpus, small_checkpoint, tmp_path):
     with pytest.raises(RecipeError, match="--protocol loso decides"):
         run_train.main(flags(corpus, small_checkpoint, tmp_path, "--test_speakers", "01"))
+
+
+def test_the_best_epoch_is_given_back():
+    model = torch.nn.Linear(1, 1)
+    best = BestEpoch("validation_ua")
+    for value in (0.4, 0.9, 0.9, 0.1):
+        torch.nn.init.constant_(model.weight, value if value < 0.9 or not best.weights else value + best.highest)
+        best.on_evaluate(None, None, None, model=model, metrics={"eval_validation_ua": value})
+        best.on_evaluate(None, None, None, model=model, metrics={"eval_test_ua": 1.0})
+    best.restore(model)
+    assert best.highest == 0.9 and model.weight.item() == pytest.approx(0.9 + 0.4), "the first of equals"
 
 
 def test_several_seeds_are_several_trainings_of_the_same_folds(run, corpus, small_checkpoint, tmp_path):

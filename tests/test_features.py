@@ -90,6 +90,24 @@ def test_what_the_states_depend_on_decides_where_they_lie(small_checkpoint, soun
     assert len(list(tmp_path.iterdir())) == 5, "the head changes no states, everything else does"
 
 
+def test_the_final_norm_belongs_to_the_last_layer_alone(small_checkpoint, tmp_path):
+    changed = new_model(small_checkpoint)
+    with torch.no_grad():
+        changed.whisper_ser.encoder.layer_norm.weight[0] += 1e-3
+    before, after = (
+        features.store_folders(tmp_path, model, WhisperSerFeatureExtractor(), [1, 2, 3])
+        for model in (new_model(small_checkpoint), changed)
+    )
+    assert [before[layer] == after[layer] for layer in (1, 2, 3)] == [True, True, False]
+
+
+def test_a_shard_holds_as_much_padded_audio_as_unpadded(sounds):
+    heard = list(sounds.values())
+    shards = list(features._shards(heard, {sound.path: 30.0 for sound in heard}))
+    assert [sum(map(len, shard)) for shard in shards] == [22, 14]
+    assert {len(batch) for shard in shards for batch in shard} == {2}
+
+
 def test_an_interrupted_store_goes_on_and_is_what_it_would_have_been(
     small_checkpoint, sounds, tmp_path, monkeypatch, count_encoded
 ):

@@ -106,6 +106,12 @@ def test_training_forms_keys_and_values_and_gives_what_use_gives_without_them(ki
         assert (in_use - in_training).abs().max() <= 1e-5 * in_training.abs().max()
 
 
+def test_the_maximum_is_of_an_utterances_own_frames():
+    hidden = torch.tensor([[[-1.0], [-5.0]], [[-3.0], [9.0]]])
+    packing = Packing.of(torch.tensor([[True, True], [True, False]]))
+    assert packing.max(packing.pack(hidden)).tolist() == [[-1.0], [-3.0]]
+
+
 @torch.no_grad()
 def test_other_queries_bring_heads_of_their_own():
     pooling = build("qkv", pooling_queries=["max", "learnt", "mean"])

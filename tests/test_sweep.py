@@ -1,11 +1,12 @@
 """Sweeps: every setting on every fold, from one encoder pass, nothing trained twice."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_corpus
 
 import run_train
 from whisper_ser import cells, features, sweep
@@ -121,7 +122,9 @@ def test_a_pooling_may_have_settings_of_its_own(corpus, small_checkpoint, tmp_pa
     arguments = parse_arguments(
         flags(corpus, small_checkpoint, output, "--poolings", "mean", "qkv", "--by_pooling", own)
     )
-    variants = sweep._variants(run_train.plan(run_train.load(arguments.data), arguments), arguments)
+    folds = run_train.plan(run_train.load(arguments.data), arguments)
+    sounds = run_train.listen([path for part in folds[0].split for path in part["path"]], progress=False)
+    variants = sweep._variants(folds, sounds, arguments)
     norms = {(variant.pooling, variant.cell.config.layer_norm_after_pooling) for variant in variants}
     assert norms == {("mean", False), ("qkv", True)}
 
@@ -142,6 +145,45 @@ def test_the_papers_recipes_are_section_4_2(recipe):
     assert as_released == ("code" in recipe)
 
 
+def test_folds_whose_names_a_file_system_cannot_tell_apart_are_all_there(small_checkpoint, tmp_path):
+    names = ["\u5f20", "\u674e", "J\u00fcrgen", "J\u00f6rgen"]
+    corpus = write_corpus(tmp_path / "corpus", speakers=4, each=1)
+    table = (corpus / "metadata.csv").read_text()
+    for number, name in enumerate(names):
+        table = re.sub(rf",{number:02d}$", f",{name}", table, flags=re.M)
+    (corpus / "metadata.csv").write_text(table, encoding="utf-8")
+    own = flags(corpus, small_checkpoint, tmp_path / "sweep", "--poolings", "mean", "--num_train_epochs", "1")
+    own[own.index("speaker_groups")] = "loso"
+    del own[own.index("--num_groups") : own.index("--num_groups") + 2]
+    run_train.main(own)
+    found = results_of(tmp_path / "sweep")["cells"]
+    assert {cell["fold"] for cell in found} == {*names} and len({cell["predictions"] for cell in found}) == 4
+    for cell in found:
+        assert set(pandas.read_parquet(tmp_path / "sweep" / cell["predictions"])["speaker"]) == {cell["fold"]}
+
+
+def test_cells_of_other_settings_or_data_are_trained_anew(small_checkpoint, tmp_path, monkeypatch):
+    corpus, trained, write_fold = write_corpus(tmp_path / "corpus"), [], cells.write_fold
+    monkeypatch.setattr(cells, "write_fold", lambda *a: trained.append(a[0]) or write_fold(*a))
+    own = flags(corpus, small_checkpoint, tmp_path / "sweep", "--layers", "1", "--poolings", "qkv")
+    for more, count in (
+        ([], 2),
+        ([], 0),
+        (["--by_pooling", '{"qkv": {"num_pooling_heads": 2}}'], 2),
+        ([], 2),
+    ):
+        trained.clear()
+        run_train.main([*own, *more])
+        assert len(trained) == count, more
+    table = (corpus / "metadata.csv").read_text()
+    (corpus / "metadata.csv").write_text(
+        table.replace("excited", "x").replace("calm", "excited").replace("x,", "calm,")
+    )
+    trained.clear()
+    run_train.main(own)
+    assert len(trained) == 2
+
+
 def test_impossible_sweeps_are_refused(corpus, small_checkpoint, tmp_path):
     for more, said in (
         (["--layers", "4"], "small-whisper.* has 3 encoder layers"),
@@ -152,7 +194,7 @@ def test_impossible_sweeps_are_refused(corpus, small_checkpoint, tmp_path):
         (["--layers_at_once", "1", "--poolings", "mean"], "only with --layers"),
         (["--layers", "1", "--jobs", "0"], "at least 1"),
         (["--poolings", "mean", "--by_pooling", '{"qkv": {}}'], "qkv, which is not in --poolings"),
-        (["--poolings", "mean", "--by_pooling", '{"mean": {"seed": 1}}'], "seed, which is no field"),
+        (["--poolings", "mean", "--by_pooling", '{"mean": {"seed": 1}}'], "sets seed; it may set d_model"),
         (["--poolings", "mean", "--by_pooling", "mean"], "not JSON"),
     ):
         with pytest.raises(RecipeError, match=said):

@@ -39,6 +39,21 @@ ARCHITECTURE = (
     "frame_averaging",
 )
 """Fields that a saved model has settled."""
+OF_THE_HEAD = (
+    "d_model",
+    "num_pooling_heads",
+    "pooling_head_dim",
+    "pooling_queries",
+    "pooling_statistics",
+    "score_activation",
+    "scale_scores",
+    "layer_norm_after_pooling",
+    "input_dropout",
+    "pooling_dropout",
+    "classifier_dropout",
+    "label_smoothing",
+)
+"""Fields that change neither what is encoded nor which layers are read."""
 TRAINING_FIELDS = ("input_dropout", "pooling_dropout", "classifier_dropout", "label_smoothing", "unfreeze_last_n")
 """Fields of the model's config that a run may set anew."""
 
@@ -328,8 +343,8 @@ def _check_by_pooling(sweep: SweepArguments) -> None:
     if absent := sorted(set(of_poolings) - set(sweep.poolings or [])):
         raise RecipeError(f"--by_pooling has settings for {', '.join(absent)}, which is not in --poolings.")
     fields = {name for fields in of_poolings.values() for name in fields}
-    if unknown := sorted(fields - {*ARCHITECTURE, *TRAINING_FIELDS}):
-        raise RecipeError(f"--by_pooling sets {', '.join(unknown)}, which is no field of the model.")
+    if unknown := sorted(fields - {*OF_THE_HEAD}):
+        raise RecipeError(f"--by_pooling sets {', '.join(unknown)}; it may set {', '.join(OF_THE_HEAD)}.")
 
 
 def check_protocol(data: DataArguments) -> None:

@@ -6,12 +6,15 @@ steps are so small that several of them side by side are far faster than one aft
 """
 
 import copy
+import hashlib
+import json
 import multiprocessing
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +27,11 @@ from transformers.utils import logging
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
 from whisper_ser.arguments import Arguments, SerTrainingArguments
 from whisper_ser.folds import Fold
+from whisper_ser.listening import Sound
 from whisper_ser.models import build_model
+from whisper_ser.protocols import Split
 from whisper_ser.report.run import METRICS, write_fold
-from whisper_ser.training import BEST, Inputs, train
+from whisper_ser.training import BEST, SETTINGS_THAT_MATTER, Inputs, train
 
 
 class Cell(NamedTuple):
@@ -37,26 +42,31 @@ class Cell(NamedTuple):
         fold: index into the folds.
         config: of the new model that is trained; `None` trains `model_name_or_path` on.
         arguments: with the cell's own encoder, layer, pooling and seed.
+        identity: hash of everything that its figures depend on.
     """
 
     folder: Path
     fold: int
     config: WhisperSerConfig | None
     arguments: Arguments
+    identity: str
 
     @property
     def done(self) -> bool:
-        """Whether it was finished before."""
-        return (self.folder / METRICS).is_file()
+        """Whether it was finished before, of the same data, model and settings."""
+        try:
+            return json.loads((self.folder / METRICS).read_text(encoding="utf-8"))["identity"] == self.identity
+        except (OSError, ValueError, KeyError):
+            return False
 
 
 class Bench(NamedTuple):
-    """What all cells of one encoder share."""
+    """What all cells of one encoder share; with `curves`, each is evaluated after every epoch."""
 
     folds: Sequence[Fold]
     inputs: Inputs
     extractor: WhisperSerFeatureExtractor
-    follow_test: bool
+    curves: bool
 
 
 def run_cells(cells: Sequence[Cell], bench: Bench, jobs: int | None) -> Iterator[tuple[Cell, dict[str, Any]]]:
@@ -93,27 +103,49 @@ def run_cell(cell: Cell, bench: Bench) -> dict[str, Any]:
         # Stored states are all that is read; every step would walk through what is not there.
         del model.whisper_ser.encoder.layers[:]
     inputs = bench.inputs._replace(features=bench.inputs.features.of_layers(model.config.layer_indices))
-    arguments = cell.arguments._replace(training=_quiet(cell.arguments.training, cell.folder, bench.follow_test))
-    training = train(model, bench.extractor, inputs, split, arguments, resumable=False, follow_test=bench.follow_test)
+    arguments = cell.arguments._replace(training=_quiet(cell.arguments.training, cell.folder, bench.curves))
+    # Learning curves are those of the validation part; where there is none, those of the test part.
+    follow_test = bench.curves and not len(split.validation)
+    training = train(model, bench.extractor, inputs, split, arguments, resumable=False, follow_test=follow_test)
     metrics: dict[str, Any] = {}
     if PartialState().is_main_process:
-        metrics = write_fold(cell.folder, training, split, inputs.hours, arguments)
+        metrics = write_fold(cell.folder, training, split, inputs.hours, arguments, cell.identity)
     PartialState().wait_for_everyone()
     return metrics
 
 
+def fold_folder(number: int, name: str) -> str:
+    """Returns the name of the folder of fold `number`, from 0, as a file system takes it."""
+    return f"{number + 1:02d}-{folder_name(name)}"
+
+
 def folder_name(name: str) -> str:
-    """Returns `name` as a file system takes it."""
+    """Returns `name` as a file system takes it. Several names may become one."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)
 
 
-def _quiet(arguments: SerTrainingArguments, folder: Path, follow_test: bool) -> SerTrainingArguments:
+def identity(config: WhisperSerConfig | None, arguments: Arguments, split: Split, sounds: Mapping[str, Sound]) -> str:
+    """Returns a hash of everything that the figures of a cell depend on."""
+    parts = {
+        name: [
+            [sounds[path].sample_hash, speaker, emotion]
+            for path, speaker, emotion in zip(part["path"][:], part["speaker"][:], part["emotion"][:], strict=True)
+        ]
+        for name, part in split._asdict().items()
+    }
+    training = {name: getattr(arguments.training, name) for name in SETTINGS_THAT_MATTER}
+    settings = [config.to_dict() if config else None, asdict(arguments.model), training]
+    content = json.dumps([settings, split.train.features["emotion"].names, parts], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _quiet(arguments: SerTrainingArguments, folder: Path, curves: bool) -> SerTrainingArguments:
     """Returns the arguments for one cell: one bar tells the progress of all, and a cell is short enough to repeat."""
     arguments = copy.copy(arguments)
     arguments.output_dir = str(folder)
     arguments.disable_tqdm = True
     arguments.save_strategy = SaveStrategy.NO
-    if arguments.selection not in BEST and not follow_test:
+    if arguments.selection not in BEST and not curves:
         arguments.eval_strategy = IntervalStrategy.NO
     return arguments
 

@@ -8,7 +8,7 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from whisper_ser.arguments import Arguments
-from whisper_ser.cells import Bench, Cell, folder_name, run_cells
+from whisper_ser.cells import Bench, Cell, fold_folder, identity, run_cells
 from whisper_ser.folds import Fold
 from whisper_ser.listening import Sound
 from whisper_ser.models import build_model
@@ -32,21 +32,23 @@ def cross_validate(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments
             (output_dir / METRICS).unlink()
         note_settings(output_dir / "folds", arguments)
     seeds = arguments.sweep.seeds or [arguments.training.seed]
-    folders = {seed: [_folder(output_dir, fold, n, seed, seeds) for n, fold in enumerate(folds, 1)] for seed in seeds}
-    todo = [
-        (seed, n, folder)
-        for seed, of_seed in folders.items()
-        for n, folder in enumerate(of_seed)
-        if not (folder / METRICS).is_file()
+    folders = {seed: [_folder(output_dir, fold, n, seed, seeds) for n, fold in enumerate(folds)] for seed in seeds}
+    cells = [
+        Cell(folder, n, None, of_seed, identity(None, of_seed, folds[n].split, sounds))
+        for seed, of_folds in folders.items()
+        for of_seed in [arguments.with_seed(seed)]
+        for n, folder in enumerate(of_folds)
     ]
-    total, silent = len(seeds) * len(folds), not process.is_main_process
-    progress = tqdm(total=total, initial=total - len(todo), desc="cross-validation", unit="fold", disable=silent)
+    todo, silent = [cell for cell in cells if not cell.done], not process.is_main_process
+    progress = tqdm(
+        total=len(cells), initial=len(cells) - len(todo), desc="cross-validation", unit="fold", disable=silent
+    )
     if todo:
         model, extractor = build_model(arguments.model, folds[0].split.train.features["emotion"].names)
         inputs = prepare_inputs(model, extractor, sounds, Path(arguments.data.feature_dir))
-        new = arguments.model.model_name_or_path is None and not inputs.log_mels
-        cells = [Cell(folder, n, model.config if new else None, arguments.with_seed(seed)) for seed, n, folder in todo]
-        for cell, metrics in run_cells(cells, Bench(folds, inputs, extractor, False), arguments.sweep.jobs):
+        if arguments.model.model_name_or_path is None and not inputs.log_mels:
+            todo = [cell._replace(config=model.config) for cell in todo]
+        for cell, metrics in run_cells(todo, Bench(folds, inputs, extractor, curves=False), arguments.sweep.jobs):
             progress.update()
             if metrics:
                 progress.set_postfix_str(f"fold {folds[cell.fold].name}: UA {100 * metrics['test']['ua']:.1f}")
@@ -56,4 +58,4 @@ def cross_validate(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments
 
 def _folder(output_dir: Path, fold: Fold, number: int, seed: int, seeds: Sequence[int]) -> Path:
     of_seed = output_dir / "folds" if len(seeds) == 1 else output_dir / "folds" / f"seed-{seed}"
-    return of_seed / f"{number:02d}-{folder_name(fold.name)}"
+    return of_seed / fold_folder(number, fold.name)

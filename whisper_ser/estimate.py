@@ -35,7 +35,8 @@ def estimate(cells: Sequence[Cell], folds: Sequence[Fold], sounds: Mapping[str, 
         layers = len({cell.arguments.model.layer_index for cell in those})
         held = min(layers, arguments.sweep.layers_at_once or layers)
         frames = sum(lengths) * FRAMES_PER_SECOND / config.frame_averaging
-        disk = max(disk, 2 * held * frames * config.encoder_config.d_model)
+        size = 2 * held * frames * config.encoder_config.d_model
+        disk = max(disk, size) if arguments.sweep.layers_at_once else disk + size
         encoding += sum(lengths) * _seconds_to_encode(config, device) * math.ceil(layers / held)
         for pooling in {cell.arguments.model.pooling_type for cell in those}:
             steps = sum(

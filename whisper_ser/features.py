@@ -140,17 +140,23 @@ def store_folders(
     return folders
 
 
-def plan(model: WhisperForEmotionClassification, folders: Mapping[int, Path], sounds: Mapping[str, Sound]) -> Plan:
+def plan(
+    model: WhisperForEmotionClassification,
+    extractor: WhisperSerFeatureExtractor,
+    folders: Mapping[int, Path],
+    sounds: Mapping[str, Sound],
+) -> Plan:
     """Returns what is to be encoded; checks the shards that are there, and removes those that are damaged."""
     places = {layer: _scan(folder) for layer, folder in folders.items()}
     stored = set.intersection(*(set(of_layer) for of_layer in places.values()))
-    shards = list(_shards(list(sounds.values())))
+    seconds_of = {path: extractor.pad_to_seconds or sound.seconds for path, sound in sounds.items()}
+    shards = list(_shards(list(sounds.values()), seconds_of))
     missing = [
         number
         for number, batches in enumerate(shards)
         if any(sounds[path].sample_hash not in stored for batch in batches for path in batch)
     ]
-    seconds = sum(sounds[path].seconds for number in missing for batch in shards[number] for path in batch)
+    seconds = sum(seconds_of[path] for number in missing for batch in shards[number] for path in batch)
     frames = seconds * FRAMES_PER_SECOND / model.config.frame_averaging
     size = round(frames * model.config.encoder_config.d_model * 2) * len(folders)
     return Plan(shards, missing, size, places)
@@ -179,7 +185,7 @@ def fill(
     layers = tuple(layers or model.config.layer_indices)
     folders = store_folders(folder, model, extractor, layers)
     width = model.config.encoder_config.d_model
-    todo = plan(model, folders, sounds)
+    todo = plan(model, extractor, folders, sounds)
     if todo.missing:
         _check_room(folder, todo.bytes)
     mine = todo.missing[process.process_index :: process.num_processes]
@@ -222,20 +228,23 @@ def _encode(
     return shard
 
 
-def _shards(sounds: list[Sound]) -> Iterator[list[list[str]]]:
-    """Yields batches of files of like length, at most `BATCH_SECONDS` with padding or one long file, by the shard."""
+def _shards(sounds: list[Sound], seconds_of: Mapping[str, float]) -> Iterator[list[list[str]]]:
+    """Yields batches of files of like length, at most `BATCH_SECONDS` with padding or one long file, by the shard.
+
+    `seconds_of` are those that are encoded of each path.
+    """
     shard: list[list[str]] = []
     batch: list[str] = []
     seconds = 0.0
     for sound in sorted(sounds, key=lambda sound: (sound.seconds, sound.sample_hash, sound.path)):
-        if batch and (len(batch) + 1) * sound.seconds > BATCH_SECONDS:
+        if batch and (len(batch) + 1) * seconds_of[sound.path] > BATCH_SECONDS:
             shard.append(batch)
             batch = []
             if seconds > SHARD_SECONDS:
                 yield shard
                 shard, seconds = [], 0.0
         batch.append(sound.path)
-        seconds += sound.seconds
+        seconds += seconds_of[sound.path]
     if batch:
         yield [*shard, batch]
 

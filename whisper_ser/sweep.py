@@ -15,7 +15,7 @@ from modeling_whisper_ser import WhisperSerConfig
 from modeling_whisper_ser.checkpoint_whisper_ser import open_encoder
 from whisper_ser.arguments import Arguments
 from whisper_ser.audit import AuditResult
-from whisper_ser.cells import Bench, Cell, folder_name, run_cells
+from whisper_ser.cells import Bench, Cell, fold_folder, folder_name, identity, run_cells
 from whisper_ser.checkpoints import resolve_encoder
 from whisper_ser.errors import RecipeError
 from whisper_ser.estimate import estimate
@@ -65,8 +65,9 @@ def sweep(
 ) -> dict[str, Any]:
     """Trains every setting on every fold; writes and returns `output_dir/results.json`.
 
-    Each cell has a folder of its own in `output_dir/cells`. Those that are there are not trained again: an interrupted
-    sweep goes on, and one with more layers, poolings, encoders or seeds trains what is new.
+    Each cell has a folder of its own in `output_dir/cells`. Those that are there, of the same data and settings, are
+    not trained again: an interrupted sweep goes on, and one with more layers, poolings, encoders or seeds trains what
+    is new.
 
     Raises:
         CheckpointError: `output_dir` holds a sweep with other settings.
@@ -75,7 +76,7 @@ def sweep(
     process, output_dir = PartialState(), Path(arguments.training.output_dir)
     with process.main_process_first():
         note_settings(output_dir / "cells", arguments)
-    variants = _variants(folds, arguments)
+    variants = _variants(folds, sounds, arguments)
     todo = [variant for variant in variants if not variant.cell.done]
     if todo and process.is_main_process:
         print(estimate([variant.cell for variant in todo], folds, sounds, arguments), flush=True)
@@ -96,7 +97,7 @@ def sweep(
     return results
 
 
-def _variants(folds: Sequence[Fold], arguments: Arguments) -> list[Variant]:
+def _variants(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments: Arguments) -> list[Variant]:
     labels = folds[0].split.train.features["emotion"].names
     poolings = arguments.sweep.poolings or [arguments.model.pooling_type or WhisperSerConfig.pooling_type]
     variants = []
@@ -112,7 +113,8 @@ def _variants(folds: Sequence[Fold], arguments: Arguments) -> list[Variant]:
                     folder = Path(arguments.training.output_dir) / "cells" / encoder.name / f"layer-{layer:02d}"
                     folder = folder / pooling / f"seed-{seed}"
                     for number, fold in enumerate(folds):
-                        cell = Cell(folder / folder_name(fold.name), number, config, of_seed)
+                        what = identity(config, of_seed, fold.split, sounds)
+                        cell = Cell(folder / fold_folder(number, fold.name), number, config, of_seed, what)
                         variants.append(Variant(encoder, layer, pooling, seed, cell))
     return variants
 
@@ -159,8 +161,7 @@ def _train(
     inputs = prepare_inputs(model, extractor, sounds, store, read)
     by_cell = {variant.cell.folder: variant for variant in variants}
     cells = [variant.cell for variant in variants]
-    # Learning curves are those of the validation part; where there is none, those of the test part.
-    bench = Bench(folds, inputs, extractor, follow_test=not len(folds[0].split.validation))
+    bench = Bench(folds, inputs, extractor, curves=True)
     for cell, metrics in run_cells(cells, bench, arguments.sweep.jobs):
         done = by_cell[cell.folder]
         if metrics:

@@ -42,6 +42,14 @@ SETTINGS_THAT_MATTER = (
     "max_grad_norm",
     "seed",
     "data_seed",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "lr_scheduler_kwargs",
+    "optim_args",
+    "bf16",
+    "fp16",
+    "world_size",
 )
 """Training arguments that change the numbers: a run is only resumed under the same."""
 
@@ -250,6 +258,8 @@ def _trainer(
     arguments.output_dir = str(_checkpoints(arguments))
     arguments.remove_unused_columns = False
     arguments.label_names = ["labels"]
+    # One process, one device: packed states are no batch that torch could split over several. torchrun uses them all.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     if not evaluated:
         arguments.eval_strategy = IntervalStrategy.NO
     if arguments.selection in BEST and best is None:

@@ -123,7 +123,8 @@ def learning_curves(sweep: Sweep) -> pandas.DataFrame:
         histories = [cell["history"] for cell in sweep.cells[setting].values()]
         for entries in zip(*histories, strict=False):
             figures = {name: _mean_percent(entry[part][name] for entry in entries) for name in METRICS}
-            loss = round(float(np.mean([entry["loss"] for entry in entries])), 6)
+            losses = [entry["loss"] for entry in entries if "loss" in entry]
+            loss = round(float(np.mean(losses)), 6) if losses else None
             rows.append({**_named(setting), "part": part, "epoch": entries[0]["epoch"], "loss": loss, **figures})
     return pandas.DataFrame(rows)
 
