@@ -12,6 +12,7 @@ from modeling_whisper_ser.packed_encoder_whisper_ser import (
     Scale,
     _IntegerProduct,
     activation_ranges,
+    pack,
     typical_voices,
 )
 from whisper_ser.audio import read_audio
@@ -76,13 +77,21 @@ def test_a_clip_in_a_batch_has_the_answer_it_has_alone(small_checkpoint, precisi
 
 @integers
 @torch.inference_mode()
-@pytest.mark.parametrize("layer", [1, 3])
-def test_int8_comes_close_to_the_plain_encoder(small_checkpoint, layer):
-    model = model_of(small_checkpoint, layer_index=layer)
+def test_int8_changes_what_a_layer_adds_by_a_percent(small_checkpoint):
+    encoder = model_of(small_checkpoint, layer_index=1).whisper_ser.encoder
     features = features_of([speechlike(length, seed=i) for i, length in enumerate(LENGTHS)])
-    theirs, _ = model.whisper_ser.encode(**features)
-    ours, _ = model.packed("int8").whisper_ser.encode(**features)
-    assert 1e-4 < (ours - theirs).norm() / theirs.norm() < 0.05
+    packed = pack(encoder, "int8")
+    below, plain = [], encoder.layers[0]
+    plain.register_forward_pre_hook(lambda _, inputs: below.append(inputs[0]))
+    encoder(**features_of(speechlike(2)))
+    hidden, frames = below[0][0], [len(below[0][0])]
+    theirs, ours = plain(below[0], None)[0] - hidden, packed._blocks[0](hidden, frames) - hidden
+    difference = ours - theirs
+    assert 1e-4 < difference.norm() / theirs.norm() < 0.02
+    # Numbers that were cut off instead of rounded would all be off to one side.
+    assert difference.mean().abs() < 0.1 * difference.square().mean().sqrt()
+    states, expected = packed(**features)[0], encoder(**features)[0]
+    assert (states - expected).norm() / expected.norm() < 0.01
 
 
 @integers
@@ -173,8 +182,9 @@ def test_ranges_hold_what_enters_each_product(small_checkpoint):
         for clip in clips:
             encoder(clip[None])
     ranges = activation_ranges(encoder, clips, margin=2.0)
-    lowest, highest = (2 * end for end in torch.cat(seen, dim=1).aminmax())
-    assert ranges["layers.0.fc2"] == pytest.approx((lowest.item(), highest.item()))
+    values = 2 * torch.cat(seen, dim=1)[0]
+    assert torch.allclose(ranges["layers.0.fc2"].lowest, values.amin(0))
+    assert torch.allclose(ranges["layers.0.fc2"].highest, values.amax(0))
     assert {name.split(".", 2)[-1] for name in ranges} >= {"conv2", "self_attn.q_proj", "self_attn.out_proj", "fc1"}
 
 
@@ -200,8 +210,8 @@ def test_real_speech_seldom_leaves_the_ranges_of_synthetic_voices(shared):
     def count(name):
         def hook(_, inputs):
             nonlocal outside, all_of_them
-            lowest, highest = ranges[name]
-            outside += int(((inputs[0] < lowest) | (inputs[0] > highest)).sum())
+            least, greatest = ranges[name].lowest.min(), ranges[name].highest.max()
+            outside += int(((inputs[0] < least) | (inputs[0] > greatest)).sum())
             all_of_them += inputs[0].numel()
 
         return hook
