@@ -11,6 +11,7 @@ from modeling_whisper_ser.packed_encoder_whisper_ser import (
     STEPS,
     Scale,
     _IntegerProduct,
+    _Norm,
     activation_ranges,
     pack,
     typical_voices,
@@ -92,6 +93,35 @@ def test_int8_changes_what_a_layer_adds_by_a_percent(small_checkpoint):
     assert difference.mean().abs() < 0.1 * difference.square().mean().sqrt()
     states, expected = packed(**features)[0], encoder(**features)[0]
     assert (states - expected).norm() / expected.norm() < 0.01
+
+
+@integers
+@torch.inference_mode()
+def test_int8_attention_is_off_by_a_percent(small_checkpoint):
+    encoder = model_of(small_checkpoint, layer_index=1).whisper_ser.encoder
+    plain, below = encoder.layers[0], []
+    # In a small random encoder they would drown what the weights say.
+    plain.self_attn.v_proj.bias.zero_()
+    plain.self_attn.out_proj.bias.zero_()
+    block = pack(encoder, "int8")._blocks[0]
+    plain.register_forward_pre_hook(lambda _, inputs: below.append(inputs[0]))
+    encoder(**features_of(speechlike(2)))
+    hidden = below[0][0]
+    theirs = plain.self_attn(plain.self_attn_layer_norm(below[0]))[0][0]
+    attended = block._attended(block.qkv(block.attention_norm(hidden)), [len(hidden)])
+    ours = block.out.added(block.joined(attended), torch.zeros_like(hidden))
+    assert (ours - theirs).norm() / theirs.norm() < 0.03
+
+
+@torch.inference_mode()
+def test_a_norm_with_a_scale_gives_the_nearest_integers():
+    torch.manual_seed(0)
+    norm, x, scale = nn.LayerNorm(16), torch.randn(50, 16), Scale(gain=40.0, zero=120)
+    norm.bias.uniform_(-1, 1)
+    expected = (norm(x) * 40 + 120).round().clamp(0, 255)
+    ours = _Norm(norm, scale)(x)
+    assert ours.dtype == torch.uint8
+    assert (ours == expected).double().mean() > 0.995
 
 
 @integers
