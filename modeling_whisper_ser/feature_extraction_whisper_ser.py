@@ -95,7 +95,7 @@ class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
         return fields
 
     def _padded(self, features: list[torch.Tensor], return_tensors: str) -> BatchFeature:
-        """Returns what `pad` does up to the longest clip, without its way through lists: half the time of a clip."""
+        """Returns what `pad` does up to the longest clip, without its way through lists, a third of all time."""
         mels = pad_sequence(features, batch_first=True, padding_value=self.padding_value)
         lengths = torch.tensor([len(mel) for mel in features])
         mask = (torch.arange(mels.shape[1]) < lengths[:, None]).int()
