@@ -11,7 +11,7 @@ import soxr
 from whisper_ser.audio import SHORTEST_SECONDS
 from whisper_ser.errors import AudioFileError
 
-BLOCK_SECONDS = 20
+BLOCK_SECONDS = 60
 
 Audio: TypeAlias = str | Path | BinaryIO | np.ndarray
 """A path, an opened file, or samples `(samples,)` or `(samples, channels)` in [-1, 1]."""
@@ -75,6 +75,8 @@ def _mono(
 ) -> Iterator[np.ndarray]:
     resampler, samples = Resampler(rate, sampling_rate), 0
     for block in blocks:
+        if channel is not None and channel >= block.shape[1]:
+            raise AudioFileError(name, f"has no channel {channel + 1}: there are {block.shape[1]}")
         if not np.isfinite(block).all():
             raise AudioFileError(name, "has samples that are NaN or infinite")
         samples += len(block)
