@@ -1,5 +1,6 @@
 """Audio of any format, rate and length, in blocks at the rate a model reads: memory does not grow with the length."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -94,7 +95,8 @@ def _opened(audio: str | Path | BinaryIO, name: str) -> soundfile.SoundFile:
     try:
         if not isinstance(audio, str | Path):
             audio.seek(0)
-        return soundfile.SoundFile(audio)
+        # As bytes, for names that are no UTF-8.
+        return soundfile.SoundFile(os.fsencode(audio) if isinstance(audio, str | Path) else audio)
     except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: headerless .raw
         raise _unreadable(name, error) from error
 

@@ -1,5 +1,6 @@
 """Frame vectors of a recording of any length, exactly those of the model's forward pass, in bounded memory."""
 
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -32,7 +33,7 @@ def recording_vectors(blocks: Iterable[np.ndarray], recognizer: Recognizer) -> t
     # Each stretch was clamped below its own maximum, which is no higher than the recording's.
     mel.clamp_(min=mel.max() - WHISPER_RANGE)
     model = recognizer.model
-    frames = -(-(-(-len(mel) // 2)) // model.config.frame_averaging)
+    frames = math.ceil(math.ceil(len(mel) / 2) / model.config.frame_averaging)
     vectors = torch.empty(frames, model.config.d_model, dtype=model.dtype, device=model.device)
     begin = 0
     for stretch in _vectors(mel, recognizer):
