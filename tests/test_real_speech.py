@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 import run_train
+import whisper_ser
 from whisper_ser.audio import read_audio
 
 pytestmark = pytest.mark.real
@@ -78,3 +79,28 @@ def test_a_long_recording_in_a_batch_is_answered_as_alone(clips, classifier):
     for batched, recording in zip(together, recordings, strict=True):
         alone = {answer["label"]: answer["score"] for answer in classifier(recording)}
         assert {answer["label"]: answer["score"] for answer in batched} == pytest.approx(alone, abs=1e-5)
+
+
+def test_predict_says_of_five_minutes_what_the_stock_pipeline_says(run, classifier, clips):
+    audio = np.concatenate([read_audio(path) for path in clips["path"]] * 3)[: 300 * RATE]
+    stock = {row["label"]: row["score"] for row in classifier(audio, top_k=None)}
+    (ours,) = whisper_ser.predict(audio, run / "model")
+    assert ours.probabilities == pytest.approx(stock, abs=1e-4)
+
+
+def test_joined_emotions_can_be_read_off_a_timeline(run, clips):
+    """At least 88 % of the seconds of speech of held-out speakers, 0.5 s apart, carry the label of their clip."""
+    parts, spoken, begin = [], [], 0
+    for path, emotion in clips.sample(frac=1, random_state=0)[["path", "emotion"]].itertuples(index=False):
+        audio = read_audio(path)
+        spoken.append((begin / RATE, (begin + len(audio)) / RATE, emotion))
+        parts += [audio, np.zeros(RATE // 2, np.float32)]
+        begin += len(audio) + RATE // 2
+    found = whisper_ser.timeline(np.concatenate(parts), run / "model")
+    right = sum(
+        max(0.0, min(end, segment.end) - max(start, segment.start))
+        for start, end, emotion in spoken
+        for segment in found.segments
+        if segment.label == emotion
+    )
+    assert right / sum(end - start for start, end, _ in spoken) >= 0.88

@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from whisper_ser.commands import timeline
+from whisper_ser.commands.printing import report, write_lines
 from whisper_ser.commands.recordings import (
     add_arguments,
     check_plot,
     failure_text,
     load_quietly,
     open_all,
-    report,
-    write_lines,
 )
 from whisper_ser.errors import InferenceError
 from whisper_ser.files import replacing

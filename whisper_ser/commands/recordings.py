@@ -1,16 +1,15 @@
-"""What `predict` and `timeline` share: which recordings, which model, where the answers go, what failed."""
+"""What `predict` and `timeline` share: which recordings, which model, and what failed."""
 
 import argparse
 import io
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 from transformers.utils import logging
 
 from whisper_ser.errors import InferenceError
-from whisper_ser.files import replacing
 from whisper_ser.inference.decoding import Audio
 from whisper_ser.inference.formats import shown
 from whisper_ser.inference.inputs import STANDARD_INPUT
@@ -54,27 +53,6 @@ class StandardInput(io.BytesIO):
 def check_plot(arguments: argparse.Namespace, files: list[str]) -> None:
     if arguments.plot is not None and (len(files) != 1 or arguments.channels == "separate"):
         raise InferenceError(f"--plot draws one recording, channels mixed; {len(files)} were given.")
-
-
-def write_lines(lines: Iterable[str], output: Path | None) -> None:
-    """Prints each line as it comes, or writes a file that appears when all of them are written."""
-    if output is None:
-        for line in lines:
-            # tqdm's: a progress bar on the same terminal makes room.
-            tqdm.write(line)
-            sys.stdout.flush()
-        return
-    with replacing(output) as written, open(written, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(f"{line}\n" for line in lines)
-
-
-def report(problems: list[str]) -> int:
-    """Prints what went wrong and returns the exit status: 1 if anything did."""
-    if problems:
-        print(f"whisper-ser: {len(problems)} could not be used:", file=sys.stderr)
-        for problem in problems:
-            print(f"  {problem}", file=sys.stderr)
-    return 1 if problems else 0
 
 
 def failure_text(failure: Failure) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from whisper_ser.commands.recordings import add_arguments, check_plot, load_quietly, open_all, report, write_lines
+from whisper_ser.commands.printing import report, write_lines
+from whisper_ser.commands.recordings import add_arguments, check_plot, load_quietly, open_all
 from whisper_ser.errors import AudioFileError, InferenceError
 from whisper_ser.inference.formats import (
     csv_lines,

@@ -1,5 +1,6 @@
 """Audio of any format, rate and length, in blocks at the rate a model reads: memory does not grow with the length."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -11,7 +12,7 @@ import soxr
 from whisper_ser.audio import SHORTEST_SECONDS
 from whisper_ser.errors import AudioFileError
 
-BLOCK_SECONDS = 20
+BLOCK_SECONDS = 60
 
 Audio: TypeAlias = str | Path | BinaryIO | np.ndarray
 """A path, an opened file, or samples `(samples,)` or `(samples, channels)` in [-1, 1]."""
@@ -75,6 +76,8 @@ def _mono(
 ) -> Iterator[np.ndarray]:
     resampler, samples = Resampler(rate, sampling_rate), 0
     for block in blocks:
+        if channel is not None and channel >= block.shape[1]:
+            raise AudioFileError(name, f"has no channel {channel + 1}: there are {block.shape[1]}")
         if not np.isfinite(block).all():
             raise AudioFileError(name, "has samples that are NaN or infinite")
         samples += len(block)
@@ -92,7 +95,8 @@ def _opened(audio: str | Path | BinaryIO, name: str) -> soundfile.SoundFile:
     try:
         if not isinstance(audio, str | Path):
             audio.seek(0)
-        return soundfile.SoundFile(audio)
+        # As bytes, for names that are no UTF-8.
+        return soundfile.SoundFile(os.fsencode(audio) if isinstance(audio, str | Path) else audio)
     except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: headerless .raw
         raise _unreadable(name, error) from error
 

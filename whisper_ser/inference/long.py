@@ -1,5 +1,6 @@
 """Frame vectors of a recording of any length, exactly those of the model's forward pass, in bounded memory."""
 
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -15,7 +16,7 @@ MARGIN_FRAMES = 3
 """Mel frames computed twice, on each side of a stretch: a frame reaches 1.25 hops to either side of its centre."""
 WHISPER_RANGE = 2.0
 """Whisper's log-mel goes down to 2 (8 decades, scaled) below the maximum of the recording."""
-PASS_FRAMES = 8000
+PASS_FRAMES = 2000
 """Encoder frames run at a time."""
 
 
@@ -31,7 +32,14 @@ def recording_vectors(blocks: Iterable[np.ndarray], recognizer: Recognizer) -> t
     mel = torch.cat(list(_log_mel(blocks, recognizer)))
     # Each stretch was clamped below its own maximum, which is no higher than the recording's.
     mel.clamp_(min=mel.max() - WHISPER_RANGE)
-    return torch.cat(list(_vectors(mel, recognizer)))
+    model = recognizer.model
+    frames = math.ceil(math.ceil(len(mel) / 2) / model.config.frame_averaging)
+    vectors = torch.empty(frames, model.config.d_model, dtype=model.dtype, device=model.device)
+    begin = 0
+    for stretch in _vectors(mel, recognizer):
+        vectors[begin : begin + len(stretch)] = stretch
+        begin += len(stretch)
+    return vectors
 
 
 def _vectors(mel: torch.Tensor, recognizer: Recognizer) -> Iterator[torch.Tensor]:

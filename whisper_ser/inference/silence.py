@@ -15,17 +15,17 @@ LOOKAHEAD = 50
 MEMORY = 500
 """Frames (10 s) whose loudest and quietest make the recording's own level."""
 SMOOTHING = 5
-"""Frames (100 ms) whose power is averaged: a click is no speech, a stop consonant no pause."""
-BELOW_TOP, ABOVE_FLOOR, LEAST_BELOW_TOP = 35.0, 6.0, 15.0
-"""Decibels: speech exceeds the loudest - 35 and the quietest + 6, the latter taken for at most the loudest - 15."""
-HYSTERESIS = 4.0
+"""Frames (100 ms) whose power is averaged."""
+BELOW_TOP, ABOVE_FLOOR, LEAST_BELOW_TOP = 35.0, 9.0, 15.0
+"""Decibels: speech exceeds the loudest - 35 and the quietest + 9, the latter taken for at most the loudest - 15."""
+HYSTERESIS = 3.0
 """Decibels below the threshold at which speech that began goes on."""
 FAINTEST = -65.0
 """Decibels of full scale below which nothing is speech."""
 STEADY, STEADY_BELOW = 12.0, -45.0
 """What stays within 12 dB, and below -45 dB of full scale, is the noise of a room."""
-SHORTEST_SPEECH, SHORTEST_PAUSE = 5, 15
-"""Frames: 0.1 s of sound are speech, 0.3 s without are a pause."""
+SHORTEST_SPEECH, SHORTEST_PAUSE = 8, 15
+"""Frames: 0.16 s above the threshold are speech (a smoothed click has 0.1 s), 0.3 s below it are a pause."""
 MARGIN = 5
 """Frames (0.1 s) of onset and decay that are kept with speech."""
 LOWEST_LEVEL = -100.0
@@ -49,7 +49,7 @@ class SpeechDetector:
         self.levels = np.empty(0)
         self.first = 0
         self._judged = 0
-        self._powers = np.zeros(SMOOTHING // 2)
+        self._powers = np.empty(0)
         self._speaking = False
         self._run = 0  # loud frames in a row while silent, quiet ones while speaking
         self._last_end = 0
@@ -67,7 +67,7 @@ class SpeechDetector:
 
     def finish(self) -> list[Event]:
         """Returns the events that the end of the recording settles."""
-        self._append(np.zeros(SMOOTHING // 2))
+        self._append(np.repeat(self._powers[-1:], SMOOTHING // 2))
         end = self.first + len(self.levels)
         events = self._judge(end)
         if self._speaking:
@@ -76,6 +76,9 @@ class SpeechDetector:
         return events
 
     def _append(self, powers: np.ndarray) -> None:
+        if not len(self._powers):
+            # Before the first frame it is taken to have been as loud.
+            self._powers = np.repeat(powers[:1], SMOOTHING // 2)
         self._powers = np.concatenate([self._powers, powers])
         if len(self._powers) >= SMOOTHING:
             means = np.convolve(self._powers, np.full(SMOOTHING, 1 / SMOOTHING), "valid")

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from whisper_ser.errors import InferenceError
 from whisper_ser.inference.chunks import Chunker
 from whisper_ser.inference.decoding import Audio, decode
 from whisper_ser.inference.long import recording_vectors
@@ -17,6 +18,9 @@ from whisper_ser.inference.streaming import encoded, frame_positions, recognizer
 from whisper_ser.inference.windows import Piece, WindowPooling
 
 Cut = Literal["pauses", "even"]
+
+PIECES_POOLED = 64
+"""Pieces that windows are pooled over at a time."""
 
 
 def timeline(
@@ -47,6 +51,8 @@ def timeline(
         AudioFileError: the recording cannot be used. Silence is no error here.
         InferenceError: window, hop or model do not allow a timeline.
     """
+    if cut not in ("pauses", "even"):
+        raise InferenceError(f"cut={cut!r} must be 'pauses' or 'even'.")
     recognizer = recognizer_for_time(model, device)
     ((name, _),) = named([audio])
     pooling = WindowPooling(recognizer, window, hop)
@@ -82,7 +88,7 @@ def _cut_at_pauses(blocks: Iterator[np.ndarray], recognizer: Recognizer) -> Iter
 
 
 def _cut_evenly(blocks: Iterator[np.ndarray], recognizer: Recognizer) -> Iterator[tuple[list[Piece], int | None]]:
-    """Yields all pieces of a recording at once, encoded as `predict` encodes it, silence included."""
+    """Yields the pieces of a recording encoded as `predict` encodes it, silence included."""
     chunker = Chunker(recognizer.model.config.chunk_frames, recognizer.sampling_rate)
     chunks = []
 
@@ -96,13 +102,13 @@ def _cut_evenly(blocks: Iterator[np.ndarray], recognizer: Recognizer) -> Iterato
     positions = frame_positions(len(vectors), chunks[-1].end)
     bounds = np.searchsorted(positions, [0] + [chunk.end for chunk in chunks])
     bounds[-1] = len(vectors)
-    yield (
-        [
-            Piece(chunk.start, chunk.end, chunk.audio is not None, positions[begin:end], vectors[begin:end])
-            for chunk, begin, end in zip(chunks, bounds[:-1], bounds[1:], strict=True)
-        ],
-        None,
-    )
+    pieces = [
+        Piece(chunk.start, chunk.end, chunk.audio is not None, positions[begin:end], vectors[begin:end])
+        for chunk, begin, end in zip(chunks, bounds[:-1], bounds[1:], strict=True)
+    ]
+    for first in range(0, len(pieces), PIECES_POOLED):
+        group = pieces[first : first + PIECES_POOLED]
+        yield group, None if group[-1] is pieces[-1] else group[-1].end
 
 
 def _whole(vectors: list[torch.Tensor], updates: list[Update], recognizer: Recognizer) -> dict[str, float] | None:

@@ -13,11 +13,11 @@ from whisper_ser.errors import InferenceError
 from whisper_ser.inference.outputs import Span, Update
 from whisper_ser.inference.recognizer import Recognizer
 
-LEAST_SPEECH = 10
-"""Frames (0.2 s) of speech without which a window is silence."""
+LEAST_SPEECH = 15
+"""Frames (0.3 s, or half a shorter window) of speech without which a window is silence."""
 SHORTEST_ALONE = FRAMES_PER_SECOND
 """Frames (1 s) below which a piece of speech is pooled together with what is spoken around it."""
-POOLED_FRAMES = 16000
+POOLED_FRAMES = 4000
 """Frame vectors gathered at a time."""
 
 
@@ -62,6 +62,7 @@ class WindowPooling:
                 raise InferenceError(f"{name}={value:g} must be at least 0.02 seconds, one frame.")
         self._recognizer = recognizer
         self._window, self._hop = window, hop
+        self._least_speech = max(1, min(LEAST_SPEECH, round(window * FRAMES_PER_SECOND / 2)))
         model = recognizer.model
         self._vectors = torch.empty(0, model.config.d_model, device=model.device, dtype=model.dtype)
         self._positions, self._spoken = np.empty(0, int), np.empty(0, int)
@@ -137,7 +138,7 @@ class WindowPooling:
         ends = np.searchsorted(self._positions, [question.last for question in questions])
         spoken = np.concatenate([[0], np.cumsum(self._spoken)])
         silent = np.array([question.silent for question in questions], bool)
-        asked = np.flatnonzero(~silent & (spoken[ends] - spoken[begins] >= LEAST_SPEECH))
+        asked = np.flatnonzero(~silent & (spoken[ends] - spoken[begins] >= self._least_speech))
         answers: dict[int, dict[str, float]] = {}
         while len(asked):
             count = max(1, POOLED_FRAMES // int((ends - begins)[asked].max()))
