@@ -198,6 +198,16 @@ def test_raw_audio_through_a_pipe_gives_the_timeline_of_its_file(run, talk, pipe
         assert rows(streamed, kind)
 
 
+def test_raw_audio_may_come_in_parts_of_samples(run, talk, monkeypatch):
+    samples, _ = soundfile.read(talk, dtype="int16")
+    whole = samples.astype("<i2").tobytes()
+    # What a pipe gives at a time, as many bytes as it likes.
+    parts = iter([*(whole[begin : begin + 777] for begin in range(0, len(whole), 777)), b""])
+    monkeypatch.setattr("whisper_ser.commands.timeline._arrived", lambda most: next(parts))
+    streamed = run("timeline", "-")[1]
+    assert streamed.splitlines() == run("timeline", talk)[1].splitlines()[1:]
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

@@ -50,6 +50,18 @@ def test_a_pause_shorter_than_three_tenths_of_a_second_is_none():
     assert len(stretches(chunks_of(spoken(1, 1.5, 0.4, 1.5, 1)))) == 2
 
 
+@pytest.mark.parametrize(("below_loudest", "stretches_heard"), [(33, 1), (36.5, 1), (40, 2)])
+def test_speech_goes_on_at_levels_that_would_not_begin_it(below_loudest, stretches_heard):
+    tone = np.sin(2 * np.pi * 200 * np.arange(RATE) / RATE).astype(np.float32)
+    soft = 10 ** (-below_loudest / 20) * tone
+    silence = np.zeros(2 * RATE, np.float32)
+    found = stretches(chunks_of(np.concatenate([silence, tone, soft, tone, silence])))
+    assert len(found) == stretches_heard
+    # Alone behind a pause, what is 35 dB below the loudest begins nothing.
+    alone = stretches(chunks_of(np.concatenate([silence, tone, silence, soft, silence])))
+    assert len(alone) == (2 if below_loudest < 35 else 1)
+
+
 def test_a_click_is_no_speech():
     audio = spoken(1, 1.5, 3)
     audio[4 * RATE] = 0.9
@@ -86,6 +98,12 @@ def test_speech_without_pause_is_cut_at_its_quietest_moment():
     audio[int(2.95 * RATE) : int(3.05 * RATE)] *= 0.03
     first = chunks_of(audio)[0]
     assert first.end / 50 == pytest.approx(3.0, abs=0.04)
+
+
+@pytest.mark.parametrize("frames", range(230, 262, 2))
+def test_speech_about_as_long_as_is_cut_is_cut_the_same_whatever_the_blocks(frames):
+    audio = spoken(0.5, frames / 50, 2.5)
+    assert [chunk[:2] for chunk in chunks_of(audio, 320)] == [chunk[:2] for chunk in chunks_of(audio, 10**9)]
 
 
 @pytest.mark.parametrize("block", [160, 1600, 7919, 10**9])

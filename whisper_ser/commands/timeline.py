@@ -145,12 +145,16 @@ def _raw_blocks(rate: int, channels: int) -> Iterator[np.ndarray]:
     """Yields blocks `(samples, channels)` of signed 16-bit audio as they come, a tenth of a second at most each."""
     width, rest = 2 * channels, b""
     most = width * max(1, rate // BLOCKS_PER_SECOND)
-    # Unbuffered: read returns what has come so far.
-    while data := os.read(sys.stdin.fileno(), most):
+    while data := _arrived(most):
         data = rest + data
         whole = len(data) // width * width
         rest = data[whole:]
         yield np.frombuffer(data[:whole], "<i2").reshape(-1, channels).astype(np.float32) / 2**15
+
+
+def _arrived(most: int) -> bytes:
+    """Returns what has come through the pipe so far, waiting only while it is nothing; empty at its end."""
+    return os.read(sys.stdin.fileno(), most)
 
 
 def _stream_lines(updates: Iterator[Update], kind: str, labels: list[str]) -> Iterator[str]:
