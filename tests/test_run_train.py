@@ -38,7 +38,8 @@ FLAGS = [
 
 
 def flags(corpus: Path, checkpoint: Path, output: Path, *more: str) -> list[str]:
-    return ["--data_dir", str(corpus), "--encoder", str(checkpoint), "--output_dir", str(output), *FLAGS, *more]
+    folders = ["--output_dir", str(output), "--feature_dir", str(output.parent / "features")]
+    return ["--data_dir", str(corpus), "--encoder", str(checkpoint), *folders, *FLAGS, *more]
 
 
 def command(*arguments: str) -> list[str]:
@@ -135,7 +136,7 @@ def test_the_recipe_beside_the_model_has_no_paths_of_this_machine(run, corpus, s
     recipe = json.loads((run / "model" / "recipe.json").read_text())
     assert recipe["encoder"] == small_checkpoint.name and "data_dir" not in recipe and "output_dir" not in recipe
     own = [str(run / "model" / "recipe.json"), "--data_dir", str(corpus), "--encoder", str(small_checkpoint)]
-    again = parse_arguments([*own, "--output_dir", str(run)])
+    again = parse_arguments([*own, "--output_dir", str(run), "--feature_dir", str(run.parent / "features")])
     for ours, theirs in zip(parse_arguments(flags(corpus, small_checkpoint, run)), again, strict=True):
         assert ours == theirs
 
