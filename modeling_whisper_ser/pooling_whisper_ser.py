@@ -151,11 +151,6 @@ class AttentivePooling(_MultiHeadPooling):
         nn.init.zeros_(self.score_bias)
 
     def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if self.training:
-            joint = nn.functional.linear(hidden, torch.cat([self.hidden.weight, self.value.weight]))
-            activated, values = joint.split(self.inner, dim=-1)
-            weights = self._weights(packing.pad(self._scores(activated + self.hidden.bias)), packing)
-            return self._join(weights, self._split(packing.pad(values))), weights
         weights = self._weights(packing.pad(self._scores(self.hidden(hidden))), packing)
         return self._join_hidden(weights, packing.pad(hidden)), weights
 
@@ -189,8 +184,8 @@ class QKVPooling(_MultiHeadPooling):
 
     def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
         query = self._split(self.dropout(self._queries(hidden, packing)))
-        if self.training:
-            # Dropout acts on each frame's key and value; and packed frames have no padded hidden states to multiply.
+        if self.training and self.dropout.p > 0:
+            # Dropout acts on each frame's key and value, so they are formed.
             joint = nn.functional.linear(hidden, torch.cat([self.key.weight, self.value.weight]))
             keys, values = (self._split(x) for x in packing.pad(self.dropout(joint)).split(self.inner, dim=-1))
             weights = self._weights((keys * query.unsqueeze(1)).sum(-1), packing)
