@@ -184,8 +184,8 @@ class QKVPooling(_MultiHeadPooling):
 
     def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
         query = self._split(self.dropout(self._queries(hidden, packing)))
-        if self.training and self.dropout.p > 0:
-            # Dropout acts on each frame's key and value, so they are formed.
+        if self.training:
+            # Dropout acts on each frame's key and value; and packed frames have no padded hidden states to multiply.
             joint = nn.functional.linear(hidden, torch.cat([self.key.weight, self.value.weight]))
             keys, values = (self._split(x) for x in packing.pad(self.dropout(joint)).split(self.inner, dim=-1))
             weights = self._weights((keys * query.unsqueeze(1)).sum(-1), packing)
