@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     if arguments.sweep.varies:
         vary(folds, sounds, audited, warnings, arguments)
     elif arguments.data.protocol == "split":
-        train_one(folds[0].split, sounds, warnings, arguments)
+        train_one(folds[0].split, sounds, audited, warnings, arguments)
     else:
         validate(folds, sounds, audited, warnings, arguments)
 
@@ -72,17 +72,19 @@ def check_leaks(folds: list[Fold], sounds: Mapping[str, Sound], data: DataArgume
     return audited, check(audited, set(data.allow_leaks or []))
 
 
-def train_one(split: Split, sounds: Mapping[str, Sound], warnings: list[str], arguments: Arguments) -> None:
+def train_one(
+    split: Split, sounds: Mapping[str, Sound], audited: AuditResult, warnings: list[str], arguments: Arguments
+) -> None:
     """Trains one model, writes its folder, and shows how to use it."""
     output_dir = Path(arguments.training.output_dir)
-    check_output(output_dir)
+    check_output(output_dir, "model")
     # New weights are drawn before the Trainer would seed.
     set_seed(arguments.training.seed)
     model, extractor = build_model(arguments.model, split.train.features["emotion"].names)
     inputs = prepare_inputs(model, extractor, sounds, Path(arguments.data.feature_dir))
     training = train(model, extractor, inputs, split, arguments)
     if PartialState().is_main_process:
-        metrics = write_run(output_dir, training, extractor, split, inputs.hours, warnings, arguments)
+        metrics = write_run(output_dir, training, extractor, split, inputs.hours, audited, warnings, arguments)
         remove_checkpoints(output_dir)
         print("\n" + summary(metrics, output_dir))
         try_it(output_dir / "model", split.test["path"][0])
@@ -93,6 +95,7 @@ def validate(
 ) -> None:
     """Cross-validates and writes what all folds say together."""
     output_dir = Path(arguments.training.output_dir)
+    check_output(output_dir, "folds")
     folders = cross_validate(folds, sounds, arguments)
     if PartialState().is_main_process:
         metrics = write_cross_validation(output_dir, folds, folders, arguments.data.protocol, audited, warnings)
@@ -104,6 +107,7 @@ def vary(
     folds: list[Fold], sounds: Mapping[str, Sound], audited: AuditResult, warnings: list[str], arguments: Arguments
 ) -> None:
     """Trains every setting of a sweep on every fold, and writes the report."""
+    check_output(Path(arguments.training.output_dir), "cells")
     results = sweep(folds, sounds, audited, warnings, arguments)
     if PartialState().is_main_process:
         page = write_sweep_report(Path(arguments.training.output_dir), results, measure_latency)

@@ -9,6 +9,7 @@ from test_intervals import two_runs
 
 from whisper_ser.cli import main
 from whisper_ser.comparison import ComparisonError, compare, comparison_table
+from whisper_ser.report.run import TEST_BEST
 
 
 def write_run(folder: Path, table: pandas.DataFrame) -> Path:
@@ -35,7 +36,19 @@ def test_two_run_folders_are_compared_and_named(tmp_path, capsys):
     expected = compare(worse, better, resamples=500, seed=3, confidence=0.9)
     assert capsys.readouterr().out == comparison_table(expected, ("mean", "qkv")) + "\n"
     assert main(["compare", *runs, "--resamples", "500", "--format", "json"]) == 0
-    assert json.loads(capsys.readouterr().out) == compare(worse, better, resamples=500)
+    nothing = {"baseline": [], "candidate": []}
+    assert json.loads(capsys.readouterr().out) == {**compare(worse, better, resamples=500), "warnings": nothing}
+
+
+def test_what_every_table_of_a_run_has_to_say_is_said_of_the_comparison(tmp_path, capsys):
+    runs = [write_run(tmp_path / name, table) for name, table in zip(("mean", "qkv"), two_runs(0.5), strict=True)]
+    leak = "Leak allowed: speakers (train/test) in 1 of 2 folds"
+    metrics = {"protocol": {"selection": "test_best"}, "warnings": [leak], "corpus": {"description": ""}}
+    (runs[1] / "metrics.json").write_text(json.dumps(metrics))
+    assert main(["compare", *map(str, runs), "--resamples", "100"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [f"qkv: {TEST_BEST}", f"qkv: {leak}"]
+    assert main(["compare", *map(str, runs), "--resamples", "100", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == {"baseline": [], "candidate": [TEST_BEST, leak]}
 
 
 def test_tables_may_be_given_and_csv_keeps_text_as_it_is(tmp_path, capsys):
@@ -48,7 +61,8 @@ def test_tables_may_be_given_and_csv_keeps_text_as_it_is(tmp_path, capsys):
     runs[1].to_csv(candidate, index=False)
     assert set(runs[0]["speaker"]) >= {"00", "01"}
     assert main(["compare", str(baseline), str(candidate), "--resamples", "200", "--format", "json"]) == 0
-    assert json.loads(capsys.readouterr().out) == compare(*runs, resamples=200)
+    found = json.loads(capsys.readouterr().out)
+    assert found.pop("warnings") == {"baseline": [], "candidate": []} and found == compare(*runs, resamples=200)
 
 
 def test_runs_whose_folders_have_one_name_are_told_apart(tmp_path, capsys):

@@ -94,12 +94,12 @@ def test_a_window_costs_the_same_however_short_the_utterance():
 
 
 def test_latency_is_the_median_run_and_names_its_device(monkeypatch):
-    _, config = encoder(3)
-    protocol = {"chunk_seconds": 4.0, "pad_to_seconds": None, "channel_standardisation": True}
+    _, whisper = encoder(3)
+    config = WhisperSerConfig(encoder_config=WhisperConfig(**whisper), layer_index=2, id2label={0: "angry", 1: "sad"})
     # Nine runs of 1 to 9 s behind two long ones that warm up.
     durations = [100, 100, 9, 1, 8, 2, 7, 3, 6, 4, 5]
     clock = iter(np.cumsum([moment for duration in durations for moment in (0, duration)]).tolist())
     monkeypatch.setattr("whisper_ser.report.latency.time.perf_counter", lambda: next(clock))
-    latency = measure_latency(config, 2, "qkv", ["angry", "sad"], protocol)
+    latency = measure_latency(config, None)
     assert latency.seconds == 5
     assert f"{torch.get_num_threads()} thread" in latency.device

@@ -8,13 +8,15 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from conftest import write_corpus
+from conftest import save_small_model, write_corpus
+from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 import run_train
 from whisper_ser import cells
 from whisper_ser.audit import LeakError
 from whisper_ser.errors import CheckpointError, RecipeError
+from whisper_ser.models import build_model
 from whisper_ser.training import BestEpoch
 
 
@@ -177,3 +179,48 @@ def test_the_epoch_that_flatters_is_chosen_on_the_test_part_and_named(corpus, sm
         if folder.is_dir():
             fold = metrics_of(folder)
             assert fold["test"]["wa"] == max(epoch["test"]["wa"] for epoch in fold["history"])
+
+
+def test_every_fold_trains_the_saved_model_on(run, corpus, small_checkpoint, tmp_path):
+    saved = save_small_model(small_checkpoint, tmp_path / "saved")
+    own = ["--data_dir", str(corpus), "--model_name_or_path", str(saved), "--output_dir", str(tmp_path / "run")]
+    own += ["--protocol", "speaker_groups", "--num_groups", "2", "--num_train_epochs", "1", "--jobs", "1"]
+    built = []
+
+    def spy(arguments, labels):
+        built.append(build_model(arguments, labels))
+        return built[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cells, "build_model", spy)
+        run_train.main(own)
+    start = load_file(saved / "model.safetensors")
+    assert len(built) == 2
+    for model, _ in built:
+        trained = model.state_dict()
+        # One epoch away from the saved projector and as standardised as it; new weights would be anywhere.
+        moved = (trained["whisper_ser.projector.weight"] - start["whisper_ser.projector.weight"]).abs().max()
+        assert 0 < moved < 0.02
+        for name in ("mean", "deviation"):
+            key = f"whisper_ser.standardisation.{name}"
+            assert torch.equal(trained[key], start[key])
+
+
+def test_every_fold_trains_the_encoder_layers_that_are_asked_for(corpus, small_checkpoint, tmp_path, monkeypatch):
+    kept, write = [], cells.write_fold
+
+    def spy(folder, training, *more):
+        kept.append(training.model.state_dict())
+        return write(folder, training, *more)
+
+    monkeypatch.setattr(cells, "write_fold", spy)
+    more = ["--protocol", "speaker_groups", "--num_groups", "2", "--unfreeze_last_n", "1", "--num_train_epochs", "1"]
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", *more))
+    stock = load_file(small_checkpoint / "model.safetensors")
+    assert len(kept) == 2
+    for trained in kept:
+        same = [
+            torch.equal(trained[f"whisper_ser.encoder.layers.{n}.fc1.weight"], stock[f"encoder.layers.{n}.fc1.weight"])
+            for n in (0, 1)
+        ]
+        assert same == [True, False]

@@ -1,16 +1,26 @@
 """Corpora, audio files and splits: what is wrong is named, all of it at once."""
 
 import csv
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import RATE, speechlike, write_corpus, write_table
 
-from whisper_ser.audio import read_audio
+import run_train
+from whisper_ser.audio import read_audio, reads_video
+from whisper_ser.audit import LeakError
 from whisper_ser.corpora.table import load_table
 from whisper_ser.errors import AudioFileError, CorpusError, ProtocolError
+from whisper_ser.files import replacing
+from whisper_ser.inference.decoding import channel_count, decode
 from whisper_ser.listening import listen
 from whisper_ser.protocols import split_by_speaker
 
@@ -196,9 +206,57 @@ def test_impossible_splits_are_named(corpus, arguments, message):
         split_by_speaker(load_table(corpus), **arguments)
 
 
-def test_a_label_that_nobody_trains_is_an_error(tmp_path):
+def test_a_label_that_nobody_trains_is_an_error_unless_allowed(small_checkpoint, tmp_path):
     folder = write_corpus(tmp_path / "corpus", speakers=3)
     rows = [row for row in rows_of(folder) if row["speaker"] == "00" or row["emotion"] == "calm"]
     write_table(folder, rows)
-    with pytest.raises(ProtocolError, match="No training speaker has the label excited"):
-        split_by_speaker(load_table(folder), test_speakers=["00"])
+    command = ["--data_dir", str(folder), "--encoder", str(small_checkpoint), "--test_speakers", "00"]
+    command += ["--output_dir", str(tmp_path / "run"), "--feature_dir", str(tmp_path / "features")]
+    with pytest.raises(LeakError, match="fold test: train lacks the label excited"):
+        run_train.main(command)
+    run_train.main([*command, "--allow_leaks", "labels", "--num_train_epochs", "1", "--class_weighting", "balanced"])
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["audit"]["leaks"][0]["found"] == ["excited"]
+    assert "Leak allowed: labels (train)" in metrics["warnings"][0]
+
+
+def test_what_libsndfile_cannot_read_is_read_with_torchcodec_where_it_is(tmp_path, monkeypatch):
+    path = tmp_path / "clip.m4a"
+    path.write_bytes(b"no libsndfile knows this")
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(AudioFileError, match="clip.m4a cannot be read as audio"):
+        read_audio(path)
+    stereo = np.stack([speechlike(0.5), np.zeros(RATE // 2, np.float32)])
+
+    class AudioDecoder:
+        def __init__(self, source):
+            assert source == path
+
+        def get_all_samples(self):
+            return SimpleNamespace(data=torch.from_numpy(stereo), sample_rate=RATE)
+
+    monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", SimpleNamespace(AudioDecoder=AudioDecoder))
+    np.testing.assert_allclose(read_audio(path), stereo[0] / 2)
+    assert channel_count(path, "clip") == 2
+    np.testing.assert_allclose(np.concatenate([*decode(path, "clip", RATE, channel=0)]), stereo[0])
+
+
+@pytest.mark.skipif(not reads_video(), reason="torchcodec or FFmpeg is not there")
+def test_torchcodec_itself_gives_the_sound_of_a_video(tmp_path):
+    soundfile.write(tmp_path / "clip.wav", speechlike(1.0), RATE)
+    command = ["ffmpeg", "-f", "lavfi", "-i", "color=s=64x64:d=1", "-i", "clip.wav", "-shortest", "clip.mp4"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    video, sound = read_audio(tmp_path / "clip.mp4"), speechlike(1.0)
+    length = min(len(video), len(sound))
+    assert length > 0.9 * RATE and np.corrcoef(video[:length], sound[:length])[0, 1] > 0.9
+
+
+def test_a_writer_that_was_killed_is_cleaned_up_after_and_one_at_work_is_not(tmp_path):
+    old, young, other = (tmp_path / name for name in (".a.12345678", ".a.abcdefgh", ".b.12345678"))
+    for folder in (old, young, other):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    with replacing(tmp_path / "a") as path:
+        path.write_text("whole")
+    assert sorted(tmp_path.iterdir()) == sorted([young, other, tmp_path / "a"])

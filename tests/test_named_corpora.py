@@ -592,7 +592,7 @@ def test_meld_has_its_speakers_and_parts(tmp_path: Path) -> None:
 
 def test_meld_as_video_says_how_to_convert_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_meld(tmp_path, ".mp4")
-    with pytest.raises(CorpusError, match="Convert each of the 7 .*ffmpeg -i dia0_utt0.mp4"):
+    with pytest.raises(CorpusError, match="convert each of the 7 .*ffmpeg -i dia0_utt0.mp4"):
         load_corpus("meld", tmp_path, allow_incomplete=True)
     write_files(tmp_path, ["train/train_splits/dia0_utt0.wav", "dev_splits_complete/dia0_utt0.flac"])
     with caplog.at_level(logging.WARNING):

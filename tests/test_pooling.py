@@ -178,3 +178,18 @@ def test_one_frame_has_a_finite_gradient():
     frame = torch.randn(1, 1, D_MODEL, requires_grad=True)
     pool(pooling, frame, torch.ones(1, 1, dtype=torch.bool))[0].sum().backward()
     assert torch.isfinite(frame.grad).all()
+
+
+def test_dropout_acts_on_queries_keys_and_values_in_training_alone():
+    pooling = build("qkv", pooling_dropout=0.5)
+    dropped = []
+    pooling.dropout.register_forward_hook(lambda module, given, result: dropped.append(given[0].shape))
+    hidden, mask = torch.randn(1, 5, D_MODEL), torch.ones(1, 5, dtype=torch.bool)
+    pool(pooling.train(), hidden, mask)
+    inner = HEADS * DIM
+    assert sorted(dropped) == [(1, inner), (5, 2 * inner)]
+    torch.manual_seed(0)
+    first, second = (pool(pooling, hidden, mask)[0] for _ in range(2))
+    assert not torch.equal(first, second)
+    pooling.eval()
+    assert torch.equal(*(pool(pooling, hidden, mask)[0] for _ in range(2)))

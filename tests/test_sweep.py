@@ -1,6 +1,7 @@
 """Sweeps: every setting on every fold, from one encoder pass, nothing trained twice."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from conftest import ROOT, write_corpus
 import run_train
 from whisper_ser import cells, features, sweep
 from whisper_ser.arguments import parse_arguments
+from whisper_ser.cells import TrainingError, run_cells
 from whisper_ser.errors import CheckpointError, RecipeError
 
 
@@ -107,6 +109,46 @@ def test_layers_at_once_bounds_what_is_stored(corpus, small_checkpoint, tmp_path
     assert held == [2, 1]
     assert not list((tmp_path / "features").rglob("*.safetensors"))
     assert [cell["layer"] for cell in results_of(tmp_path / "sweep")["cells"]] == [1, 1, 2, 2, 3, 3]
+
+
+def test_layers_at_once_removes_what_is_its_own_and_what_it_left_when_killed(
+    corpus, small_checkpoint, tmp_path, monkeypatch
+):
+    own = flags(corpus, small_checkpoint, tmp_path / "sweep", "--poolings", "mean", "--num_train_epochs", "1")
+    run_train.main([*own, "--layers", "1"])
+    shared = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.safetensors")}
+    calls = iter([None, KeyboardInterrupt()])
+
+    def killed(*arguments):
+        if error := next(calls):
+            raise error
+        return run_cells(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("whisper_ser.sweep.run_cells", killed)
+        run_train.main([*own, "--layers", "2", "3", "--layers_at_once", "1"])
+    assert len([*(tmp_path / "features").rglob("*.safetensors")]) > len(shared)
+    run_train.main([*own, "--layers", "2", "3", "--layers_at_once", "1"])
+    left = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.safetensors")}
+    assert left == shared
+
+
+def die(cell):
+    os._exit(1)
+
+
+def test_a_training_process_that_dies_is_told_in_words(corpus, small_checkpoint, tmp_path, monkeypatch):
+    own = flags(corpus, small_checkpoint, tmp_path / "sweep", "--poolings", "mean", "--jobs", "2")
+    monkeypatch.setattr(cells, "_run_in_process", die)
+    with pytest.raises(TrainingError, match="training processes died.*start the same command again"):
+        run_train.main(own)
+
+
+def test_a_folder_holds_one_kind_of_run(corpus, small_checkpoint, tmp_path):
+    for name, kind in (("model", "a trained model"), ("folds", "a cross-validation")):
+        (tmp_path / name / name).mkdir(parents=True)
+        with pytest.raises(RecipeError, match=rf"holds {kind} \({name}/\): choose another"):
+            run_train.main(flags(corpus, small_checkpoint, tmp_path / name, "--poolings", "mean"))
 
 
 def test_what_a_sweep_will_take_is_said_before_it_starts(corpus, small_checkpoint, tmp_path, capsys):

@@ -10,12 +10,16 @@ import pandas
 import pytest
 from transformers import WhisperConfig
 
+from modeling_whisper_ser import WhisperSerConfig
+from modeling_whisper_ser.configuration_whisper_ser import POOLING_TYPES
 from whisper_ser.evaluation import evaluate
 from whisper_ser.intervals import speaker_intervals
 from whisper_ser.report import paper, sweep
 from whisper_ser.report.latency import Latency
 from whisper_ser.report.sweep import write_sweep_report
 from whisper_ser.report.sweep_cells import ReportError
+from whisper_ser.report.sweep_protocol import departures
+from whisper_ser.sweep import OF_THE_MODEL
 
 LABELS = ["angry", "sad"]
 LEAK = "Leak allowed: speakers (train/test) in 1 of 2 folds, fold A: train and test share speakers x"
@@ -80,9 +84,6 @@ def results(corpus: str = "own", **changes: Any) -> dict[str, Any]:
         "seeds": [0],
         "folds": ["A", "B"],
         "pad_to_seconds": None,
-        "chunk_seconds": 4.0,
-        "channel_standardisation": True,
-        "frame_averaging": 1,
     }
     protocol |= {key: changes.pop(key) for key in list(changes) if key in protocol}
     whole = {
@@ -91,12 +92,19 @@ def results(corpus: str = "own", **changes: Any) -> dict[str, Any]:
         "protocol": protocol,
         "audit": {"folds": ["A", "B"], "utterances": 10, "leaks": [], "notes": []},
         "warnings": [],
+        "models": {name: model_fields(name, num_pooling_heads=6) for name in POOLING_TYPES},
         "training": {"epochs": 2, "batch_size": 16, "learning_rate": 0.001, "seconds": 9.5, "device": "a CPU"},
         "versions": {"torch": "2.13.0"},
         "encoders": [encoder("whisper-base", 3)],
         "cells": [cell(layer, fold) for layer, fold in TESTS],
     }
     return json.loads(json.dumps(whole | changes))
+
+
+def model_fields(pooling: str, **changes: Any) -> dict[str, Any]:
+    """Returns the fields that a sweep notes of the models of a pooling."""
+    config = WhisperSerConfig(pooling_type=pooling, **changes)
+    return {name: getattr(config, name) for name in OF_THE_MODEL}
 
 
 def leaky(**changes: Any) -> dict[str, Any]:
@@ -214,13 +222,14 @@ class TestTables:
     def test_latency_is_measured_for_our_rows_and_its_device_named(self, tmp_path):
         asked = []
 
-        def measure(config, layer, pooling, labels, protocol):
-            asked.append((config["d_model"], layer, pooling, labels, protocol["chunk_seconds"]))
-            return Latency(0.0123 * layer, "an abacus")
+        def measure(config, pad_to_seconds):
+            asked.append((config.layer_index, config.pooling_type, config.labels, config.num_pooling_heads))
+            assert config.encoder_config.d_model == 32 and pad_to_seconds is None
+            return Latency(0.0123 * config.layer_index, "an abacus")
 
         page = report(tmp_path, results(), measure=measure)
         assert [row["latency"] for row in table(page, "Table 2")] == ["12.3 ms", "36.9 ms"]
-        assert asked == [(32, 1, "mean", LABELS, 4.0), (32, 3, "mean", LABELS, 4.0)]
+        assert asked == [(1, "mean", LABELS, 6), (3, "mean", LABELS, 6)]
         assert "measured on an abacus" in page and "Latency was not measured" in report(tmp_path, results())
 
 
@@ -263,6 +272,18 @@ class TestBesideThePaper:
     def test_the_page_says_where_the_sweep_is_not_the_papers_experiment(self, page):
         assert "| classes | 5 | 2 |" in page and "| pad_to_seconds | 30 | none |" in page
         assert "| selection | test_best | last |" in page and "| batch_size |" not in page
+
+    def test_so_it_does_of_each_poolings_head(self, tmp_path):
+        models = {
+            "mean": model_fields("mean", channel_standardisation=False, chunk_seconds=30.0),
+            "qkv": model_fields("qkv", chunk_seconds=30.0, num_pooling_heads=6, score_activation="tanh"),
+        }
+        rows = [(name, there, here) for name, there, here in departures(results("shemo", models=models))]
+        assert ("channel_standardisation", "off", "on") in rows and ("score_activation (qkv)", "none", "tanh") in rows
+        named = " ".join(name for name, *_ in rows)
+        assert "chunk_seconds" not in named and "num_pooling_heads" not in named and "(mean)" not in named
+        page = report(tmp_path, results(models=models))
+        assert "| heads | mean, dropout 0 / 0.1 / 0; qkv 6 x 4, dropout 0 / 0.1 / 0 (input, pooling" in page
 
     def test_the_page_says_where_table_1_is_not_the_best_layer_of_table_3(self, page):
         assert "tiny qkv: no single layer has both" in page

@@ -234,7 +234,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
     parser.error = _refuse  # type: ignore[method-assign]
     if argv and argv[0].endswith(".json"):
         recipe = _read_recipe(Path(argv[0]))
-        if "--encoder" in argv:
+        if any(flag == "--encoder" or flag.startswith("--encoder=") for flag in argv):
             recipe.pop("encoders", None)
         argv = [*_as_flags(recipe), *argv[1:]]
     try:
@@ -318,7 +318,8 @@ def _check_sweep(arguments: Arguments) -> None:
         raise RecipeError("A sweep trains on the states of a frozen encoder: leave --unfreeze_last_n out.")
     for plural, singular in (("layers", "layer_index"), ("poolings", "pooling_type")):
         if getattr(sweep, plural) and getattr(model, singular) is not None:
-            raise RecipeError(f"Give either --{singular} or --{plural}.")
+            value = getattr(model, singular)
+            raise RecipeError(f"Give either --{singular} or --{plural}: --{plural} {value} takes that one only.")
     for layer in sweep.layers or []:
         if layer != "all" and not (layer.isdigit() and int(layer)):
             raise RecipeError(f"--layers {layer}: expected layers from 1, such as 3 4 5, or all.")

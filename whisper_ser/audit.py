@@ -125,9 +125,10 @@ def check(result: AuditResult, allow: set[str]) -> list[str]:
     if refused:
         kinds = sorted({leak.kind for leak in refused})
         raise LeakError(
-            f"The parts of the folds are not independent ({', '.join(kinds)}):\n"
+            f"The parts of the folds are not what a fair test needs ({', '.join(kinds)}):\n"
             f"{listed([_described(leak) for leak in refused])}\n"
-            "Use another protocol or take the utterances out. Where a published protocol wants it so, allow it by "
+            "Use another protocol, hold out other speakers, or take the utterances or labels out. Where a published "
+            "protocol wants it so, allow it by "
             f"name ({', '.join(kinds)}): every table will say so."
         )
     return [f"Leak allowed: {finding}" for finding in findings(result)]

@@ -14,6 +14,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +27,17 @@ from transformers.utils import logging
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
 from whisper_ser.arguments import Arguments, SerTrainingArguments
+from whisper_ser.errors import WhisperSerError
 from whisper_ser.folds import Fold
 from whisper_ser.listening import Sound
 from whisper_ser.models import build_model
 from whisper_ser.protocols import Split
 from whisper_ser.report.run import METRICS, write_fold
 from whisper_ser.training import BEST, SETTINGS_THAT_MATTER, Inputs, train
+
+
+class TrainingError(WhisperSerError, RuntimeError):
+    """A training that could not be finished."""
 
 
 class Cell(NamedTuple):
@@ -88,6 +94,11 @@ def run_cells(cells: Sequence[Cell], bench: Bench, jobs: int | None) -> Iterator
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                f"One of {jobs} training processes died, killed perhaps for want of memory. What is finished is kept: "
+                "start the same command again to go on, with a lower --jobs if it was memory."
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -151,7 +162,9 @@ def _quiet(arguments: SerTrainingArguments, folder: Path, curves: bool) -> SerTr
 
 
 def usual_jobs(cells: Sequence[Cell]) -> int:
-    """Returns how many cells are trained at a time: one a core without an accelerator, else one."""
+    """Returns how many cells this process trains at a time: one a core without an accelerator, else one."""
+    if PartialState().num_processes > 1:
+        return 1
     return cores() if all(cell.arguments.training.device.type == "cpu" for cell in cells) else 1
 
 

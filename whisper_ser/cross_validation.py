@@ -48,7 +48,9 @@ def cross_validate(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments
         inputs = prepare_inputs(model, extractor, sounds, Path(arguments.data.feature_dir))
         if arguments.model.model_name_or_path is None and not inputs.log_mels:
             todo = [cell._replace(config=model.config) for cell in todo]
-        for cell, metrics in run_cells(todo, Bench(folds, inputs, extractor, curves=False), arguments.sweep.jobs):
+        # Encoder layers that are trained keep all cores busy, and every process would hold all spectrograms.
+        jobs = arguments.sweep.jobs or (1 if inputs.log_mels else None)
+        for cell, metrics in run_cells(todo, Bench(folds, inputs, extractor, curves=False), jobs):
             progress.update()
             if metrics:
                 progress.set_postfix_str(f"fold {folds[cell.fold].name}: UA {100 * metrics['test']['ua']:.1f}")

@@ -1,11 +1,15 @@
 """Files and folders that are either whole or not there."""
 
 import contextlib
+import glob
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+ABANDONED_SECONDS = 24 * 3600
 
 
 @contextlib.contextmanager
@@ -16,6 +20,7 @@ def replacing(target: str | Path) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(target)
     workplace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         written = workplace / target.name
@@ -23,6 +28,14 @@ def replacing(target: str | Path) -> Iterator[Path]:
         _move(written, target, aside=workplace / "old")
     finally:
         shutil.rmtree(workplace)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Removes what writers of `target` left that were killed; a younger one may still be at work."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.????????"):
+        with contextlib.suppress(OSError):
+            if path.is_dir() and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _move(written: Path, target: Path, aside: Path) -> None:

@@ -1,5 +1,6 @@
 """Layer by layer, pooling by pooling: every setting trained on every fold, from one encoder pass a group of layers."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from transformers import WhisperConfig
 
 from modeling_whisper_ser import WhisperSerConfig
 from modeling_whisper_ser.checkpoint_whisper_ser import open_encoder
-from whisper_ser.arguments import Arguments
+from whisper_ser.arguments import OF_THE_HEAD, Arguments
 from whisper_ser.audit import AuditResult
 from whisper_ser.cells import Bench, Cell, fold_folder, folder_name, identity, run_cells
 from whisper_ser.checkpoints import resolve_encoder
@@ -28,6 +29,8 @@ from whisper_ser.report.run import METRICS, PREDICTIONS
 from whisper_ser.training import note_settings, prepare_inputs
 
 RESULTS = "results.json"
+OF_THE_MODEL = ("pooling_type", "channel_standardisation", "chunk_seconds", "frame_averaging", *OF_THE_HEAD)
+"""Fields of the models' config that a report tells; they are one for each pooling."""
 
 
 class Encoder(NamedTuple):
@@ -90,6 +93,8 @@ def sweep(
             for start in range(0, len(layers), at_once):
                 group = layers[start : start + at_once]
                 _train(group, [v for v in of_encoder if v.layer in group], folds, sounds, arguments, bar)
+    if process.is_main_process:
+        shutil.rmtree(_own_store(arguments), ignore_errors=True)
     results = _results(variants, folds, audited, warnings, arguments)
     if process.is_main_process:
         with replacing(output_dir / RESULTS) as path:
@@ -156,8 +161,10 @@ def _train(
     labels = folds[0].split.train.features["emotion"].names
     reaching = replace(variants[0].cell.arguments.model, layer_index=layers[-1])
     model, extractor = build_model(reaching, labels)
-    store = Path(arguments.data.feature_dir)
     read = sorted({layer for v in variants for layer in (v.cell.config.layer_indices if v.cell.config else [])})
+    store = Path(arguments.data.feature_dir)
+    if arguments.sweep.layers_at_once:
+        store = _only(store_folders(_own_store(arguments), model, extractor, read), _own_store(arguments))
     inputs = prepare_inputs(model, extractor, sounds, store, read)
     by_cell = {variant.cell.folder: variant for variant in variants}
     cells = [variant.cell for variant in variants]
@@ -167,9 +174,21 @@ def _train(
         if metrics:
             bar.set_postfix_str(f"layer {done.layer} {done.pooling}: UA {100 * metrics['test']['ua']:.1f}")
         bar.update()
-    if arguments.sweep.layers_at_once and PartialState().is_main_process:
-        for folder in store_folders(store, model, extractor, read).values():
+
+
+def _own_store(arguments: Arguments) -> Path:
+    """Returns the store of a sweep that keeps few layers at a time: what it removes is nobody else's."""
+    output = str(Path(arguments.training.output_dir).resolve())
+    return Path(arguments.data.feature_dir) / f"sweep-{hashlib.sha256(output.encode()).hexdigest()[:12]}"
+
+
+def _only(wanted: Mapping[int, Path], store: Path) -> Path:
+    """Removes the layers of a store that are not wanted, those of a sweep killed before among them; returns it."""
+    if PartialState().is_main_process and store.is_dir():
+        for folder in set(store.iterdir()) - {*wanted.values()}:
             shutil.rmtree(folder, ignore_errors=True)
+    PartialState().wait_for_everyone()
+    return store
 
 
 def _results(
@@ -199,7 +218,6 @@ def _results(
                 "predictions": str((variant.cell.folder / PREDICTIONS).relative_to(output_dir)),
             }
         )
-    config = variants[0].cell.config
     return {
         "corpus": metrics["corpus"],
         "labels": metrics["labels"],
@@ -209,10 +227,10 @@ def _results(
             "seeds": arguments.sweep.seeds or [arguments.training.seed],
             "folds": [fold.name for fold in folds],
             "pad_to_seconds": arguments.model.pad_to_seconds,
-            **{
-                name: getattr(config, name)
-                for name in ("chunk_seconds", "channel_standardisation", "frame_averaging", "input_dropout")
-            },
+        },
+        "models": {
+            variant.pooling: {name: getattr(variant.cell.config, name) for name in OF_THE_MODEL}
+            for variant in variants
         },
         "audit": asdict(audited),
         "warnings": warnings,

@@ -9,7 +9,7 @@ import pandas
 
 from whisper_ser.comparison import ComparisonError, compare, comparison_table
 from whisper_ser.intervals import CONFIDENCE, RESAMPLES
-from whisper_ser.report.run import PREDICTIONS
+from whisper_ser.report.run import METRICS, PREDICTIONS, closing_remarks
 
 
 def add_parser(subparsers: Any) -> None:
@@ -43,10 +43,16 @@ def run(arguments: argparse.Namespace) -> int:
         confidence=arguments.confidence,
         seed=arguments.seed,
     )
+    names = _names(arguments.baseline, arguments.candidate)
+    warnings = {
+        run: read_warnings(source)
+        for run, source in (("baseline", arguments.baseline), ("candidate", arguments.candidate))
+    }
     if arguments.format == "json":
-        print(json.dumps(comparison, indent=2))
+        print(json.dumps({**comparison, "warnings": warnings}, indent=2))
     else:
-        print(comparison_table(comparison, _names(arguments.baseline, arguments.candidate)))
+        said = [f"{name}: {line}" for name, lines in zip(names, warnings.values(), strict=True) for line in lines]
+        print("\n".join([comparison_table(comparison, names), *said]))
     return 0
 
 
@@ -75,6 +81,16 @@ def read_predictions(source: str) -> pandas.DataFrame:
     except ValueError as error:  # of pyarrow and of pandas
         raise ComparisonError(f"{path} cannot be read as a {path.suffix[1:]} table ({error}).") from error
     raise ComparisonError(f"{path} is no table of predictions; expected .parquet or .csv.")
+
+
+def read_warnings(source: str) -> list[str]:
+    """Returns what every table of a run has to say, such as leaks that were allowed; none of a table by itself."""
+    path = Path(source)
+    try:
+        metrics = json.loads(((path if path.is_dir() else path.parent) / METRICS).read_text(encoding="utf-8"))
+        return closing_remarks(metrics)[:-1]
+    except (OSError, ValueError, KeyError):
+        return []
 
 
 def _names(baseline: str, candidate: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ import logging
 import re
 from pathlib import Path
 
+from whisper_ser.audio import reads_video
 from whisper_ser.corpora.dataset import Utterance
 from whisper_ser.corpora.published import READABLE, CorpusSpec, files_below
 from whisper_ser.errors import CorpusError, listed
@@ -59,8 +60,8 @@ def read(folder: Path) -> list[Utterance]:
             only_video += 1
     if only_video and not utterances:
         raise CorpusError(
-            f"{folder} holds MELD's videos (.mp4) and no audio. Convert each of the {only_video} into a .wav or .flac "
-            f"beside it, with the same name: {CONVERT}"
+            f"{folder} holds MELD's videos (.mp4) and no audio. Install torchcodec and FFmpeg to read them, or "
+            f"convert each of the {only_video} into a .wav or .flac beside it, with the same name: {CONVERT}"
         )
     if only_video:
         logger.warning("%d utterances of %s are there as .mp4 only; convert them: %s", only_video, folder, CONVERT)
@@ -71,7 +72,7 @@ def _found(folder: Path) -> tuple[dict[str, Path], dict[tuple[str, str], Path], 
     """Returns the table of each part, the audio of each (part, utterance), and those with a video."""
     tables: dict[str, Path] = {}
     audio: dict[tuple[str, str], Path] = {}
-    videos = set()
+    videos: dict[tuple[str, str], Path] = {}
     for path in files_below(folder):
         if match := re.fullmatch(r"(train|dev|test)_sent_emo\.csv", path.name):
             tables.setdefault(match[1], path)
@@ -82,8 +83,10 @@ def _found(folder: Path) -> tuple[dict[str, Path], dict[tuple[str, str], Path], 
             if path.suffix.lower() in READABLE:
                 audio.setdefault((part, path.stem), path)
             elif path.suffix.lower() == ".mp4":
-                videos.add((part, path.stem))
-    return tables, audio, videos
+                videos.setdefault((part, path.stem), path)
+    if reads_video():
+        audio = videos | audio
+    return tables, audio, {*videos}
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
@@ -115,7 +118,8 @@ MELD = CorpusSpec(
     homepage="https://affective-meld.github.io",
     layout="  train/train_sent_emo.csv, dev_sent_emo.csv, test_sent_emo.csv\n"
     "  train/train_splits/dia0_utt0.wav ...\n  dev_splits_complete/dia0_utt0.wav ...\n"
-    f"  output_repeated_splits_test/dia0_utt0.wav ...\n  (distributed as .mp4; convert each: {CONVERT})",
+    "  output_repeated_splits_test/dia0_utt0.wav ...\n"
+    f"  (distributed as .mp4; install torchcodec, or convert each: {CONVERT})",
     label_sets=(("angry", "disgust", "fearful", "happy", "neutral", "sad", "surprised"),),
     counts={
         "all": {

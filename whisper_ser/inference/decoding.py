@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from whisper_ser.audio import SHORTEST_SECONDS
+from whisper_ser.audio import SHORTEST_SECONDS, read_with_torchcodec
 from whisper_ser.errors import AudioFileError
 
 BLOCK_SECONDS = 60
@@ -22,8 +22,13 @@ def channel_count(audio: Audio, name: str) -> int:
     """Returns how many channels there are; raises `AudioFileError` if it cannot be read."""
     if isinstance(audio, np.ndarray):
         return _columns(audio, name).shape[1]
-    with _opened(audio, name) as file:
-        return file.channels
+    try:
+        with _opened(audio, name) as file:
+            return file.channels
+    except AudioFileError:
+        if (decoded := _with_torchcodec(audio)) is None:
+            raise
+        return decoded[0].shape[1]
 
 
 def decode(
@@ -32,7 +37,8 @@ def decode(
     """Yields mono float32 blocks `(samples,)` at `sampling_rate` hertz.
 
     Args:
-        audio: what libsndfile reads (WAV, FLAC, OGG, MP3, AIFF and more), or an array.
+        audio: what libsndfile reads (WAV, FLAC, OGG, MP3, AIFF and more), in a path also what FFmpeg reads where
+            torchcodec is installed, or an array.
         name: of the audio, for messages.
         channel: the channel to take, from 0; `None` averages all.
         array_rate: hertz of an array; `None` says `sampling_rate`.
@@ -49,7 +55,14 @@ def decode(
         )
         return
     try:
-        with _opened(audio, name) as file:
+        opened = _opened(audio, name)
+    except AudioFileError:
+        if (decoded := _with_torchcodec(audio)) is None:
+            raise
+        yield from decode(decoded[0], name, sampling_rate, channel, decoded[1])
+        return
+    try:
+        with opened as file:
             blocks = file.blocks(BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True)
             yield from _mono(blocks, name, file.samplerate, sampling_rate, channel)
     except (soundfile.SoundFileError, OSError) as error:
@@ -99,6 +112,11 @@ def _opened(audio: str | Path | BinaryIO, name: str) -> soundfile.SoundFile:
         return soundfile.SoundFile(os.fsencode(audio) if isinstance(audio, str | Path) else audio)
     except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: headerless .raw
         raise _unreadable(name, error) from error
+
+
+def _with_torchcodec(audio: Audio) -> tuple[np.ndarray, int] | None:
+    there = isinstance(audio, str | Path) and Path(audio).exists()
+    return read_with_torchcodec(audio) if there else None  # type: ignore[arg-type]
 
 
 def _unreadable(name: str, error: Exception) -> AudioFileError:

@@ -79,23 +79,23 @@ def write_cross_validation(
 def cross_validation_summary(metrics: dict[str, Any], folder: Path) -> str:
     """Returns what a cross-validation says at its end."""
     test, intervals = metrics["test"], metrics["intervals"]
-    lines = [f"{'fold':<24}" + "".join(f"{name:>10}" for name, _ in FIGURES) + f"{'utterances':>12}"]
+    lines = [f"{'fold':<24}" + "".join(f"{name:>13}" for name, _ in FIGURES) + f"{'utterances':>12}"]
     several = len(metrics["protocol"]["seeds"]) > 1
     for fold in metrics["folds"]:
         name = f"{fold['name']}, seed {fold['seed']}" if several else fold["name"]
-        shares = "".join(f"{100 * fold['test'][key]:>10.1f}" for _, key in FIGURES)
+        shares = "".join(f"{100 * fold['test'][key]:>13.1f}" for _, key in FIGURES)
         lines.append(f"{name[:23]:<24}{shares}{fold['test']['utterances']:>12}")
     for row in ("mean", "std"):
-        lines.append(f"{row:<24}" + "".join(f"{100 * test[key][row]:>10.1f}" for _, key in FIGURES))
+        lines.append(f"{row:<24}" + "".join(f"{100 * test[key][row]:>13.1f}" for _, key in FIGURES))
     if several:
         lines.append(
-            f"{'std over seeds':<24}" + "".join(f"{100 * metrics['seeds'][key]['std']:>10.1f}" for _, key in FIGURES)
+            f"{'std over seeds':<24}" + "".join(f"{100 * metrics['seeds'][key]['std']:>13.1f}" for _, key in FIGURES)
         )
-    pooled = "".join(f"{100 * test['pooled'][key]:>10.1f}" for _, key in FIGURES)
+    pooled = "".join(f"{100 * test['pooled'][key]:>13.1f}" for _, key in FIGURES)
     lines.append(f"{'pooled':<24}{pooled}{test['utterances']:>12}")
     if intervals:
         bounds = [f"{100 * intervals[key]['low']:.1f}-{100 * intervals[key]['high']:.1f}" for _, key in FIGURES]
-        lines.append(f"{'95 % over speakers':<24}" + "".join(f"{bound:>10}" for bound in bounds))
+        lines.append(f"{'95 % over speakers':<24}" + "".join(f"{bound:>13}" for bound in bounds))
     table = confusion_table(test["pooled"]["confusion_matrix"], metrics["labels"])
     lines += [
         "",

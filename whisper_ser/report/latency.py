@@ -3,10 +3,8 @@
 import platform
 import statistics
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,31 +26,18 @@ class Latency:
     device: str
 
 
-def measure_latency(
-    encoder_config: Mapping[str, Any], layer: int, pooling: str, labels: Sequence[str], protocol: Mapping[str, Any]
-) -> Latency:
+def measure_latency(config: WhisperSerConfig, pad_to_seconds: float | None) -> Latency:
     """Returns the median time that one utterance of `SECONDS` takes on the CPU, alone, log-mel spectrogram included.
 
     The weights are random: the time does not depend on them.
 
     Args:
-        encoder_config: of the whole checkpoint, as `WhisperConfig.to_dict()` gives it.
-        layer, pooling: of the model that is measured.
-        labels: of its classifier.
-        protocol: with `chunk_seconds`, `pad_to_seconds` and `channel_standardisation`.
+        config: of the model that is measured.
+        pad_to_seconds: the window it reads; `None` for the utterance alone.
     """
-    config = WhisperSerConfig(
-        encoder_config=dict(encoder_config),  # type: ignore[arg-type]
-        layer_index=layer,
-        pooling_type=pooling,
-        chunk_seconds=protocol["chunk_seconds"],
-        channel_standardisation=protocol["channel_standardisation"],
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
-    )
     model = WhisperForEmotionClassification(config).eval()
     extractor = WhisperSerFeatureExtractor(
-        feature_size=encoder_config["num_mel_bins"], pad_to_seconds=protocol["pad_to_seconds"]
+        feature_size=config.encoder_config.num_mel_bins, pad_to_seconds=pad_to_seconds
     )
     noise = np.random.default_rng(0).standard_normal(round(SECONDS * SAMPLING_RATE))
     waveform = (0.1 * noise).astype(np.float32)

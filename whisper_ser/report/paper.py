@@ -19,14 +19,27 @@ OWN_LAYER = {"shemo": 8, "iemocap": 12}
 SETTINGS = {
     "selection": "test_best",
     "pad_to_seconds": 30,
-    "chunk_seconds": 30,
-    "channel_standardisation": False,
-    "frame_averaging": 1,
     "epochs": 30,
     "batch_size": 16,
     "learning_rate": 1e-3,
 }
 """Section 4.2, the 30 s window of 3.1.2, and the checkpoint by test accuracy of the released code."""
+MODEL = {
+    "channel_standardisation": False,
+    "frame_averaging": 1,
+    "chunk_seconds": 30,
+    "d_model": 256,
+    "input_dropout": 0,
+    "classifier_dropout": 0,
+    "label_smoothing": 0,
+    "layer_norm_after_pooling": False,
+}
+"""Of every pooling. The dropout inside the poolings is not stated."""
+ATTENTION = {"pooling_head_dim": 4, "pooling_statistics": False, "score_activation": "none"}
+"""Of the poolings with heads (section 4.2, equations 6 and 8), besides `HEADS` and `SCALED`."""
+HEADS = {"shemo": 6, "iemocap": 12}
+SCALED = {"attentive": False, "qkv": True}
+"""Whether attention scores are divided by the root of the head size, by pooling."""
 
 
 class Figure(NamedTuple):

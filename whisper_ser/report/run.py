@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from datasets import Dataset
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from whisper_ser import __version__
 from whisper_ser.arguments import Arguments, ModelArguments
+from whisper_ser.audit import AuditResult
 from whisper_ser.errors import RecipeError
 from whisper_ser.evaluation import confusion_table, evaluate
 from whisper_ser.files import replacing
@@ -31,6 +33,8 @@ METRICS = "metrics.json"
 """Written last: where it is, a run is complete."""
 PREDICTIONS = "predictions.parquet"
 CONFUSION_MATRIX = "confusion_matrix.png"
+OUTPUTS = {"model": "a trained model", "folds": "a cross-validation", "cells": "a sweep"}
+"""What each kind of run fills in its folder."""
 TEST_BEST = "selection=test_best: the test part chose the epoch it is reported for, which flatters."
 
 
@@ -40,6 +44,7 @@ def write_run(
     extractor: WhisperSerFeatureExtractor,
     split: Split,
     hours: float,
+    audited: AuditResult,
     warnings: Sequence[str],
     arguments: Arguments,
 ) -> dict[str, Any]:
@@ -48,7 +53,8 @@ def write_run(
     Each is whole or not there. `hours` are those of all audio, `warnings` what every table has to say.
     """
     predictions = _all_predictions(training, split)
-    metrics = {**_metrics(training, predictions, split, hours, arguments), "warnings": list(warnings)}
+    figures = _metrics(training, predictions, split, hours, arguments)
+    metrics = {**figures, "audit": asdict(audited), "warnings": list(warnings)}
     (folder / METRICS).unlink(missing_ok=True)
     settings = recipe(arguments)
     with replacing(folder / "model") as path:
@@ -96,11 +102,19 @@ def _all_predictions(training: Training, split: Split) -> pandas.DataFrame:
     )
 
 
-def check_output(folder: Path) -> None:
-    """Raises `RecipeError` before a training whose model would replace what is none of ours."""
+def check_output(folder: Path, holds: str) -> None:
+    """Raises `RecipeError` before a training that would mix its results with others, or replace what is none of ours.
+
+    Args:
+        folder: `--output_dir`.
+        holds: the folder in it that this kind of run fills, of `OUTPUTS`.
+    """
     model = folder / "model"
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f"--output_dir {folder} is a file; name a folder.")
+    for name, kind in OUTPUTS.items():
+        if name != holds and (folder / name).exists():
+            raise RecipeError(f"--output_dir {folder} holds {kind} ({name}/): choose another folder, or move it away.")
     if model.exists() and not (model / "config.json").is_file():
         raise RecipeError(f"{model} exists and holds no model: choose another --output_dir, or move it away.")
 
@@ -186,7 +200,9 @@ def _metrics(
         "base_model": _base_model(arguments.model),
         "training": {
             "epochs": training.epochs,
-            "batch_size": training_arguments.train_batch_size * training_arguments.world_size,
+            "batch_size": training_arguments.train_batch_size
+            * training_arguments.gradient_accumulation_steps
+            * training_arguments.world_size,
             "learning_rate": training_arguments.learning_rate,
             "seconds": round(training.seconds, 1),
             "processes": training_arguments.world_size,

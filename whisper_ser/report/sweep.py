@@ -17,6 +17,7 @@ from whisper_ser.report.sweep_protocol import (
     cautions,
     departures,
     figure_line,
+    model_line,
     protocol_line,
     speaker_overlap,
     stamp,
@@ -101,6 +102,8 @@ def _page(sweep: Sweep, tables: dict[str, list[Table]], figures: list[str]) -> s
     text = environment.from_string(template).render(
         title=TITLE + corpus,
         results=results,
+        model=next(iter(results["models"].values())),
+        model_line=model_line(results),
         tables=tables,
         figures=figures,
         cautions=cautions(results),

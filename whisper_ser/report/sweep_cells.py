@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from transformers import WhisperConfig
 
+from modeling_whisper_ser import WhisperSerConfig
 from modeling_whisper_ser.configuration_whisper_ser import POOLING_TYPES
 from whisper_ser.errors import WhisperSerError
 from whisper_ser.evaluation import METRICS, class_recall, summarise_folds, summarise_seeds
@@ -64,6 +66,14 @@ class Sweep:
     def config(self, encoder: str) -> dict[str, Any]:
         """Returns the `WhisperConfig` of an encoder, as a dict."""
         return next(one["config"] for one in self.results["encoders"] if one["name"] == encoder)
+
+    def model_config(self, encoder: str, layer: int, pooling: str) -> WhisperSerConfig:
+        """Returns the config of a model of this sweep."""
+        labels = dict(enumerate(self.labels))
+        fields = self.results["models"][pooling]
+        return WhisperSerConfig(
+            encoder_config=WhisperConfig(**self.config(encoder)), layer_index=layer, id2label=labels, **fields
+        )
 
     def layers(self, encoder: str) -> list[int]:
         """Returns the layers that have a cell in any pooling."""

@@ -1,13 +1,14 @@
 """The tables of a sweep: figures for CSV, and the same for people."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas
 
+from modeling_whisper_ser import WhisperSerConfig
 from whisper_ser.intervals import speaker_intervals
 from whisper_ser.report import paper
 from whisper_ser.report.cost import Cost, published_cost, whisper_cost
@@ -15,7 +16,7 @@ from whisper_ser.report.latency import SECONDS, Latency
 from whisper_ser.report.sweep_cells import Setting, Spread, Sweep, spreads
 from whisper_ser.report.sweep_choice import Choice, Rule, best_on_test, has_validation, nested
 
-MeasureLatency = Callable[[Mapping[str, Any], int, str, Sequence[str], Mapping[str, Any]], Latency]
+MeasureLatency = Callable[[WhisperSerConfig, float | None], Latency]
 """As `latency.measure_latency`."""
 
 Row = dict[str, Any]
@@ -180,9 +181,9 @@ def _published_row(corpus: str, result: paper.PriorResult) -> Row:
 
 
 def _own_row(sweep: Sweep, folder: Path, encoder: str, choice: Choice, measure: MeasureLatency | None) -> Row:
-    protocol, config, of_choice = sweep.results["protocol"], sweep.config(encoder), spreads(choice.cells)
-    cost = whisper_cost(config, choice.deepest, SECONDS, protocol["chunk_seconds"], protocol["pad_to_seconds"])
-    pooling = choice.poolings.most_common(1)[0][0]
+    window, of_choice = sweep.results["protocol"]["pad_to_seconds"], spreads(choice.cells)
+    config = sweep.model_config(encoder, choice.deepest, choice.poolings.most_common(1)[0][0])
+    cost = whisper_cost(sweep.config(encoder), choice.deepest, SECONDS, config.chunk_seconds, window)
     return {
         "model": encoder,
         "layer": counts(choice.layers),
@@ -191,7 +192,7 @@ def _own_row(sweep: Sweep, folder: Path, encoder: str, choice: Choice, measure: 
         "rule": choice.rule,
         **_ours({metric: of_choice[metric] for metric in ("wa", "ua")}),
         **_bounds(sweep, folder, choice),
-        **_costs(cost, measure(config, choice.deepest, pooling, sweep.labels, protocol) if measure else None),
+        **_costs(cost, measure(config, window) if measure else None),
         "missing": "",
     }
 
