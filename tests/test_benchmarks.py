@@ -86,3 +86,13 @@ def test_gpu_benchmark_runs_on_a_cpu(small_checkpoint, tmp_path, monkeypatch, ca
     assert {row["dtype"] for row in figures} == {"float32", "bfloat16"}
     assert all(row["clips_per_second"] == pytest.approx(2 / row["total_s"]) for row in figures)
     assert "| ours, layer 2 |" in capsys.readouterr().out
+
+
+def test_the_speed_of_a_model_goes_where_its_card_is_made_from(small_model, tmp_path, monkeypatch, capsys):
+    shutil.copytree(small_model, tmp_path / "model")
+    run(monkeypatch, "speed", tmp_path / "model", "--repeats", 2)
+    speed = json.loads((tmp_path / "speed.json").read_text())
+    found = {(row["runtime"], row["seconds"]) for row in speed["rows"]}
+    assert {("as loaded", 1), ("as loaded", 4), ("as loaded", 30)} <= found
+    assert all(row["milliseconds"] > 0 for row in speed["rows"]) and speed["threads"] == torch.get_num_threads()
+    assert "as loaded" in capsys.readouterr().out
