@@ -1,4 +1,4 @@
-"""From encoder states to one vector: layer mixing, projector with LayerNorm, pooling. A model has one head or several."""
+"""From encoder states to one vector: layer mixing, projector with LayerNorm, pooling. A model has one or several."""
 
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ from .pooling_whisper_ser import Packing, build_pooling
 
 
 class HeadParts:
-    """The parts of a head, and what they do. A model without ensemble is its own head, and its parts bear no prefix."""
+    """The parts of a head, and what they do. A model without ensemble is its own head: its parts bear no prefix."""
 
     training: bool
     input_dropout: nn.Dropout
@@ -43,7 +43,7 @@ class HeadParts:
         return self.projector_norm(self.projector(self.mixing(states)))
 
     def pool(self, vectors: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns the pooled vectors `(batch, d_model)`, and the attention `(batch, heads, frames)` if there is any."""
+        """Returns the pooled vectors `(batch, d_model)`, and attention `(batch, heads, frames)` if there is any."""
         pooled, attentions = self.pooling(vectors, packing)
         return self.pooled_norm(pooled), attentions
 

@@ -296,7 +296,7 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_frame_counts: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Packing]:
-        """Returns what is pooled, packed frames `(frames, d_model)`, and whose they are; the arguments are `forward`'s.
+        """Returns what is pooled, packed frames `(frames, d_model)`, and whose they are, of arguments as `forward`'s.
 
         Those of an ensemble are the members' side by side, `(frames, members * d_model)`.
         """
