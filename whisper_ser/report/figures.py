@@ -89,8 +89,6 @@ def draw_coverage(confidence: np.ndarray, right: np.ndarray, of: str, path: Path
     axes.set_xlim(0, 102)
     axes.set_xlabel("utterances answered (%); dots: the threshold of probability")
     axes.set_ylabel("of those, right (%)")
-    axes.set_title(
-        f"{of}, {len(confidence)} test utterances, all answered {100 * correct[-1]:.1f} % right", fontsize=10
-    )
+    axes.set_title(f"{of}, {len(confidence)} test utterances, {100 * correct[-1]:.1f} % of all right", fontsize=10)
     figure.savefig(path, format="png")
     plt.close(figure)
