@@ -1,8 +1,9 @@
 """Configuration of the Whisper speech emotion recognition models."""
 
+import copy
 import difflib
 import math
-from typing import Any
+from typing import Any, Self
 
 from transformers import PreTrainedConfig, WhisperConfig
 
@@ -10,6 +11,21 @@ POOLING_TYPES = ("mean", "attentive", "qkv", "statistics")
 LAYER_MIXINGS = ("none", "concat", "weighted", "attention")
 SCORE_ACTIVATIONS = ("none", "tanh")
 POOLING_QUERIES = ("mean", "learnt", "max")
+OF_A_MEMBER = (
+    "layer_indices",
+    "layer_mixing",
+    "pooling_type",
+    "num_pooling_heads",
+    "pooling_head_dim",
+    "pooling_queries",
+    "pooling_statistics",
+    "score_activation",
+    "scale_scores",
+    "layer_norm_after_pooling",
+    "input_dropout",
+    "pooling_dropout",
+)
+"""Fields in which the members of an ensemble may differ."""
 
 FRAMES_PER_SECOND = 50
 """Encoder frames per second of audio: mel frames every 10 ms, halved by Whisper's second convolution."""
@@ -55,9 +71,16 @@ class WhisperSerConfig(PreTrainedConfig):
         chunk_seconds: audio is encoded in even chunks of at most this many seconds; positions restart in each.
         frame_averaging: average every so many encoder frames (50 a second) before the head; 1 keeps them all. A head
             on fewer frames is much faster to train.
+        ensemble: instead of one head several, each by the fields of a head in which it differs from those above:
+            `[{}, {}, {"pooling_type": "attentive"}]` are two alike, but for their random start, and one other. They
+            read one pass of the encoder, and the answer is the mean of their probabilities. A member may name
+            `layer_indices` of its own; without `layer_mixing` it reads `layer_index`, else those of the model, which
+            are, left out, all that a member reads. `scale_scores` follows a member's own `pooling_type`.
         unfreeze_last_n: how many of the kept encoder layers, from the top, are trained. 0 leaves the encoder frozen.
         class_weights: one weight a label for the loss, or `None`.
         label_smoothing: of the loss, in [0, 1).
+        temperature: the logits are divided by it, so that probabilities are as sure as the model is right (Guo et
+            al. 2017). Training fits it on validation speakers; the loss knows nothing of it.
 
     Raises:
         ConfigError: names the field, its value and what is allowed; also for a misspelt field name.
@@ -87,18 +110,23 @@ class WhisperSerConfig(PreTrainedConfig):
     channel_standardisation: bool = True
     chunk_seconds: float = 4.0
     frame_averaging: int = 1
+    ensemble: list[dict[str, Any]] | None = None
     unfreeze_last_n: int = 0
     class_weights: list[float] | None = None
     label_smoothing: float = 0.0
+    temperature: float = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         _refuse_near_misses(kwargs)
+        self._check_form_of_ensemble()
         if self.encoder_config is None:
             self.encoder_config = WhisperConfig()
         elif isinstance(self.encoder_config, dict):
             self.encoder_config = WhisperConfig(**self.encoder_config)
         elif not isinstance(self.encoder_config, WhisperConfig):
             raise ConfigError(f"encoder_config={self.encoder_config!r} must be a WhisperConfig or its dict.")
+        if self.layer_indices is None:
+            self.layer_indices = self._layers_of_members()
         if self.layer_index is None and self.layer_indices:
             self.layer_index = self.layer_indices[-1]
         if self.layer_index is None:
@@ -134,8 +162,40 @@ class WhisperSerConfig(PreTrainedConfig):
         names: dict[Any, str] = dict(self.id2label or {})
         return [names[index] for index in sorted(names)]
 
+    @property
+    def pooled_width(self) -> int:
+        """The width of what is pooled and of the pooled vector: `d_model` of each head, side by side."""
+        return self.d_model * len(self.ensemble or [{}])
+
+    def of_heads(self) -> list[Self]:
+        """Returns the configuration of each head: of each member of the ensemble, or this one."""
+        return [self] if self.ensemble is None else [self._of_member(member) for member in self.ensemble]
+
+    def _of_member(self, member: dict[str, Any]) -> Self:
+        config = copy.copy(self)
+        config.ensemble = None
+        if member.get("pooling_type", self.pooling_type) != self.pooling_type:
+            config.scale_scores = member["pooling_type"] == "qkv"
+        for name, value in member.items():
+            setattr(config, name, value)
+        if "layer_indices" not in member and config.layer_mixing == "none":
+            config.layer_indices = [self.layer_index]
+        if config.layer_indices:
+            config.layer_index = config.layer_indices[-1]
+        config.unfreeze_last_n = 0
+        return config
+
+    def _layers_of_members(self) -> list[int] | None:
+        """Returns the layers that members of an ensemble ask for, and `layer_index` for the others; else `None`."""
+        named = [member.get("layer_indices") for member in self.ensemble or []]
+        layers = {layer for of_member in named for layer in of_member or []}
+        if layers and None in named and self.layer_index is not None:
+            layers.add(self.layer_index)
+        return sorted(layers) or None
+
     def check_values(self) -> None:
         """Raises `ConfigError` when a field cannot work. Models call it again: fields can be set after creation."""
+        self._check_form_of_ensemble()
         for name, allowed in (
             ("pooling_type", POOLING_TYPES),
             ("layer_mixing", LAYER_MIXINGS),
@@ -153,15 +213,45 @@ class WhisperSerConfig(PreTrainedConfig):
             _check_integer(name, getattr(self, name), 1, None)
         for name in ("input_dropout", "pooling_dropout", "classifier_dropout", "label_smoothing"):
             _check_fraction(name, getattr(self, name))
+        if not _is_number(self.temperature) or self.temperature <= 0:
+            raise ConfigError(f"temperature={self.temperature!r} must be a number above 0.")
         self._check_layers()
         self._check_chunks()
         self._check_labels()
+        if self.ensemble is not None:
+            self._check_ensemble()
+
+    def _check_ensemble(self) -> None:
+        for number, (member, config) in enumerate(zip(self.ensemble or [], self.of_heads(), strict=True), start=1):
+            try:
+                config.check_values()
+            except ConfigError as error:
+                raise ConfigError(f"Member {number} of the ensemble, {member!r}: {error}") from error
+            if not {*config.layer_indices} <= {*self.layer_indices}:
+                raise ConfigError(
+                    f"Member {number} of the ensemble reads the layers {config.layer_indices}, not all of which are "
+                    f"among layer_indices={self.layer_indices!r}."
+                )
+        read = {layer for config in self.of_heads() for layer in config.layer_indices}
+        if unread := sorted({*self.layer_indices} - read):
+            raise ConfigError(f"No member of the ensemble reads {unread} of layer_indices={self.layer_indices!r}.")
+
+    def _check_form_of_ensemble(self) -> None:
+        if self.ensemble is None:
+            return
+        if not isinstance(self.ensemble, list) or len(self.ensemble) < 2:
+            raise ConfigError(f"ensemble={self.ensemble!r} must list at least two members, such as [{{}}, {{}}].")
+        for member in self.ensemble:
+            if not isinstance(member, dict) or not {*member} <= {*OF_A_MEMBER}:
+                raise ConfigError(
+                    f"A member of the ensemble is {member!r}; expected a dict of {', '.join(OF_A_MEMBER)}, or {{}}."
+                )
 
     def _check_layers(self) -> None:
         layers = self.encoder_config.encoder_layers
         _check_integer("layer_index", self.layer_index, 1, layers)
         _check_integer("unfreeze_last_n", self.unfreeze_last_n, 0, self.layer_index)
-        if self.layer_mixing == "none" and list(self.layer_indices) != [self.layer_index]:
+        if self.ensemble is None and self.layer_mixing == "none" and list(self.layer_indices) != [self.layer_index]:
             raise ConfigError(
                 f"layer_indices={self.layer_indices!r} must be [{self.layer_index}], the layer_index, with "
                 "layer_mixing='none'."

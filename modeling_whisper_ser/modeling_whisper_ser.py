@@ -1,6 +1,7 @@
 """Speech emotion recognition from a frozen Whisper encoder: pooled vector, and emotion classification."""
 
 import copy
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ from transformers.utils.generic import can_return_tuple
 from .checkpoint_whisper_ser import HUB_ARGUMENTS, open_encoder
 from .configuration_whisper_ser import ConfigError, WhisperSerConfig, refuse_unknown
 from .encoder_whisper_ser import WhisperSerEncoder
-from .mixing_whisper_ser import build_mixing
+from .head_whisper_ser import HeadParts, Member
 from .packed_encoder_whisper_ser import pack
-from .pooling_whisper_ser import AttentivePooling, Packing, QKVPooling, build_pooling
+from .pooling_whisper_ser import AttentivePooling, Packing, QKVPooling
 
 
 class MissingWeightsError(ValueError):
@@ -32,10 +33,12 @@ class WhisperSerModelOutput(ModelOutput):
     """What `WhisperSerModel` returns.
 
     Args:
-        pooler_output: the utterance as one vector `(batch, d_model)`.
+        pooler_output: the utterance as one vector `(batch, d_model)`; of an ensemble the members' vectors side by
+            side, `(batch, members * d_model)`, as each has a space of its own.
         frame_states: the encoder states read `(batch, layers, frames, width)`, on request.
         frame_mask: which of these frames are real `(batch, frames)`, on request.
-        pooling_attentions: attention of the pooling heads over time `(batch, heads, frames)`, on request.
+        pooling_attentions: attention of the pooling heads over time `(batch, heads, frames)`, on request; of an
+            ensemble the heads of all members that attend.
     """
 
     pooler_output: torch.Tensor | None = None
@@ -49,8 +52,10 @@ class WhisperSerClassifierOutput(ModelOutput):
     """What `WhisperForEmotionClassification` returns: `WhisperSerModelOutput`'s fields and two more.
 
     Args:
-        loss: cross entropy, when labels were given.
-        logits: `(batch, num_labels)`.
+        loss: cross entropy, when labels were given; of an ensemble the sum of each member's own. It knows nothing
+            of the temperature.
+        logits: `(batch, num_labels)`, divided by the temperature; of an ensemble the logarithm of the members' mean
+            probabilities.
     """
 
     loss: torch.Tensor | None = None
@@ -154,6 +159,8 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
         if new_labels is not None:
             missing = {key for key in missing if not key.startswith("classifier.")}
             model.reset_classifier(new_labels)
+        elif any(key.startswith("classifier.") for key, *_ in info["mismatched_keys"]):
+            model.config.temperature = 1.0
         lost = missing | mismatched
         if lost:
             raise MissingWeightsError(
@@ -203,8 +210,11 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
             init.ones_(module.deviation)
 
 
-class WhisperSerModel(WhisperSerPreTrainedModel):
-    """Audio to one vector: encoder, channel standardisation, layer mixing, projector with LayerNorm, pooling."""
+class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
+    """Audio to one vector: encoder, channel standardisation, layer mixing, projector with LayerNorm, pooling.
+
+    With an ensemble everything behind the standardisation is there once for each member.
+    """
 
     def __init__(self, config: WhisperSerConfig) -> None:
         super().__init__(config)
@@ -212,14 +222,17 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
         config.encoder_config._attn_implementation = config._attn_implementation
         self.encoder = WhisperSerEncoder(config)
         self.standardisation = ChannelStandardisation(config)
-        self.input_dropout = nn.Dropout(config.input_dropout)
-        self.mixing = build_mixing(config)
-        self.projector = nn.Linear(self.mixing.width, config.d_model)
-        self.projector_norm = nn.LayerNorm(config.d_model)
-        self.pooling = build_pooling(config)
-        self.pooled_norm = nn.LayerNorm(config.d_model) if config.layer_norm_after_pooling else nn.Identity()
+        if config.ensemble is None:
+            self.build_parts(config)
+        else:
+            self.members = nn.ModuleList(Member(of_member, config.layer_indices) for of_member in config.of_heads())
         self.post_init()
         self.freeze_encoder()
+
+    @property
+    def heads(self) -> list[HeadParts]:
+        """The heads: the members of the ensemble, or the model itself."""
+        return [self] if self.config.ensemble is None else list(self.members)  # type: ignore[arg-type]
 
     def train(self, mode: bool = True) -> Self:
         """Sets training mode everywhere but in the frozen part of the encoder."""
@@ -263,6 +276,48 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
         Raises:
             ValueError: neither or both inputs, or shapes that do not fit.
         """
+        states, mask, packed, packing = self._read(
+            input_features, attention_mask, encoder_hidden_states, encoder_attention_mask, encoder_frame_counts
+        )
+        pooled, attentions = self._pool(self._project(packed, packing), packing)
+        wants_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        return WhisperSerModelOutput(
+            pooler_output=pooled,
+            frame_states=states if wants_states else None,
+            frame_mask=mask if wants_states else None,
+            pooling_attentions=attentions if output_attentions else None,
+        )
+
+    def frame_vectors(
+        self,
+        input_features: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        encoder_frame_counts: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, Packing]:
+        """Returns what is pooled, packed frames `(frames, d_model)`, and whose they are, of arguments as `forward`'s.
+
+        Those of an ensemble are the members' side by side, `(frames, members * d_model)`.
+        """
+        _, _, packed, packing = self._read(
+            input_features, attention_mask, encoder_hidden_states, encoder_attention_mask, encoder_frame_counts
+        )
+        return torch.cat(self._project(packed, packing), dim=1), packing
+
+    def pool_vectors(self, vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Returns `pooler_output` of vectors as `frame_vectors` returns them, of any stretch of frames."""
+        return self._pool(vectors.split(self.config.d_model, dim=1), packing)[0]
+
+    def _read(
+        self,
+        input_features: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        encoder_hidden_states: torch.Tensor | None,
+        encoder_attention_mask: torch.Tensor | None,
+        encoder_frame_counts: torch.Tensor | None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor, Packing]:
+        """Returns states `(batch, layers, frames, width)` if they came so, their mask, and them packed."""
         if input_features is not None and encoder_hidden_states is not None:
             raise ValueError("Give either input_features or encoder_hidden_states, got both.")
         states: torch.Tensor | None = None
@@ -278,29 +333,22 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
         if states is not None:
             # Only real frames go on: whatever stands behind an utterance is not read, NaN included.
             packed = packing.pack(states.transpose(1, 2)).transpose(0, 1)
-        pooled, attentions = self.pooling(self._project(packed, packing), packing)
-        wants_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        return WhisperSerModelOutput(
-            pooler_output=self.pooled_norm(pooled),
-            frame_states=states if wants_states else None,
-            frame_mask=mask if wants_states else None,
-            pooling_attentions=attentions if output_attentions else None,
-        )
+        return states, mask, packed, packing
 
-    def _project(self, states: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Returns the projected frames `(frames, d_model)` of packed states `(layers, frames, width)`."""
-        states = states.to(self.projector.weight.dtype)
-        drops = self.training and self.input_dropout.p > 0
-        if self.config.channel_standardisation:
+    def _project(self, states: torch.Tensor, packing: Packing) -> list[torch.Tensor]:
+        """Returns each head's frame vectors `(frames, d_model)` of packed states `(layers, frames, width)`."""
+        states = states.to(self.heads[0].projector.weight.dtype)
+        standardised = self.config.channel_standardisation
+        if standardised:
             states = self.standardisation(states)
-        elif drops:
-            states = states.clone()
-        if drops:
-            gains = self.input_dropout(states.new_ones(len(packing.mask), states.shape[0], 1, states.shape[2]))
-            ends = packing.mask.sum(1).cumsum(0).tolist()
-            for start, end, gain in zip([0, *ends], ends, gains, strict=False):
-                states[:, start:end].mul_(gain)
-        return self.projector_norm(self.projector(self.mixing(states)))
+        owned = standardised and len(self.heads) == 1
+        return [head.project(states, packing, owned) for head in self.heads]
+
+    def _pool(self, vectors: Sequence[torch.Tensor], packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns the heads' pooled vectors `(batch, heads * d_model)` and attentions, side by side."""
+        pooled = [head.pool(of_head, packing) for head, of_head in zip(self.heads, vectors, strict=True)]
+        attentions = [of_head for _, of_head in pooled if of_head is not None]
+        return torch.cat([one for one, _ in pooled], dim=1), torch.cat(attentions, dim=1) if attentions else None
 
     def _mask_of_counts(self, states: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         layers, width = self.standardisation.mean.shape
@@ -329,13 +377,13 @@ class WhisperSerModel(WhisperSerPreTrainedModel):
 
 
 class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
-    """`WhisperSerModel` with a linear classifier of emotions on the pooled vector."""
+    """`WhisperSerModel` with a linear classifier of emotions on the pooled vector, or on that of each member."""
 
     def __init__(self, config: WhisperSerConfig) -> None:
         super().__init__(config)
         self.whisper_ser = WhisperSerModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.d_model, len(config.labels))
+        self.classifier = _classifier(config)
         self.post_init()
         self.freeze_encoder()
         # Saving writes one name a class by itself; the pipeline asks for the second too.
@@ -376,9 +424,10 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         for name, value in _label_maps(labels).items():
             setattr(self.config, name, value)
         self.config.class_weights = None
+        self.config.temperature = 1.0
         self.config.check_values()
-        old = self.classifier.weight
-        self.classifier = nn.Linear(self.config.d_model, len(labels), device=old.device, dtype=old.dtype)
+        old = self.classifiers[0].weight
+        self.classifier = _classifier(self.config).to(device=old.device, dtype=old.dtype)
 
     @can_return_tuple
     def forward(
@@ -406,9 +455,30 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        logits = self.classifier(self.dropout(outputs.pooler_output))
-        loss = None if labels is None else self._loss(logits, labels)
-        return WhisperSerClassifierOutput(loss=loss, logits=logits, **outputs)
+        of_heads = self._logits_of_heads(outputs.pooler_output)
+        loss = None if labels is None else torch.stack([self._loss(logits, labels) for logits in of_heads]).sum()
+        return WhisperSerClassifierOutput(loss=loss, logits=self._joined(of_heads), **outputs)
+
+    @property
+    def classifiers(self) -> list[nn.Linear]:
+        """The classifier of each head."""
+        return [self.classifier] if isinstance(self.classifier, nn.Linear) else list(self.classifier)  # type: ignore
+
+    def classify(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Returns the logits `(batch, num_labels)` of pooled vectors as they stand in `pooler_output`."""
+        return self._joined(self._logits_of_heads(pooled))
+
+    def _logits_of_heads(self, pooled: torch.Tensor) -> list[torch.Tensor]:
+        vectors = self.dropout(pooled).split(self.config.d_model, dim=1)
+        return [classifier(vector) for classifier, vector in zip(self.classifiers, vectors, strict=True)]
+
+    def _joined(self, of_heads: list[torch.Tensor]) -> torch.Tensor:
+        """Returns the logits of the mean of the heads' probabilities, `(batch, num_labels)`, over the temperature."""
+        logits = of_heads[0]
+        if len(of_heads) > 1:
+            logarithms = torch.stack(of_heads).float().log_softmax(-1)
+            logits = (logarithms.logsumexp(0) - math.log(len(of_heads))).to(logits.dtype)
+        return logits / self.config.temperature
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         weights = self.config.class_weights
@@ -425,6 +495,11 @@ def _unfrozen(encoder: WhisperSerEncoder, last_n: int) -> list[nn.Module]:
     if last_n == 0:
         return []
     return [*list(encoder.layers)[-last_n:], *([] if encoder.layer_norm is None else [encoder.layer_norm])]
+
+
+def _classifier(config: WhisperSerConfig) -> nn.Linear | nn.ModuleList:
+    heads = [nn.Linear(config.d_model, len(config.labels)) for _ in config.of_heads()]
+    return heads[0] if config.ensemble is None else nn.ModuleList(heads)
 
 
 def _label_maps(labels: Sequence[str]) -> dict[str, Any]:

@@ -97,6 +97,7 @@ def test_the_folder_holds_the_model_and_no_training_state(saved):
         "configuration_whisper_ser.py",
         "encoder_whisper_ser.py",
         "feature_extraction_whisper_ser.py",
+        "head_whisper_ser.py",
         "mixing_whisper_ser.py",
         "modeling_whisper_ser.py",
         "packed_encoder_whisper_ser.py",

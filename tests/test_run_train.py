@@ -67,6 +67,7 @@ def test_a_run_leaves_model_metrics_predictions_and_figure(run):
         "metrics.json",
         "predictions.parquet",
         "confusion_matrix.png",
+        "coverage.png",
         "recipe.json",
     }
     assert {path.suffix for path in (run / "model").iterdir()} == {".json", ".md", ".png", ".py", ".safetensors"}

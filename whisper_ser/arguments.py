@@ -37,6 +37,7 @@ ARCHITECTURE = (
     "channel_standardisation",
     "chunk_seconds",
     "frame_averaging",
+    "ensemble",
 )
 """Fields that a saved model has settled."""
 OF_THE_HEAD = (
@@ -88,6 +89,10 @@ class ModelArguments:
     channel_standardisation: bool | None = _option("Standardise the channels of the encoder states.")
     chunk_seconds: float | None = _option("Longest stretch of audio encoded at once, in seconds.")
     frame_averaging: int | None = _option("Average every so many encoder frames (50 a second) before the head.")
+    ensemble: list[str] | None = _option(
+        "Several heads over one pass of the encoder, each as JSON: the fields of a head in which it differs from the "
+        """others, such as '{}' '{}' '{"pooling_type": "attentive"}'."""
+    )
     input_dropout: float | None = _option("Share of the encoder states' channels dropped in training.")
     pooling_dropout: float | None = _option("Dropout inside the pooling.")
     classifier_dropout: float | None = _option("Dropout on the pooled vector.")
@@ -97,6 +102,11 @@ class ModelArguments:
         "Weights of the classes in the loss; balanced: inverse to their frequency.", "none", ("none", "balanced")
     )
     pad_to_seconds: float | None = _option("The paper's 30: pad or truncate audio to this length.")
+
+    @property
+    def members(self) -> list[Any] | None:
+        """The members of an ensemble as `WhisperSerConfig` takes them."""
+        return None if self.ensemble is None else [json.loads(member) for member in self.ensemble]
 
 
 @dataclass
@@ -281,6 +291,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
 def _check(arguments: Arguments) -> None:
     """Raises for settings that contradict each other or would be ignored."""
     model, data, training, sweep = arguments
+    _check_ensemble(model)
     _check_sweep(arguments)
     if model.model_name_or_path is None and model.encoder is None and not sweep.encoders:
         raise RecipeError("Say what to train: --encoder for a new model, or --model_name_or_path to train one on.")
@@ -304,6 +315,15 @@ def _check(arguments: Arguments) -> None:
         raise RecipeError(
             f"selection={training.selection} compares epochs: leave eval_strategy and save_strategy at epoch."
         )
+
+
+def _check_ensemble(model: ModelArguments) -> None:
+    try:
+        _ = model.members
+    except json.JSONDecodeError as error:
+        raise RecipeError(
+            f"""--ensemble is not JSON ({error}): expected a member each, such as {{}} {{"pooling_type": "qkv"}}."""
+        ) from error
 
 
 def _check_sweep(arguments: Arguments) -> None:

@@ -76,6 +76,7 @@ def _seconds_of_a_step(
         "layer_index": 1,
         "layer_indices": [1],
         "layer_mixing": "none",
+        "ensemble": config.ensemble and [{**member, "layer_indices": [1]} for member in config.ensemble],
     }
     model: Any = WhisperForEmotionClassification(WhisperSerConfig(**fields))
     model.to(arguments.training.device).train()

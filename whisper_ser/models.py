@@ -14,7 +14,9 @@ logger = logging.get_logger(__name__)
 
 def given_fields(arguments: ModelArguments) -> dict[str, Any]:
     """Returns the fields of `WhisperSerConfig` that the settings name."""
-    return {name: value for name in ARCHITECTURE + TRAINING_FIELDS if (value := getattr(arguments, name)) is not None}
+    values = {name: getattr(arguments, name) for name in ARCHITECTURE + TRAINING_FIELDS}
+    values["ensemble"] = arguments.members
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def build_model(

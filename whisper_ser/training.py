@@ -19,6 +19,7 @@ from transformers.utils import logging
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from whisper_ser.arguments import Arguments, SerTrainingArguments
 from whisper_ser.audio import read_audio
+from whisper_ser.calibration import fit_temperature
 from whisper_ser.errors import CheckpointError, RecipeError
 from whisper_ser.evaluation import scores
 from whisper_ser.features import Features, fill
@@ -102,8 +103,9 @@ class Training(NamedTuple):
     """A finished training.
 
     Attributes:
-        model: the epoch selected.
-        logits: of every utterance of each part, `{"validation" | "test": (utterances, num_labels)}`.
+        model: the epoch selected, with the temperature that fits its validation utterances, or 1.
+        logits: of every utterance of each part, `{"validation" | "test": (utterances, num_labels)}`, not yet divided
+            by the temperature.
         epochs: trained.
         seconds: spent in the Trainer since it was last started.
         history: of each epoch, its loss and the figures of the parts evaluated after it.
@@ -171,6 +173,7 @@ def train(
     model.config.class_weights = _class_weights(
         examples["train"].labels, len(model.config.labels), arguments.model.class_weighting
     )
+    model.config.temperature = 1.0
     best = BestEpoch(BEST[settings.selection]) if settings.selection in BEST and not resumable else None
     trainer = _trainer(model, extractor, examples, settings, best, follow_test)
     if resume:
@@ -183,6 +186,9 @@ def train(
         for part in ("validation", "test")
         if len(examples[part])
     }
+    if "validation" in logits:
+        fitted = fit_temperature(logits["validation"], np.array(examples["validation"].labels))
+        model.config.temperature = fitted or 1.0
     history = _history(trainer.state.log_history)
     return Training(model, logits, round(trainer.state.epoch or 0, 2), output.metrics["train_runtime"], history)
 

@@ -2,14 +2,11 @@
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
 from modeling_whisper_ser.pooling_whisper_ser import Packing
@@ -20,8 +17,8 @@ from whisper_ser.errors import InferenceError
 class Recognizer:
     """A trained model in evaluation mode, and the extractor that feeds it.
 
-    A frame vector `(d_model,)` is what the pooling reads of one encoder frame. Whatever is pooled over - a file, a
-    window, a segment - is pooled over these vectors, so that one pass of the encoder answers every question.
+    A frame vector `(pooled_width,)` is what the pooling reads of one encoder frame. Whatever is pooled over - a file,
+    a window, a segment - is pooled over these vectors, so that one pass of the encoder answers every question.
     """
 
     model: WhisperForEmotionClassification
@@ -54,11 +51,8 @@ class Recognizer:
 
     @torch.no_grad()
     def frame_vectors(self, features: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Returns the frame vectors `(frames, d_model)` of each clip."""
-        base = self.model.whisper_ser
-        with _inputs_of(base.pooling) as given:
-            base(**self._placed(features))
-        vectors, packing = given
+        """Returns the frame vectors `(frames, pooled_width)` of each clip."""
+        vectors, packing = self.model.whisper_ser.frame_vectors(**self._placed(features))
         return list(vectors.split(packing.mask.sum(1).tolist()))
 
     @torch.no_grad()
@@ -72,20 +66,15 @@ class Recognizer:
 
     @torch.no_grad()
     def project(self, states: torch.Tensor) -> torch.Tensor:
-        """Returns the frame vectors `(frames, d_model)` of encoder states `(layers, frames, width)`."""
-        base = self.model.whisper_ser
-        with _inputs_of(base.pooling) as given:
-            base(encoder_hidden_states=states[None])
-        return given[0]
+        """Returns the frame vectors `(frames, pooled_width)` of encoder states `(layers, frames, width)`."""
+        return self.model.whisper_ser.frame_vectors(encoder_hidden_states=states[None])[0]
 
     @torch.no_grad()
     def pool(self, vectors: torch.Tensor, counts: Sequence[int]) -> np.ndarray:
-        """Returns probabilities `(batch, labels)` of joined frame vectors `(frames, d_model)`, `counts` each."""
-        base = self.model.whisper_ser
+        """Returns probabilities `(batch, labels)` of joined frame vectors `(frames, pooled_width)`, `counts` each."""
         lengths = torch.tensor(counts, device=vectors.device)
         packing = Packing.of(torch.arange(max(counts), device=vectors.device) < lengths[:, None])
-        pooled, _ = base.pooling(vectors, packing)
-        return _softmax(self.model.classifier(base.pooled_norm(pooled)))
+        return _softmax(self.model.classify(self.model.whisper_ser.pool_vectors(vectors, packing)))
 
     def _placed(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         dtypes = {"input_features": self.model.dtype}
@@ -116,17 +105,6 @@ def load_model(name_or_path: str | os.PathLike, device: str | torch.device | Non
     model = WhisperForEmotionClassification.from_pretrained(name).eval()
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Recognizer(model.to(place), WhisperSerFeatureExtractor.from_pretrained(name))
-
-
-@contextmanager
-def _inputs_of(module: nn.Module) -> Iterator[list[Any]]:
-    """Yields a list that will hold the arguments which `module` is called with: no output of the model names them."""
-    kept: list[Any] = []
-    handle = module.register_forward_pre_hook(lambda _, arguments: kept.extend(arguments))
-    try:
-        yield kept
-    finally:
-        handle.remove()
 
 
 def _softmax(logits: torch.Tensor) -> np.ndarray:

@@ -124,7 +124,8 @@ def encoded(chunks: list[Chunk], recognizer: Recognizer) -> list[Piece]:
         group = speech[first : first + CHUNKS_ENCODED]
         features = recognizer.features([chunk.audio for chunk in group if chunk.audio is not None])
         vectors.update(zip([chunk.start for chunk in group], recognizer.frame_vectors(features), strict=True))
-    nothing = recognizer.model.classifier.weight.new_empty(0, recognizer.model.config.d_model)
+    model = recognizer.model
+    nothing = torch.empty(0, model.config.pooled_width, device=model.device, dtype=model.dtype)
     pieces = []
     for chunk in chunks:
         found = vectors.get(chunk.start, nothing)

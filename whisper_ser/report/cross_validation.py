@@ -12,9 +12,11 @@ from whisper_ser.audit import AuditResult
 from whisper_ser.evaluation import confusion_table, summarise_folds, summarise_seeds
 from whisper_ser.files import replacing
 from whisper_ser.folds import Fold
-from whisper_ser.report.figures import draw_confusion_matrix
+from whisper_ser.report.calibration import calibration_of_folds, calibration_words, confidence_of, coverage_of
+from whisper_ser.report.figures import draw_confusion_matrix, draw_coverage
 from whisper_ser.report.run import (
     CONFUSION_MATRIX,
+    COVERAGE,
     METRICS,
     PREDICTIONS,
     between_people,
@@ -33,7 +35,7 @@ def write_cross_validation(
     audit: AuditResult,
     warnings: Sequence[str],
 ) -> dict[str, Any]:
-    """Writes `metrics.json`, `predictions.parquet` and `confusion_matrix.png` of all folds; returns the metrics.
+    """Writes `metrics.json`, `predictions.parquet` and the figures of all folds; returns the metrics.
 
     Args:
         folders: of each fold, by seed.
@@ -44,14 +46,22 @@ def write_cross_validation(
         pandas.read_parquet(folder / PREDICTIONS).assign(fold=fold.name, seed=seed) for seed, fold, folder in trained
     ]
     predictions, labels = pandas.concat(tables), of_folds[0]["labels"]
+    tests = [table[table["part"] == "test"] for table in tables]
+    tested = pandas.concat(tests)
     summary = summarise_folds([metrics["test"] for metrics in of_folds])
     metrics = {
         "labels": labels,
         "test": summary,
         "seeds": _over_seeds(of_folds, len(folds)),
-        **between_people(predictions[predictions["part"] == "test"], labels),
+        "calibration": calibration_of_folds(tests, labels, [metrics["calibration"] for metrics in of_folds]),
+        "coverage": coverage_of(tested, labels),
+        **between_people(tested, labels),
         "folds": [
-            {"name": fold.name, **{part: figures[part] for part in ("test", "validation")}, **figures["protocol"]}
+            {
+                "name": fold.name,
+                **{name: figures[name] for name in ("test", "validation", "calibration")},
+                **figures["protocol"],
+            }
             for (_, fold, _), figures in zip(trained, of_folds, strict=True)
         ],
         "corpus": of_folds[0]["corpus"],
@@ -72,6 +82,8 @@ def write_cross_validation(
     title = f"{metrics['corpus']['name']}, {len(folds)} folds, UA {100 * summary['ua']['mean']:.1f} %"
     with replacing(output_dir / CONFUSION_MATRIX) as path:
         draw_confusion_matrix(summary["pooled"]["confusion_matrix"], labels, title, path)
+    with replacing(output_dir / COVERAGE) as path:
+        draw_coverage(*confidence_of(tested, labels), f"{metrics['corpus']['name']}, {len(folds)} folds", path)
     write_tables(output_dir, metrics, predictions)
     return metrics
 
@@ -99,12 +111,14 @@ def cross_validation_summary(metrics: dict[str, Any], folder: Path) -> str:
     table = confusion_table(test["pooled"]["confusion_matrix"], metrics["labels"])
     lines += [
         "",
-        f"test utterances of all folds, ECE {test['ece']['mean']:.3f}:",
+        "test utterances of all folds:",
         table,
+        "",
+        calibration_words(metrics["calibration"]),
         "",
         *closing_remarks(metrics),
     ]
-    return "\n".join([*lines, f"{folder}/ holds {METRICS}, {PREDICTIONS}, {CONFUSION_MATRIX} and folds/"])
+    return "\n".join([*lines, f"{folder}/ holds {METRICS}, {PREDICTIONS}, {CONFUSION_MATRIX}, {COVERAGE} and folds/"])
 
 
 def _over_seeds(of_folds: list[dict[str, Any]], folds: int) -> dict[str, Any]:

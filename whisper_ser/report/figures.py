@@ -10,6 +10,11 @@ from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first: th
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.image import AxesImage  # noqa: E402
 
+from whisper_ser.coverage import coverage_curve  # noqa: E402
+
+MARKED = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""Thresholds named on the curve of coverage, where they leave answers out."""
+
 
 def draw_durations(seconds: list[float], title: str, path: Path) -> None:
     """Writes the histogram of durations in seconds; far longer ones than the rest are counted below it."""
@@ -61,3 +66,29 @@ def paint_confusion_matrix(axes: Axes, counts: np.ndarray, text: str, fontsize: 
             fontsize=fontsize,
         )
     return axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+
+
+def draw_coverage(confidence: np.ndarray, right: np.ndarray, of: str, path: Path) -> None:
+    """Writes how many of the answers are right, by the share of utterances answered, as the threshold rises.
+
+    Args:
+        confidence: probability of the winning class `(utterances,)`.
+        right: whether it is the true one `(utterances,)`.
+        of: corpus and protocol, for the title.
+    """
+    thresholds, answered, correct = coverage_curve(confidence, right)
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    axes.plot(100 * answered, 100 * correct, color="tab:blue", linewidth=1.5)
+    axes.axhline(100 * correct[-1], color="black", linestyle="--", linewidth=0.8)
+    for threshold in MARKED:
+        if thresholds[-1] < threshold <= thresholds[0]:
+            last = np.flatnonzero(thresholds >= threshold)[-1]
+            point = 100 * answered[last], 100 * correct[last]
+            axes.plot(*point, "o", color="tab:blue", markersize=4)
+            axes.annotate(f"{threshold:g}", point, xytext=(3, 5), textcoords="offset points", fontsize=8)
+    axes.set_xlim(0, 102)
+    axes.set_xlabel("utterances answered (%); dots: the threshold of probability")
+    axes.set_ylabel("of those, right (%)")
+    axes.set_title(f"{of}, {len(confidence)} test utterances, {100 * correct[-1]:.1f} % of all right", fontsize=10)
+    figure.savefig(path, format="png")
+    plt.close(figure)

@@ -48,6 +48,7 @@ class Results(NamedTuple):
         protocol: in words.
         pooled: recall, confusion matrix and number of all test utterances.
         ece: expected calibration error; the mean over folds.
+        ece_before: the same without the temperature; `None` where no temperature was fitted.
         intervals: over speakers, `None` where there are too few.
     """
 
@@ -56,6 +57,7 @@ class Results(NamedTuple):
     figures: list[Figure]
     pooled: dict[str, Any]
     ece: float
+    ece_before: float | None
     intervals: dict[str, Any] | None
 
 
@@ -66,23 +68,25 @@ def is_cross_validation(metrics: dict[str, Any]) -> bool:
 
 def results_of(metrics: dict[str, Any]) -> Results:
     """Returns the test that `metrics.json` tells of."""
-    test, intervals = metrics["test"], metrics["intervals"]
+    test, intervals, calibration = metrics["test"], metrics["intervals"], metrics["calibration"]
     if intervals and intervals["speakers"] < FEWEST_SPEAKERS:
         intervals = None
     if is_cross_validation(metrics):
         means = {name: test[name]["mean"] for name in NAMES}
         deviations: dict[str, float | None] = {name: test[name]["std"] for name in NAMES}
         pooled, ece = {**test["pooled"], "utterances": test["utterances"]}, test["ece"]["mean"]
+        before = calibration["ece_before"]["mean"] if calibration["fitted"] else None
         protocol = _of_folds(metrics)
     else:
         means, deviations, pooled, ece = {n: test[n] for n in NAMES}, dict.fromkeys(NAMES), test, test["ece"]
+        before = None if calibration["not_fitted"] else calibration["ece_before"]
         protocol = _of_split(metrics["protocol"])
     figures = [
         Figure(name, means[name], deviations[name], pooled[name], intervals[name] if intervals else None)
         for name in NAMES
     ]
     kind = "cross-validation" if is_cross_validation(metrics) else "split"
-    return Results(kind, protocol, figures, pooled, ece, intervals)
+    return Results(kind, protocol, figures, pooled, ece, before, intervals)
 
 
 def _of_split(protocol: dict[str, Any]) -> str:

@@ -23,8 +23,9 @@ from whisper_ser.files import replacing
 from whisper_ser.intervals import speaker_intervals
 from whisper_ser.known_answer import write_known_answer
 from whisper_ser.protocols import Split
+from whisper_ser.report.calibration import calibration_of_run, calibration_words, confidence_of, coverage_of
 from whisper_ser.report.card import base_model, model_card
-from whisper_ser.report.figures import draw_confusion_matrix
+from whisper_ser.report.figures import draw_confusion_matrix, draw_coverage
 from whisper_ser.report.groups import by_gender, speaker_spread
 from whisper_ser.report.recipe import portable, recipe, write_recipe
 from whisper_ser.training import Training, remove_checkpoints
@@ -33,6 +34,7 @@ METRICS = "metrics.json"
 """Written last: where it is, a run is complete."""
 PREDICTIONS = "predictions.parquet"
 CONFUSION_MATRIX = "confusion_matrix.png"
+COVERAGE = "coverage.png"
 OUTPUTS = {"model": "a trained model", "folds": "a cross-validation", "cells": "a sweep"}
 """What each kind of run fills in its folder."""
 TEST_BEST = "selection=test_best: the test part chose the epoch it is reported for, which flatters."
@@ -48,7 +50,7 @@ def write_run(
     warnings: Sequence[str],
     arguments: Arguments,
 ) -> dict[str, Any]:
-    """Writes `model/`, metrics, predictions, confusion matrix and recipe; returns the metrics.
+    """Writes `model/`, metrics, predictions, figures and recipe; returns the metrics.
 
     Each is whole or not there. `hours` are those of all audio, `warnings` what every table has to say.
     """
@@ -64,6 +66,9 @@ def write_run(
         (path / "README.md").write_text(model_card(metrics, path), encoding="utf-8")
     with replacing(folder / CONFUSION_MATRIX) as path:
         draw_results(metrics, path)
+    with replacing(folder / COVERAGE) as path:
+        test = predictions[predictions["part"] == "test"]
+        draw_coverage(*confidence_of(test, metrics["labels"]), metrics["corpus"]["name"], path)
     write_recipe(folder, settings)
     write_tables(folder, metrics, predictions)
     return metrics
@@ -97,8 +102,12 @@ def draw_results(metrics: dict[str, Any], path: Path) -> None:
 
 def _all_predictions(training: Training, split: Split) -> pandas.DataFrame:
     labels = training.model.config.labels
+    temperature = training.model.config.temperature
     return pandas.concat(
-        [_predictions(name, getattr(split, name), logits, labels) for name, logits in training.logits.items()]
+        [
+            _predictions(name, getattr(split, name), logits / temperature, labels)
+            for name, logits in training.logits.items()
+        ]
     )
 
 
@@ -137,8 +146,9 @@ def summary(metrics: dict[str, Any], folder: Path) -> str:
             numbers = "  ".join(f"{name} {100 * figures[name.lower()]:.1f}" for name in ("WA", "UA", "F1"))
             lines.append(f"{part}: {numbers}  ({figures['utterances']} utterances)")
     lines += ["", "test, utterances:", confusion_table(metrics["test"]["confusion_matrix"], metrics["labels"]), ""]
+    lines += [calibration_words(metrics["calibration"]), ""]
     lines += closing_remarks(metrics)
-    names = "model/, metrics.json, predictions.parquet, confusion_matrix.png, recipe.json"
+    names = "model/, metrics.json, predictions.parquet, confusion_matrix.png, coverage.png, recipe.json"
     return "\n".join([*lines, f"{folder}/ holds {names}"])
 
 
@@ -179,6 +189,10 @@ def _metrics(
         "labels": labels,
         "test": parts["test"],
         "validation": parts.get("validation"),
+        "calibration": calibration_of_run(
+            test, labels, training.model.config.temperature, len(training.logits.get("validation", []))
+        ),
+        "coverage": coverage_of(test, labels),
         **between_people(test, labels),
         "corpus": {
             "name": info.dataset_name,
