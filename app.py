@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from modeling_whisper_ser import ConfigError, MissingWeightsError
 from whisper_ser import predict, timeline
-from whisper_ser.errors import InferenceError, WhisperSerError
+from whisper_ser.errors import AudioFileError, InferenceError, WhisperSerError
 from whisper_ser.inference.attention import LONGEST_SECONDS, explain
 from whisper_ser.inference.plots import attention_figure
 from whisper_ser.inference.recognizer import Recognizer
@@ -38,17 +38,20 @@ CLEANING = (60, 3600)
 MOST_WAITING = 20
 MOST_STEPS = 400
 """Of a timeline: longer recordings get longer steps."""
-CARD_INCHES = 5.0
+INCHES = 5.0
 """Width of the attention plot, whose letters are then legible on a telephone, too."""
 USER_ERRORS = (WhisperSerError, ConfigError, MissingWeightsError, OSError)
 """Reported in one line instead of a stack trace."""
 
 ABOUT = """# Speech emotion recognition
-Upload or record speech, and see which emotion the voice resembles, when, and where the model listened."""
+Upload or record speech, and see which emotion the voice resembles, when, and where the model listened. It is what a
+voice resembles in acted recordings, not what a person feels: see the limits below."""
 FORMATS = (
-    f"WAV, FLAC, OGG or MP3, up to {LONGEST_MINUTES} minutes and {LARGEST_BYTES // 10**6} MB. What you upload is "
+    f"WAV, FLAC, OGG or MP3, up to {LONGEST_MINUTES} minutes and {LARGEST_BYTES // 2**20} MB. What you upload is "
     "processed where this page runs, shown to nobody else, and deleted about an hour later."
 )
+ATTENTION = f"""How much each pooling head weighed each moment, as against weighing all alike (1). Drawn for
+recordings of up to {LONGEST_SECONDS} s."""
 LIMITS = """### Limits
 A model names the emotion that a **voice resembles** in the recordings it was trained on, not what a person feels. It
 knows its own labels only, and mostly acted speech of one language: in everyday life, and with other languages and
@@ -77,20 +80,19 @@ def page(models: dict[str, Recognizer], examples: dict[str, Path]) -> gr.Blocks:
                 choices = [(f"{name}: {', '.join(model.labels)}", name) for name, model in models.items()]
                 model = gr.Dropdown(choices, value=choices[0][1], label="Model", filterable=False)
                 button = gr.Button("Recognise", variant="primary")
-                shown = examples_component(examples, audio) if examples else None
+                shown = examples_part(examples, audio) if examples else None
             with gr.Column():
-                results = [gr.Label(label="Whole recording"), *timeline_components()]
-                results.append(gr.Plot(label=f"Where the model listened (recordings up to {LONGEST_SECONDS} s)"))
+                results = [gr.Label(label="Whole recording"), *timeline_part(), *attention_part()]
         gr.Markdown(LIMITS)
         # One at a time, whoever asks: torch uses all processors for each.
         run = {"fn": partial(recognise, models), "inputs": [audio, model], "outputs": results, "concurrency_id": "run"}
-        button.click(**run, api_name="recognise")
+        button.click(**run, show_progress_on=results[0], api_name="recognise")
         if shown is not None:
-            shown.load_input_event.then(**run, api_visibility="private")
+            shown.load_input_event.then(**run, show_progress_on=results[0], api_visibility="private")
     return blocks
 
 
-def examples_component(examples: dict[str, Path], audio: gr.Audio) -> gr.Examples:
+def examples_part(examples: dict[str, Path], audio: gr.Audio) -> gr.Examples:
     return gr.Examples(
         [[str(path)] for path in examples.values()],
         [audio],
@@ -101,8 +103,9 @@ def examples_component(examples: dict[str, Path], audio: gr.Audio) -> gr.Example
     )
 
 
-def timeline_components() -> list[gr.components.Component]:
-    with gr.Group():
+def timeline_part() -> list[Any]:
+    """Returns the part of the page, chart, key of its colours, and list of segments."""
+    with gr.Column(visible=False) as part:
         chart = gr.BarPlot(
             x="time",
             y="probability",
@@ -114,10 +117,18 @@ def timeline_components() -> list[gr.components.Component]:
             height=240,
             label="Timeline",
         )
-        key = gr.HTML(padding=True)
-    with gr.Accordion("Segments", open=False):
-        table = gr.Dataframe(interactive=False, show_label=False, max_height=300)
-    return [chart, key, table]
+        key = gr.HTML()
+        with gr.Accordion("Segments", open=False):
+            table = gr.Dataframe(interactive=False, show_label=False, max_height=300)
+    return [part, chart, key, table]
+
+
+def attention_part() -> list[Any]:
+    """Returns the part of the page, and the plot."""
+    with gr.Column(visible=False) as part:
+        plot = gr.Plot(show_label=False)
+        gr.Markdown(ATTENTION)
+    return [part, plot]
 
 
 def recognise(models: dict[str, Recognizer], path: str | None, name: str) -> Iterator[list[Any]]:
@@ -126,31 +137,33 @@ def recognise(models: dict[str, Recognizer], path: str | None, name: str) -> Ite
     Raises:
         gr.Error: shown to the visitor.
     """
+    hidden = gr.Column(visible=False)
+    probabilities, timeline_shown, attention_shown = None, [hidden, None, None, None], [hidden, None]
+    yield [probabilities, *timeline_shown, *attention_shown]
     if path is None:
-        raise gr.Error("Upload or record something first.", title="No recording", print_exception=False)
+        raise gr.Error("Upload or record something first.", print_exception=False)
     recognizer = models[name]
-    shown: list[Any] = [None] * 5
-    yield shown
     try:
         recording = read_recording(path, recognizer.sampling_rate)
         (prediction,) = predict(recording, recognizer)
-        shown[0] = prediction.probabilities
-        yield shown
-        shown[1:4] = timeline_shown(recording, recognizer, prediction.seconds)
-        yield shown
+        probabilities = prediction.probabilities
+        yield [probabilities, *timeline_shown, *attention_shown]
+        timeline_shown = over_time(recording, recognizer, prediction.seconds)
+        yield [probabilities, *timeline_shown, *attention_shown]
         if prediction.seconds <= LONGEST_SECONDS:
-            shown[4] = attention_figure(replace(explain(recording, recognizer), file="Attention"), CARD_INCHES)
-            yield shown
-    except WhisperSerError as error:
-        raise gr.Error(str(error), title="Not recognised", print_exception=False) from None
+            explanation = replace(explain(recording, recognizer), file="Attention")
+            attention_shown = [gr.Column(visible=True), attention_figure(explanation, INCHES)]
+            yield [probabilities, *timeline_shown, *attention_shown]
+    except AudioFileError as error:
+        raise gr.Error(f"This recording {error.reason}.", print_exception=False) from None
 
 
-def timeline_shown(recording: np.ndarray, recognizer: Recognizer, seconds: float) -> list[Any]:
-    """Returns chart, its key, and the segments."""
+def over_time(recording: np.ndarray, recognizer: Recognizer, seconds: float) -> list[Any]:
+    """Returns what the part of the timeline shows."""
     try:
         found = timeline(recording, recognizer, hop=max(0.5, seconds / MOST_STEPS))
     except InferenceError as error:  # of a model that has no answers for parts of a recording
-        return [None, str(error), None]
+        return [gr.Column(visible=True), None, str(error), None]
     unit, length = time_unit(found)
     chart = gr.BarPlot(
         bars(found),
@@ -159,7 +172,7 @@ def timeline_shown(recording: np.ndarray, recognizer: Recognizer, seconds: float
         x_bin=found.hop / length,
         x_lim=[0, found.seconds / length],
     )
-    return [chart, legend(found.labels), segments(found)]
+    return [gr.Column(visible=True), chart, legend(found.labels), segments(found)]
 
 
 def serve(blocks: gr.Blocks, **options: Any) -> None:

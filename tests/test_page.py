@@ -3,7 +3,6 @@
 import http.client
 import json
 import signal
-import struct
 import time
 import urllib.error
 import urllib.parse
@@ -51,7 +50,9 @@ def probabilities_of(answer: tuple) -> dict[str, float]:
 def asked(space: Space, *data: object) -> str:
     """Returns how the page ends a question put to it without its own scripts."""
     body = json.dumps({"data": data}).encode()
-    request = urllib.request.Request(f"{space.url}/gradio_api/call/recognise", body, {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{space.url}/gradio_api/call/recognise", body, {"Content-Type": "application/json"}
+    )
     event = json.load(urllib.request.urlopen(request))["event_id"]
     return urllib.request.urlopen(f"{space.url}/gradio_api/call/recognise/{event}").read().decode()
 
@@ -82,7 +83,11 @@ def test_the_space_answers_as_the_library_does(space, voice, small_model, other_
         (expected,) = predict(voice, model)
         answer = client.predict(handle_file(voice), name, api_name="/recognise")
         assert probabilities_of(answer) == pytest.approx(expected.probabilities, abs=1e-4)
-        assert answer[1]["value"]["columns"][:3] == ["time", "probability", "emotion"] if "value" in answer[1] else answer[1]
+        assert (
+            answer[1]["value"]["columns"][:3] == ["time", "probability", "emotion"]
+            if "value" in answer[1]
+            else answer[1]
+        )
         assert answer[4]["type"] == "matplotlib"
 
 
@@ -115,7 +120,14 @@ def test_visitors_at_the_same_time_get_answers_of_their_own(space, small_model, 
 
 def test_no_file_of_the_server_is_served(space, small_model):
     own = space.temporary.parent / "space"
-    for path in (own / "app.py", own / "README.md", small_model / "config.json", "/etc/passwd", "app.py", "../log.txt"):
+    for path in (
+        own / "app.py",
+        own / "README.md",
+        small_model / "config.json",
+        "/etc/passwd",
+        "app.py",
+        "../log.txt",
+    ):
         assert status_of(f"{space.url}/gradio_api/file={path}") == 403
         assert status_of(f"{space.url}/gradio_api/file/{path}") in (403, 404)
 
@@ -129,7 +141,9 @@ def test_what_is_heard_was_uploaded_to_this_page(space, voice):
         assert "event: error" in ended and "event: complete" not in ended
 
 
-@pytest.mark.parametrize("model", ["/etc", "user/other", "../model", "", None, 0, ["user/tones"], {"path": "/etc/passwd"}])
+@pytest.mark.parametrize(
+    "model", ["/etc", "user/other", "../model", "", None, 0, ["user/tones"], {"path": "/etc/passwd"}]
+)
 def test_a_model_that_is_not_offered_is_not_taken(space, voice, model):
     path = upload(space, voice.read_bytes())
     ended = asked(space, {"path": path, "meta": {"_type": "gradio.FileData"}}, model)
@@ -248,7 +262,9 @@ def guarded(largest: int = 10**7) -> TestClient:
 
 
 def test_the_guard_lets_questions_and_uploads_through_unchanged():
-    question = json.dumps({"data": [{"path": "/tmp/a.wav", "url": "http://here/file=/tmp/a.wav"}, "http://text", None]})
+    question = json.dumps(
+        {"data": [{"path": "/tmp/a.wav", "url": "http://here/file=/tmp/a.wav"}, "http://text", None]}
+    )
     assert guarded().post("/gradio_api/call/recognise", content=question).text == question
     assert guarded().post("/gradio_api/cancel").text == ""
     assert guarded().post("/gradio_api/upload", content=b"\x00" * 2_000_000).content == b"\x00" * 2_000_000
@@ -291,7 +307,9 @@ def test_a_recording_shorter_than_a_step_has_one_bar_and_silence_none():
 
 def test_long_recordings_are_drawn_in_minutes():
     assert time_unit(a_timeline(179)) == ("s", 1) and time_unit(a_timeline(180)) == ("min", 60)
-    assert bars(a_timeline(180, Span(0, 180, {"sad": 1.0})))["time"].tolist()[:2] == pytest.approx([0.5 / 60, 1.5 / 60])
+    assert bars(a_timeline(180, Span(0, 180, {"sad": 1.0})))["time"].tolist()[:2] == pytest.approx(
+        [0.5 / 60, 1.5 / 60]
+    )
 
 
 def test_segments_and_key_are_text_for_people():

@@ -106,7 +106,8 @@ def _opened(audio: str | Path | BinaryIO, name: str) -> soundfile.SoundFile:
 
 def _unreadable(name: str, error: Exception) -> AudioFileError:
     # Without the path, which libsndfile puts before what it says.
-    return AudioFileError(name, f"cannot be read as audio ({getattr(error, 'error_string', error)})")
+    reason = str(getattr(error, "error_string", error)).rstrip(".")
+    return AudioFileError(name, f"cannot be read as audio ({reason})")
 
 
 def _columns(samples: np.ndarray, name: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from whisper_ser.errors import AudioFileError
 from whisper_ser.inference.decoding import decode
 
-LARGEST_BYTES = 100 * 10**6
+LARGEST_BYTES = 100 * 2**20
 LONGEST_MINUTES = 30
 NAME = "This recording"
 
@@ -19,7 +19,7 @@ def read_recording(path: str | Path, sampling_rate: int) -> np.ndarray:
         AudioFileError: it is larger or longer than allowed, whatever its header says, or no audio.
     """
     if Path(path).stat().st_size > LARGEST_BYTES:
-        raise AudioFileError(NAME, f"is larger than {LARGEST_BYTES // 10**6} MB")
+        raise AudioFileError(NAME, f"is larger than {LARGEST_BYTES // 2**20} MB")
     samples, blocks = 0, []
     # Opened here: libsndfile tells the kind of a file by its name, which is the visitor's, if it is given one.
     with open(path, "rb") as file:

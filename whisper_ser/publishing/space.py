@@ -81,6 +81,6 @@ def _sdk_version() -> str:
         return importlib.metadata.version("gradio")
     except importlib.metadata.PackageNotFoundError:
         raise PublishError(
-            "A Space runs on gradio, which is not installed here: pip install gradio, try the page with `python app.py "
-            "MODEL`, and push again."
+            "A Space runs on gradio, which is not installed here: install it, try the page (python app.py MODEL), and "
+            "push again."
         ) from None
