@@ -27,16 +27,15 @@ PATIENCE_SECONDS = 300
 
 @dataclass(frozen=True)
 class Space:
-    """A Space that runs at `url`; `temporary` is the folder in which it keeps what it is given."""
+    """A Space that runs at `url`; what it is given is kept somewhere in `temporary`."""
 
     url: str
     temporary: Path
-    process: subprocess.Popen
 
 
 @contextmanager
 def running_space(folder: Path, models: str, **environment: str) -> Iterator[Space]:
-    """Yields the Space of so many models, separated by commas; ends it as Docker would."""
+    """Yields the Space of so many models, separated by commas; ends it as Docker would, and sees that nothing is left."""
     stage_space(folder / "space", ROOT / "app.py", "user/tones")
     temporary, early = folder / "temporary", folder / "early"
     temporary.mkdir()
@@ -58,10 +57,12 @@ def running_space(folder: Path, models: str, **environment: str) -> Iterator[Spa
         )
     try:
         _wait(f"http://127.0.0.1:{port}/", process, log)
-        yield Space(f"http://127.0.0.1:{port}", temporary, process)
+        yield Space(f"http://127.0.0.1:{port}", temporary)
     finally:
         process.terminate()
         process.wait(PATIENCE_SECONDS)
+    left = list(temporary.glob("whisper-ser-page-*"))
+    assert not left, f"The Space has ended, and what was given to it is still there: {left}"
 
 
 def _free_port() -> int:
