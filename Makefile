@@ -1,10 +1,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test check format clean
+.PHONY: train app test check format clean
 
 train: .venv/installed  ## train, test and use a model on the synthetic demo corpus
 	$(BIN)/python run_train.py recipes/demo.json
+
+app: .venv/installed  ## open the page on the demo model, trained first if it is not there
+	test -e outputs/demo/model || $(MAKE) train
+	$(BIN)/python app.py outputs/demo/model
 
 test: .venv/installed  ## run the test suite
 	$(BIN)/python -m pytest
@@ -23,5 +27,5 @@ clean:
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[app,demo,dev]"
 	touch $@

@@ -99,6 +99,30 @@ def save_small_model(checkpoint: Path, folder: Path, pad_to_seconds: float | Non
     return folder
 
 
+@pytest.fixture(scope="session")
+def other_model(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose model has the labels of `small_model` and other answers."""
+    return save_small_model(small_checkpoint, tmp_path_factory.mktemp("runs") / "means" / "model", pooling_type="mean")
+
+
+@pytest.fixture(scope="session")
+def space(small_model: Path, other_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The page, running as a Space: `small_model` comes from a Hub as user/tones, `other_model` from its folder."""
+    from hub_server import Hub
+    from space import running_space
+
+    with Hub() as hub:
+        hub.add("user/tones", {path.name: path.read_bytes() for path in small_model.iterdir()})
+        settings = {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path_factory.mktemp("hub-cache")),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+        }
+        with running_space(tmp_path_factory.mktemp("space"), f"user/tones, {other_model}", **settings) as space:
+            yield space
+
+
 def speechlike(seconds: float, pitch: float = 120.0, seed: int = 0) -> np.ndarray:
     """Returns a voice-like waveform `(samples,)`: harmonics of a wavering pitch, in syllables, with some noise."""
     rng = np.random.default_rng(seed)

@@ -201,10 +201,9 @@ def _write_corpus(folder: Path) -> None:
     """Speaks every utterance into the new `folder`, then writes the table and, last, the manifest with checksums."""
     folder.mkdir(parents=True)
     utterances = list(planned_utterances())
-    espeak = _Espeak()
+    espeak = Espeak()
     for utterance in tqdm(utterances, desc="Speaking the demo corpus", unit="utterance"):
-        samples = espeak.speak(utterance.text, utterance.speaker, utterance.prosody)
-        sf.write(folder / utterance.file_name, _to_16_khz(samples, espeak.sample_rate), SAMPLE_RATE, subtype="PCM_16")
+        espeak.write(utterance, folder)
     with (folder / METADATA_FILE).open("w", encoding="utf-8", newline="") as table:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -231,8 +230,12 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-class _Espeak:
-    """espeak-ng through ctypes; numbers and signatures are those of its `speak_lib.h` and `espeak_ng.h`."""
+class Espeak:
+    """espeak-ng through ctypes; numbers and signatures are those of its `speak_lib.h` and `espeak_ng.h`.
+
+    Raises:
+        CorpusError: it is not installed, or does not run here.
+    """
 
     _OUTPUT_SYNCHRONOUS = 2  # espeak_Synth returns when the callback has had every sample
     _DONT_EXIT = 0x8000  # report a broken data folder instead of ending the process
@@ -241,6 +244,7 @@ class _Espeak:
     _LIMITS = {_RATE: (80, 450), _VOLUME: (0, 200), _PITCH: (0, 100), _RANGE: (0, 100)}
 
     def __init__(self) -> None:
+        _require_espeak()
         import espeakng_loader  # an optional extra
 
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -273,6 +277,11 @@ class _Espeak:
             ctypes.c_void_p,  # identifier of the message, not asked for
             ctypes.c_void_p,  # user data, none
         ]
+
+    def write(self, utterance: Utterance, folder: Path) -> None:
+        """Speaks the utterance into a FLAC file of its name in `folder` (16 kHz, mono, 16 bit)."""
+        samples = self.speak(utterance.text, utterance.speaker, utterance.prosody)
+        sf.write(folder / utterance.file_name, _to_16_khz(samples, self.sample_rate), SAMPLE_RATE, subtype="PCM_16")
 
     def _collect(self, samples: Any, count: int, events: int | None) -> int:
         if samples and count > 0:  # a last call without samples says that the text is over

@@ -13,6 +13,8 @@ from whisper_ser.audio import SHORTEST_SECONDS, read_with_torchcodec
 from whisper_ser.errors import AudioFileError
 
 BLOCK_SECONDS = 60
+BLOCK_SAMPLES = 2**24
+"""At most, of all channels together: a header may claim any rate and number of channels."""
 
 Audio: TypeAlias = str | Path | BinaryIO | np.ndarray
 """A path, an opened file, or samples `(samples,)` or `(samples, channels)` in [-1, 1]."""
@@ -63,7 +65,8 @@ def decode(
         return
     try:
         with opened as file:
-            blocks = file.blocks(BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True)
+            frames = max(1, min(BLOCK_SECONDS * file.samplerate, BLOCK_SAMPLES // file.channels))
+            blocks = file.blocks(frames, dtype="float32", always_2d=True)
             yield from _mono(blocks, name, file.samplerate, sampling_rate, channel)
     except (soundfile.SoundFileError, OSError) as error:
         raise _unreadable(name, error) from error
@@ -120,7 +123,9 @@ def _with_torchcodec(audio: Audio) -> tuple[np.ndarray, int] | None:
 
 
 def _unreadable(name: str, error: Exception) -> AudioFileError:
-    return AudioFileError(name, f"cannot be read as audio ({str(error).removeprefix('Error opening ')})")
+    # Without the path, which libsndfile puts before what it says.
+    reason = str(getattr(error, "error_string", error)).rstrip(".")
+    return AudioFileError(name, f"cannot be read as audio ({reason})")
 
 
 def _columns(samples: np.ndarray, name: str) -> np.ndarray:

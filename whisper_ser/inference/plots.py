@@ -34,10 +34,15 @@ DPI = 200
 
 def draw_attention(explanation: Explanation, path: str | Path) -> None:
     """Writes a PNG of attention over time for each head, above waveform and log-mel."""
+    _save(attention_figure(explanation), path)
+
+
+def attention_figure(explanation: Explanation, width: float = 7.0) -> Figure:
+    """Returns the picture that `draw_attention` writes; `width` in inches."""
     seconds = len(explanation.waveform) / explanation.sampling_rate
     attention = explanation.attention
     heights = [0.8, 1.2] if attention is None else [max(1.0, 0.13 * len(attention)), 0.8, 1.2]
-    figure = Figure(figsize=(7.0, 0.9 + 1.15 * sum(heights)), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(width, 0.9 + 1.15 * sum(heights)), dpi=DPI, layout="constrained")
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     if attention is not None:
         _draw_heads(axes[0], attention, seconds)
@@ -47,7 +52,7 @@ def draw_attention(explanation: Explanation, path: str | Path) -> None:
     axes[-1].set_xlabel("time (s)")
     answer = ",  ".join(f"{label} {value:.2f}" for label, value in list(explanation.probabilities.items())[:4])
     figure.suptitle(f"{Path(shown(explanation.file)).name}:  {answer}", fontsize=9)
-    _save(figure, path)
+    return _lettered(figure)
 
 
 def _draw_heads(axes: Axes, attention: np.ndarray, seconds: float) -> None:
@@ -113,7 +118,7 @@ def draw_timeline(timeline: Timeline, path: str | Path) -> None:
     figure.legend(*upper.get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
     channel = "" if timeline.channel is None else f", channel {timeline.channel}"
     figure.suptitle(f"{Path(shown(timeline.file)).name}{channel}", fontsize=9)
-    _save(figure, path)
+    _save(_lettered(figure), path)
 
 
 def _draw_windows(axes: Axes, timeline: Timeline, colours: dict[str, str]) -> None:
@@ -162,10 +167,15 @@ def _minutes(seconds: float) -> str:
     return f"{int(seconds // 60)}:{seconds % 60:04.1f}".removesuffix(".0")
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def _lettered(figure: Figure) -> Figure:
+    """Returns the figure, its letters of the sizes that all have."""
     for axes in figure.axes:
         axes.tick_params(labelsize=8)
         axes.xaxis.label.set_fontsize(9)
         axes.yaxis.label.set_fontsize(9)
+    return figure
+
+
+def _save(figure: Figure, path: str | Path) -> None:
     with replacing(path) as written:
         figure.savefig(written, format="png")

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import shutil
+import sys
 import tomllib
 from pathlib import Path
 
@@ -11,19 +12,27 @@ from huggingface_hub import HfApi
 import modeling_whisper_ser
 import whisper_ser
 from whisper_ser.errors import PublishError
+from whisper_ser.page.models import MODEL_VARIABLE
 from whisper_ser.publishing.faults import in_words
 from whisper_ser.publishing.upload import Published, Target, push
 
-MODEL_VARIABLE = "WHISPER_SER_MODEL"
-"""Environment variable by which the Space tells `app.py` its model."""
 PACKAGES = (modeling_whisper_ser, whisper_ser)
+EXTRAS = ("demo",)
+"""What `app.py` can use beside what the packages need: the voice of its examples. Gradio comes with the Space."""
+ABOUT = """
+Try [{model}](/{model}): upload or record speech, see which emotion the voice resembles, when, and where the model
+listened. It names what a voice resembles in acted recordings, not what a person feels: do not use it to judge people.
+
+The variable `{variable}` in the settings of the Space names the model; separated by commas, it names several to choose
+from. Private ones need a secret `HF_TOKEN` that may read them.
+"""
 
 
 def stage_space(folder: Path, app: Path, model_id: str) -> None:
     """Writes the files of a Space for `model_id` into the new `folder`.
 
     Raises:
-        PublishError: `app` is not there.
+        PublishError: `app` is not there, or gradio is not installed.
     """
     if not app.is_file():
         raise PublishError(f"There is no {app}, which --space would push: leave --space out.")
@@ -36,12 +45,15 @@ def stage_space(folder: Path, app: Path, model_id: str) -> None:
     metadata = {
         "title": model_id.split("/")[-1],
         "sdk": "gradio",
-        **_sdk_version(),
+        "sdk_version": _sdk_version(),
+        # A Space's own choice would be older than the packages allow.
+        "python_version": f"{sys.version_info.major}.{sys.version_info.minor}",
         "app_file": "app.py",
         "models": [model_id],
         "license": "apache-2.0",
     }
-    text = f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\nTry [{model_id}](/{model_id}).\n"
+    about = ABOUT.format(model=model_id, variable=MODEL_VARIABLE)
+    text = f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n{about}"
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -58,14 +70,17 @@ def push_space(api: HfApi, folder: Path, model_id: str, private: bool) -> Publis
 
 
 def _requirements(root: Path) -> list[str]:
-    """Returns what the packages need, from the file that says so."""
+    """Returns what the page needs, from the file that says so."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project["dependencies"]
+    return project["dependencies"] + [one for extra in EXTRAS for one in project["optional-dependencies"][extra]]
 
 
-def _sdk_version() -> dict[str, str]:
-    """Returns the version of gradio that was tried here, if one was."""
+def _sdk_version() -> str:
+    """Returns the version of gradio that is tried here."""
     try:
-        return {"sdk_version": importlib.metadata.version("gradio")}
+        return importlib.metadata.version("gradio")
     except importlib.metadata.PackageNotFoundError:
-        return {}
+        raise PublishError(
+            "A Space runs on gradio, which is not installed here: install it, try the page (python app.py MODEL), and "
+            "push again."
+        ) from None
