@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from modeling_whisper_ser.packed_encoder_whisper_ser import PackedEncoder
 from whisper_ser.errors import ExportError
 from whisper_ser.export.graph import model_graph
 from whisper_ser.export.products import PRECISIONS, products
@@ -65,6 +66,8 @@ def export_onnx(
         raise ExportError(f"precision={precision!r} is not one of {', '.join(map(repr, PRECISIONS))}.")
     check_target(path)
     ready = model if isinstance(model, Recognizer) else load_model(model, "cpu")
+    if isinstance(ready.model.whisper_ser.encoder, PackedEncoder):
+        raise ExportError("A packed model has no form in ONNX: export the model that it was made of.")
     graph = model_graph(ready.model, ready.extractor, products(ready, precision))
     try:
         with replacing(path) as written:
