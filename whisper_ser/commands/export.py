@@ -35,6 +35,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise ExportError(f"Exporting needs the package {error.name}: pip install 'whisper-ser[onnx]'.") from error
     logging.disable_progress_bar()
     exported = export_onnx(arguments.model, arguments.output, "int8" if arguments.int8 else "float32")
-    size, off = f"{exported.size / 1e6:.1f} MB", f"{exported.difference:.1e}"
-    print(f"{exported.path}: {exported.precision}, {size}, off by {off} at most in a probability of synthetic voices")
+    off = f"{exported.difference:.1e} {'on average' if arguments.int8 else 'at most'}"
+    print(f"{exported.path}: {exported.precision}, {exported.size / 1e6:.1f} MB, probabilities off by {off}")
     return 0

@@ -7,8 +7,9 @@ import whisper_ser
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from whisper_ser.export.chunks import cut, joined, mel_chunks
 from whisper_ser.export.head import averaged, classify, project
-from whisper_ser.export.layers import Multiply, encode
+from whisper_ser.export.layers import encode
 from whisper_ser.export.nodes import Nodes
+from whisper_ser.export.products import Products
 from whisper_ser.export.spectrogram import log_mel
 
 OPSET, IR_VERSION = 17, 8
@@ -16,12 +17,12 @@ OPSET, IR_VERSION = 17, 8
 
 
 def model_graph(
-    model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor, multiply: Multiply
+    model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor, products: Products
 ) -> onnx.ModelProto:
     """Returns the graph, its inputs `audio` and `lengths`, its output `probabilities`.
 
     Args:
-        multiply: what adds the large products of the encoder.
+        products: what adds the large products of the encoder.
     """
     nodes, base = Nodes(), model.whisper_ser
     mels, mel_frames = log_mel(nodes, "audio", "lengths", extractor)
@@ -30,7 +31,7 @@ def model_graph(
 
     def run_pass(inner: Nodes, number: str) -> str:
         chunked, inside, length = mel_chunks(inner, number, mels, mel_frames, chunks)
-        states = encode(inner, chunked, inside, length, chunks.longest, base.encoder, multiply)
+        states = encode(inner, chunked, inside, length, chunks.longest, base.encoder, products)
         # Groups of averaged frames reach across the ends of chunks, and have to wait for all passes.
         result = project(inner, states, base) if group == 1 else inner.op("Concat", *states, axis=-1)
         return result

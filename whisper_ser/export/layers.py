@@ -1,8 +1,7 @@
 """Whisper's convolutions and layers in a graph: chunks of log-mel to the states that are read."""
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,18 +9,11 @@ from torch import nn
 
 from modeling_whisper_ser.encoder_whisper_ser import WhisperSerEncoder
 from whisper_ser.export.nodes import Nodes
-
-Multiply: TypeAlias = Callable[[Nodes, str, np.ndarray, np.ndarray, str], str]
-"""Adds `x W + b`: graph, `x` `(rows, in)`, `W` `(in, out)`, `b` `(out,)`, and the product's name in the encoder."""
-
-
-def float_product(nodes: Nodes, x: str, weight: np.ndarray, bias: np.ndarray, name: str) -> str:
-    """Adds a product of float32."""
-    return nodes.op("Gemm", x, weight, bias)
+from whisper_ser.export.products import Products
 
 
 def encode(
-    nodes: Nodes, mels: str, inside: str, length: str, longest: str, encoder: WhisperSerEncoder, multiply: Multiply
+    nodes: Nodes, mels: str, inside: str, length: str, longest: str, encoder: WhisperSerEncoder, products: Products
 ) -> list[str]:
     """Adds the encoder to a graph.
 
@@ -34,12 +26,12 @@ def encode(
     Returns:
         The states of the layers read, `(chunks * longest, width)` each.
     """
-    hidden = _convolved(nodes, mels, inside, longest, encoder, multiply)
+    hidden = _convolved(nodes, mels, inside, longest, encoder, products)
     real = nodes.op("Less", nodes.count_to(longest), nodes.op("Unsqueeze", length, [1, 2, 3]))
     unheard = nodes.op("Where", real, 0.0, float(np.finfo(np.float32).min / 2))
     read = []
     for index, layer in enumerate(encoder.layers, start=1):
-        hidden = _layer(nodes, hidden, unheard, longest, layer, f"layers.{index - 1}", multiply)
+        hidden = _layer(nodes, hidden, unheard, longest, layer, f"layers.{index - 1}", products)
         if index in encoder.layer_indices:
             above = encoder.layer_norm if index == len(encoder.layers) else None
             read.append(hidden if above is None else norm(nodes, hidden, above))
@@ -47,38 +39,40 @@ def encode(
 
 
 def _convolved(
-    nodes: Nodes, mels: str, inside: str, longest: str, encoder: WhisperSerEncoder, multiply: Multiply
+    nodes: Nodes, mels: str, inside: str, longest: str, encoder: WhisperSerEncoder, products: Products
 ) -> str:
     """Returns frames with their positions `(chunks * longest, width)`; convolutions are products of joined rows."""
     channels, width = encoder.conv1.in_channels, encoder.conv1.out_channels
     rows = nodes.op("Mul", longest, 2)
     shifted = [nodes.cut(mels, step, nodes.op("Add", rows, step), axis=1) for step in range(3)]
     joined = nodes.op("Reshape", nodes.op("Concat", *shifted, axis=2), [-1, 3 * channels])
-    hidden = gelu(nodes, float_product(nodes, joined, *_convolution(encoder.conv1), "conv1"))
+    hidden = gelu(nodes, nodes.op("Gemm", joined, *_convolution(encoder.conv1)))
     hidden = nodes.op("Mul", nodes.op("Reshape", hidden, nodes.shape(-1, rows, width)), inside)
     # Frame t is made of rows 2t - 1, 2t and 2t + 1.
     pairs = nodes.op("Reshape", hidden, nodes.shape(-1, longest, 2 * width))
     odd = nodes.cut(pairs, width, 2 * width, axis=2)
     before = nodes.op("Pad", nodes.cut(odd, 0, -1, axis=1), [0, 1, 0, 0, 0, 0], 0.0)
     joined = nodes.op("Reshape", nodes.op("Concat", before, pairs, axis=2), [-1, 3 * width])
-    hidden = gelu(nodes, multiply(nodes, joined, *_convolution(encoder.conv2), "conv2"))
+    hidden = gelu(nodes, products.add(nodes, joined, *_convolution(encoder.conv2), "conv2"))
     positions = array(encoder.embed_positions.weight)[: encoder.config.chunk_frames]
     hidden = nodes.op("Reshape", hidden, nodes.shape(-1, longest, width))
     hidden = nodes.op("Add", hidden, nodes.cut(positions, 0, longest, axis=0))
     return nodes.op("Reshape", hidden, [-1, width])
 
 
-def _layer(nodes: Nodes, hidden: str, unheard: str, longest: str, layer: Any, name: str, multiply: Multiply) -> str:
+def _layer(nodes: Nodes, hidden: str, unheard: str, longest: str, layer: Any, name: str, products: Products) -> str:
     """`(chunks * longest, width)` -> the same."""
     attention = layer.self_attn
     normed = norm(nodes, hidden, layer.self_attn_layer_norm)
-    joint = multiply(nodes, normed, *_joint(attention), f"{name}.self_attn.q_proj")
+    joint = products.add(nodes, normed, *_joint(attention), f"{name}.self_attn.q_proj")
     attended = _attended(nodes, joint, unheard, longest, attention.num_heads, attention.head_dim)
-    out = multiply(nodes, attended, *linear(attention.out_proj), f"{name}.self_attn.out_proj")
+    out = products.add(nodes, attended, *linear(attention.out_proj), f"{name}.self_attn.out_proj")
     hidden = nodes.op("Add", hidden, out)
     normed = norm(nodes, hidden, layer.final_layer_norm)
-    grown = gelu(nodes, multiply(nodes, normed, *linear(layer.fc1), f"{name}.fc1"))
-    return nodes.op("Add", hidden, multiply(nodes, grown, *linear(layer.fc2), f"{name}.fc2"))
+    (grow, grow_bias), (shrink, shrink_bias) = linear(layer.fc1), linear(layer.fc2)
+    order = products.order(f"{name}.fc2", len(shrink))
+    grown = gelu(nodes, products.add(nodes, normed, grow[:, order], grow_bias[order], f"{name}.fc1"))
+    return nodes.op("Add", hidden, products.add(nodes, grown, shrink[order], shrink_bias, f"{name}.fc2"))
 
 
 def _attended(nodes: Nodes, joint: str, unheard: str, longest: str, heads: int, head_dim: int) -> str:
