@@ -6,11 +6,11 @@
 Every repeat times all contestants one after the other, in another order each time, so that whatever else the machine
 does falls on all alike. Figures are medians of the repeats; only ratios within one run mean something.
 
-Rivals have what they gain from: as many threads, all graph optimisations, their weights packed, outputs bound, a call
-to warm up before each that is timed. "spoken" are the chunks of spoken frames that ours encodes, to the same lengths;
-"window" is the 30 s that stock Whisper wants. Their log-mel is ours, and they stop at the encoder's states: pooling
-and classifier are in our time alone. transformers hears the first 30 s of longer audio, the others all of it.
-CTranslate2 has no cut encoder; it is compared on tiny.en, whose file it reads, all layers.
+Rivals have what they gain from: as many threads, all graph optimisations, their weights packed, a call to warm up
+before each that is timed. "spoken" are the chunks of spoken frames that ours encodes, to the same lengths; "window" is
+the 30 s that stock Whisper wants. ONNX Runtime runs what `whisper-ser export onnx` writes, waveform to probabilities.
+CTranslate2 gets our log-mel and stops at the encoder's states; it has no cut encoder, and is compared on all layers of
+tiny.en, whose file it reads. transformers hears the first 30 s of longer audio, the others all of it.
 
 The floor is the multiplications of the encoder divided by the best rate at which packed matrices are multiplied in the
 same run, precision and number of threads.
@@ -45,6 +45,7 @@ from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeat
 from modeling_whisper_ser.encoder_whisper_ser import WhisperSerEncoder, even_chunks
 from modeling_whisper_ser.packed_encoder_whisper_ser import typical_voices
 from whisper_ser.checkpoints import DEMO_ENCODER, resolve_encoder
+from whisper_ser.inference.recognizer import Recognizer
 from whisper_ser.inference.speed import optimised
 
 RATE = 16000
@@ -161,13 +162,13 @@ def own(task: str, encoder: str, layer: int | None) -> list[Contestant]:
     ]
 
 
-def cut_model(encoder: str, layer: int | None) -> WhisperForEmotionClassification:
+def cut_model(encoder: str, layer: int | None, **fields: Any) -> WhisperForEmotionClassification:
     """Returns a model up to `layer`, all layers by default, with a head of random weights."""
     torch.manual_seed(0)
     folder = resolve_encoder(encoder)
     if layer is None:
         layer = WhisperForEmotionClassification.from_encoder(folder, LABELS).config.encoder_config.encoder_layers
-    return WhisperForEmotionClassification.from_encoder(folder, LABELS, layer_index=layer).eval()
+    return WhisperForEmotionClassification.from_encoder(folder, LABELS, layer_index=layer, **fields).eval()
 
 
 def ours(encoder: str, layer: int | None, precision: str) -> Callable[[Clips], Any]:
@@ -198,70 +199,18 @@ def stock(encoder: str) -> Callable[[Clips], Any]:
 def onnxruntime(
     encoder: str, layer: int | None, precision: str, frames: str, threads: int, scratch: Path
 ) -> Callable[[Clips], Any]:
-    import onnxruntime as runtime
+    from whisper_ser.export.onnx_file import export_onnx
+    from whisper_ser.export.runner import OnnxModel
 
-    model = cut_model(encoder, layer)
-    file = exported(model.whisper_ser.encoder, scratch / f"{Path(encoder).name}-{layer}.onnx")
-    if precision == "int8":
-        file = quantised(file)
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-
-    def states(mels: np.ndarray) -> np.ndarray:
-        binding = session.io_binding()
-        binding.bind_cpu_input("mels", mels)
-        binding.bind_output("states")
-        session.run_with_iobinding(binding)
-        return binding.get_outputs()[0].numpy()
-
-    agree(states, model.whisper_ser.encoder, precision)
-    return in_equal_chunks(model, frames, states)
-
-
-class PlainLayers(nn.Module):
-    """The encoder on chunks of one length, as its exporter needs it."""
-
-    def __init__(self, encoder: WhisperSerEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, mels: torch.Tensor) -> torch.Tensor:
-        encoder = self.encoder
-        hidden = nn.functional.gelu(encoder.conv1(mels.transpose(1, 2)))
-        hidden = nn.functional.gelu(encoder.conv2(hidden)).transpose(1, 2)
-        hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
-        for layer in encoder.layers:
-            hidden = layer(hidden, None)
-        return hidden if encoder.layer_norm is None else encoder.layer_norm(hidden)
-
-
-def exported(encoder: WhisperSerEncoder, file: Path) -> Path:
+    window = WINDOW_SECONDS if frames == "window" else None
+    file = scratch / f"{Path(encoder).name}-{layer}-{precision}-{frames}.onnx"
     if not file.exists():
-        for layer in encoder.layers:
-            layer.self_attn.config._attn_implementation = "eager"
-        torch.onnx.export(
-            PlainLayers(encoder),
-            (torch.zeros(2, 400, encoder.conv1.in_channels),),
-            str(file),
-            dynamo=False,  # the other exporter needs a package more, for the same graph
-            input_names=["mels"],
-            output_names=["states"],
-            dynamic_axes={"mels": {0: "chunks", 1: "mel_frames"}, "states": {0: "chunks", 1: "frames"}},
-            opset_version=17,
-        )
-    return file
-
-
-def quantised(file: Path) -> Path:
-    """Returns the graph with 8-bit products: unsigned weights and float32 convolutions were its fastest."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    result = file.with_suffix(".int8.onnx")
-    if not result.exists():
-        quantize_dynamic(file, result, weight_type=QuantType.QUInt8, op_types_to_quantize=["MatMul"])
-    return result
+        model = cut_model(encoder, layer, **({} if window is None else {"chunk_seconds": window}))
+        mels = model.config.encoder_config.num_mel_bins
+        extractor = WhisperSerFeatureExtractor(feature_size=mels, pad_to_seconds=window)
+        export_onnx(Recognizer(model, extractor), file, precision)
+    exported = OnnxModel(file, threads)
+    return lambda clips: exported.probabilities(clips if window is None else windows(clips))
 
 
 def ctranslate2(precision: str, frames: str, threads: int) -> Callable[[Clips], Any]:
@@ -300,10 +249,7 @@ def in_equal_chunks(
     extractor = WhisperSerFeatureExtractor(feature_size=mels, pad_to_seconds=WINDOW_SECONDS if window else None)
 
     def run(clips: Clips) -> list[np.ndarray]:
-        if window:
-            step = WINDOW_SECONDS * RATE
-            clips = [clip[begin : begin + step] for clip in clips for begin in range(0, len(clip), step)]
-        features = extractor(clips, sampling_rate=RATE, return_tensors="np")
+        features = extractor(windows(clips) if window else clips, sampling_rate=RATE, return_tensors="np")
         lengths = features["attention_mask"].sum(1)
         chunks = [
             clip[2 * start : 2 * (start + size)][:length]
@@ -314,6 +260,12 @@ def in_equal_chunks(
         return [states(np.stack(list(group))) for _, group in itertools.groupby(chunks, key=len)]
 
     return run
+
+
+def windows(clips: Clips) -> Clips:
+    """Returns the clips cut every 30 s."""
+    step = WINDOW_SECONDS * RATE
+    return [clip[begin : begin + step] for clip in clips for begin in range(0, len(clip), step)]
 
 
 def recordings(seconds: float, batch: int) -> Clips:

@@ -87,7 +87,7 @@ def small_model(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 def save_small_model(checkpoint: Path, folder: Path, pad_to_seconds: float | None = None, **fields: Any) -> Path:
     torch.manual_seed(0)
     labels = ["angry", "happy", "sad"]
-    model = WhisperForEmotionClassification.from_encoder(checkpoint, labels, layer_index=2, **fields).eval()
+    model = WhisperForEmotionClassification.from_encoder(checkpoint, labels, **{"layer_index": 2, **fields}).eval()
     clips = [speechlike(1.0, pitch) for pitch in (90, 150, 260)]
     features = WhisperSerFeatureExtractor()(clips, sampling_rate=RATE, return_tensors="pt")
     with torch.no_grad():

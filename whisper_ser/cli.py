@@ -6,10 +6,10 @@ from types import ModuleType
 
 from modeling_whisper_ser import AudioError, ConfigError, MissingWeightsError
 from whisper_ser import __version__
-from whisper_ser.commands import compare, describe, predict, timeline, verify
+from whisper_ser.commands import compare, describe, export, predict, timeline, verify
 from whisper_ser.errors import WhisperSerError
 
-COMMANDS: tuple[ModuleType, ...] = (compare, describe, predict, timeline, verify)
+COMMANDS: tuple[ModuleType, ...] = (compare, describe, export, predict, timeline, verify)
 """Each has `add_parser(subparsers)`, which names its `run(arguments)` as the default of `run`."""
 
 USER_ERRORS = (WhisperSerError, AudioError, ConfigError, MissingWeightsError, OSError)

@@ -34,6 +34,10 @@ class FeatureStoreError(WhisperSerError, OSError):
     """Stored encoder states that cannot be written or read."""
 
 
+class ExportError(WhisperSerError):
+    """A model that cannot be exported as asked, or an exported file that cannot be used."""
+
+
 class PublishError(WhisperSerError):
     """A model that cannot be published as it is, or a Hub that does not take or give it."""
 

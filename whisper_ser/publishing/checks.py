@@ -9,7 +9,8 @@ from safetensors import SafetensorError
 
 from modeling_whisper_ser import MissingWeightsError, WhisperForEmotionClassification, WhisperSerConfig
 from whisper_ser.errors import PublishError
-from whisper_ser.known_answer import check_probabilities, check_weights, read_known_answer, waveform
+from whisper_ser.known_answer import check_weights, read_known_answer
+from whisper_ser.known_waveform import check_probabilities, waveform
 from whisper_ser.publishing.clean_process import strangers_answer
 from whisper_ser.publishing.faults import TOKEN
 from whisper_ser.publishing.staging import check_files

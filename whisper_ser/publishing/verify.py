@@ -6,14 +6,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 
 from whisper_ser.errors import PublishError
-from whisper_ser.known_answer import (
-    KnownAnswerError,
-    answer,
-    check_probabilities,
-    check_weights,
-    read_known_answer,
-    waveform,
-)
+from whisper_ser.known_answer import answer, check_weights, read_known_answer
+from whisper_ser.known_waveform import KnownAnswerError, check_probabilities, waveform
 from whisper_ser.publishing.clean_process import strangers_answer
 from whisper_ser.publishing.faults import in_words
 from whisper_ser.publishing.upload import Published
