@@ -66,7 +66,9 @@ def runtimes(model: WhisperForEmotionClassification) -> dict[str, WhisperForEmot
     return models
 
 
-def answering(model: torch.nn.Module, extractor: WhisperSerFeatureExtractor, clip: np.ndarray) -> Callable[[], torch.Tensor]:
+def answering(
+    model: torch.nn.Module, extractor: WhisperSerFeatureExtractor, clip: np.ndarray
+) -> Callable[[], torch.Tensor]:
     def answer() -> torch.Tensor:
         with torch.inference_mode():
             features = extractor(clip, sampling_rate=extractor.sampling_rate, return_tensors="pt")

@@ -93,7 +93,8 @@ def save_small_model(checkpoint: Path, folder: Path, pad_to_seconds: float | Non
     with torch.no_grad():
         states, _ = model.whisper_ser.encode(**features)
         model.whisper_ser.standardisation.fit(list(states))
-        model.classifier.weight.normal_(0, 0.7)
+        for classifier in model.classifiers:
+            classifier.weight.normal_(0, 0.7)
     model.save_pretrained(folder)
     WhisperSerFeatureExtractor(pad_to_seconds=pad_to_seconds).save_pretrained(folder)
     return folder

@@ -76,6 +76,9 @@ CONFIGS = {
     "other chunks": {"chunk_seconds": 1.5},
     "the paper's window": {"chunk_seconds": 30.0, "pad_to_seconds": 30.0},
     "a short window": {"pad_to_seconds": 5.0},
+    "temperature": {"temperature": 1.7},
+    "ensemble": {"ensemble": [{}, {"pooling_type": "attentive"}, {"layer_indices": [1]}], "temperature": 0.6},
+    "ensemble of averaged frames": {"ensemble": [{}, {"pooling_type": "mean"}], "frame_averaging": 5},
 }
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from torch import nn
 
 from modeling_whisper_ser import WhisperForEmotionClassification
+from modeling_whisper_ser.head_whisper_ser import HeadParts, Member
 from modeling_whisper_ser.mixing_whisper_ser import AttendedLayers, JoinedLayers, WeightedLayers
 from modeling_whisper_ser.modeling_whisper_ser import WhisperSerModel
 from modeling_whisper_ser.pooling_whisper_ser import AttentivePooling, MeanPooling, QKVPooling, StatisticsPooling
@@ -40,14 +41,21 @@ def averaged(nodes: Nodes, states: str, frames: str, group: int) -> tuple[str, s
 
 
 def project(nodes: Nodes, layers: list[str], model: WhisperSerModel) -> str:
-    """Returns the projected frames `(..., d_model)` of the states `(..., width)` of each layer read."""
+    """Returns the projected frames `(..., pooled_width)` of the states `(..., width)` of each layer read."""
     if model.config.channel_standardisation:
         scale = array(model.standardisation.deviation.reciprocal())
         shift = -array(model.standardisation.mean) * scale
         layers = [nodes.op("Add", nodes.op("Mul", states, scale[i]), shift[i]) for i, states in enumerate(layers)]
-    weight, bias = linear(model.projector)
-    mixed = _mixed(nodes, layers, model.mixing)
-    return norm(nodes, nodes.op("Add", nodes.op("MatMul", mixed, weight), bias), model.projector_norm)
+    of_heads = [_projected(nodes, layers, head) for head in model.heads]
+    return of_heads[0] if len(of_heads) == 1 else nodes.op("Concat", *of_heads, axis=-1)
+
+
+def _projected(nodes: Nodes, layers: list[str], head: HeadParts) -> str:
+    if isinstance(head, Member):
+        layers = [layers[row] for row in head.rows]
+    weight, bias = linear(head.projector)
+    mixed = _mixed(nodes, layers, head.mixing)
+    return norm(nodes, nodes.op("Add", nodes.op("MatMul", mixed, weight), bias), head.projector_norm)
 
 
 def _mixed(nodes: Nodes, layers: list[str], mixing: nn.Module) -> str:
@@ -77,17 +85,30 @@ def classify(nodes: Nodes, vectors: str, frames: str, model: WhisperForEmotionCl
     """Returns probabilities `(batch, labels)`.
 
     Args:
-        vectors: projected frames `(batch, frames, d_model)`; anything finite behind a shorter clip.
+        vectors: projected frames `(batch, frames, pooled_width)`; anything finite behind a shorter clip.
         frames: real ones of each clip `(batch,)`.
     """
-    base = model.whisper_ser
-    if type(base.pooling) not in POOLINGS:
-        raise ExportError(f"{type(base.pooling).__name__} has no form in ONNX here.")
     real = _mask(nodes, frames, nodes.size(vectors, 1))
-    pooled = POOLINGS[type(base.pooling)](nodes, vectors, real, base.pooling)
-    if isinstance(base.pooled_norm, nn.LayerNorm):
-        pooled = norm(nodes, pooled, base.pooled_norm)
-    return nodes.op("Softmax", nodes.op("Gemm", pooled, *linear(model.classifier)), axis=-1)
+    heads, width = model.whisper_ser.heads, model.config.d_model
+    logits = []
+    for number, (head, classifier) in enumerate(zip(heads, model.classifiers, strict=True)):
+        own = vectors if len(heads) == 1 else nodes.cut(vectors, number * width, (number + 1) * width, axis=-1)
+        logits.append(nodes.op("Gemm", _pooled(nodes, own, real, head), *linear(classifier)))
+    return nodes.op("Softmax", nodes.op("Mul", _joined(nodes, logits), 1 / model.config.temperature), axis=-1)
+
+
+def _pooled(nodes: Nodes, vectors: str, real: str, head: HeadParts) -> str:
+    if type(head.pooling) not in POOLINGS:
+        raise ExportError(f"{type(head.pooling).__name__} has no form in ONNX here.")
+    pooled = POOLINGS[type(head.pooling)](nodes, vectors, real, head.pooling)
+    return norm(nodes, pooled, head.pooled_norm) if isinstance(head.pooled_norm, nn.LayerNorm) else pooled
+
+
+def _joined(nodes: Nodes, logits: list[str]) -> str:
+    """Returns the logits of the mean of the heads' probabilities."""
+    if len(logits) == 1:
+        return logits[0]
+    return nodes.op("Log", nodes.op("Mean", *(nodes.op("Softmax", of_head, axis=-1) for of_head in logits)))
 
 
 def _mask(nodes: Nodes, frames: str, total: str) -> str:
