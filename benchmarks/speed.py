@@ -2,9 +2,9 @@
 
     python benchmarks/speed.py outputs/emodb4/model
 
-Writes `speed.json` beside the run's `metrics.json`, from where `push_to_hub.py` puts it on the card. Every repeat times
-the runtimes one after the other; the figures are medians. The clips are synthetic voices: time does not depend on what
-is said.
+Writes `speed.json` beside the run's `metrics.json`, from where `push_to_hub.py` puts it on the card. Every repeat
+times the runtimes one after the other; the figures are medians. The clips are synthetic voices: time does not depend
+on what is said.
 """
 
 import argparse

@@ -25,7 +25,8 @@ from whisper_ser.errors import RecipeError
 from whisper_ser.inference.predict import predict
 from whisper_ser.inference.recognizer import load_model
 from whisper_ser.inference.timeline import timeline
-from whisper_ser.known_answer import check_probabilities, read_known_answer, waveform, write_known_answer
+from whisper_ser.known_answer import read_known_answer, write_known_answer
+from whisper_ser.known_waveform import check_probabilities, waveform
 
 LABELS = ["angry", "happy", "sad"]
 MEMBERS: list[dict] = [

@@ -26,7 +26,7 @@ def write_examples(folder: Path) -> dict[str, Path]:
         espeak = Espeak()
     except (CorpusError, OSError):
         return {}
-    written = {}
+    written: dict[str, Path] = {}
     for number, utterance in enumerate(one for one in planned_utterances() if one.speaker == SPEAKER):
         # Another sentence for each emotion.
         if number % len(SENTENCES) == len(written):
