@@ -187,8 +187,8 @@ def train(
         if len(examples[part])
     }
     if "validation" in logits:
-        fitted = fit_temperature(logits["validation"], np.array(examples["validation"].labels))
-        model.config.temperature = fitted or 1.0
+        references = np.array(examples["validation"].labels)
+        model.config.temperature = fit_temperature(logits["validation"], references)
     history = _history(trainer.state.log_history)
     return Training(model, logits, round(trainer.state.epoch or 0, 2), output.metrics["train_runtime"], history)
 

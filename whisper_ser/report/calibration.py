@@ -10,25 +10,20 @@ from whisper_ser.calibration import with_temperature
 from whisper_ser.coverage import coverage
 from whisper_ser.evaluation import class_indices, expected_calibration_error
 
-NO_VALIDATION = "there are no validation utterances"
-ALL_RIGHT = "every validation utterance is right"
-
 
 def calibration_of_run(
     test: pandas.DataFrame, labels: list[str], temperature: float, validation_utterances: int
 ) -> dict[str, Any]:
-    """Returns the temperature, why it was not fitted if so, and the calibration error of the test before and after it.
+    """Returns the temperature, and the expected calibration error of the test without and with it.
 
     Args:
         test: predictions with the probabilities that the model gives.
-        temperature: of the model, 1 where none was fitted.
-        validation_utterances: that it was fitted on.
+        temperature: of the model.
+        validation_utterances: that it was fitted on; with 0 it was not fitted and is 1.
     """
-    not_fitted = None if temperature != 1 else ALL_RIGHT if validation_utterances else NO_VALIDATION
     return {
         "temperature": temperature,
         "validation_utterances": validation_utterances,
-        "not_fitted": not_fitted,
         "ece_before": _error(test, labels, _uncalibrated(test, labels, temperature)),
         "ece_after": _error(test, labels, _probabilities(test, labels)),
     }
@@ -48,7 +43,7 @@ def calibration_of_folds(
     ]
     pooled = pandas.concat(tests)
     return {
-        "fitted": sum(fold["not_fitted"] is None for fold in of_folds),
+        "fitted": sum(fold["validation_utterances"] > 0 for fold in of_folds),
         **{
             name: {"mean": float(np.mean(values)), "std": float(np.std(values))}
             for name in ("temperature", "ece_before", "ece_after")
@@ -75,14 +70,14 @@ def calibration_words(calibration: dict[str, Any]) -> str:
     """Returns the calibration of a run or of a cross-validation, as `metrics.json` has it, in a line."""
     temperature, before, after = (calibration[name] for name in ("temperature", "ece_before", "ece_after"))
     if "pooled" not in calibration:
-        if calibration["not_fitted"]:
-            return f"ECE {after:.3f}, temperature 1, not fitted: {calibration['not_fitted']}"
+        if not calibration["validation_utterances"]:
+            return f"ECE {after:.3f}; no temperature was fitted, as there are no validation utterances"
         fitted_on = f"fitted on {calibration['validation_utterances']} validation utterances"
         return f"ECE {after:.3f}, {before:.3f} before the temperature of {temperature:.2f}, {fitted_on}"
     pooled = calibration["pooled"]
     now = f"ECE {after['mean']:.3f} over folds, {pooled['ece_after']:.3f} pooled"
     if not calibration["fitted"]:
-        return f"{now}, temperature 1 everywhere: no fold has validation utterances that it gets wrong"
+        return f"{now}; no temperatures were fitted, as there are no validation utterances"
     return (
         f"{now}, {before['mean']:.3f} and {pooled['ece_before']:.3f} before the temperatures of "
         f"{temperature['mean']:.2f} +- {temperature['std']:.2f}, fitted on each fold's own validation speakers"

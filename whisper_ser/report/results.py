@@ -79,7 +79,7 @@ def results_of(metrics: dict[str, Any]) -> Results:
         protocol = _of_folds(metrics)
     else:
         means, deviations, pooled, ece = {n: test[n] for n in NAMES}, dict.fromkeys(NAMES), test, test["ece"]
-        before = None if calibration["not_fitted"] else calibration["ece_before"]
+        before = calibration["ece_before"] if calibration["validation_utterances"] else None
         protocol = _of_split(metrics["protocol"])
     figures = [
         Figure(name, means[name], deviations[name], pooled[name], intervals[name] if intervals else None)
