@@ -104,3 +104,41 @@ def test_joined_emotions_can_be_read_off_a_timeline(run, clips):
         if segment.label == emotion
     )
     assert right / sum(end - start for start, end, _ in spoken) >= 0.88
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    """The model as ONNX, by precision, and a function from clips to what torch answers."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from whisper_ser.export.onnx_file import export_onnx
+    from whisper_ser.export.runner import OnnxModel
+
+    folder, recognizer = tmp_path_factory.mktemp("onnx"), whisper_ser.load_model(run / "model", "cpu")
+    models = {
+        precision: OnnxModel(export_onnx(run / "model", folder / f"{precision}.onnx", precision).path)
+        for precision in ("float32", "int8")
+    }
+    return models, lambda clips: np.concatenate([recognizer.classify(recognizer.features([clip])) for clip in clips])
+
+
+def test_an_export_says_of_speech_what_the_model_says(clips, exported):
+    models, torchs = exported
+    audio = [read_audio(path) for path in clips["path"]]
+    expected = torchs(audio)
+    floats = np.concatenate([models["float32"].probabilities([clip]) for clip in audio])
+    assert np.abs(floats - expected).max() < 1e-4
+    integers = np.concatenate([models["int8"].probabilities([clip]) for clip in audio])
+    # Eight bits move a clip between two labels by more than others: its probabilities are the steepest.
+    assert np.mean(np.abs(integers - expected).max(1) < 0.02) >= 0.9
+    assert np.mean(integers.argmax(1) == expected.argmax(1)) >= 0.97
+
+
+def test_an_export_hears_two_minutes_and_batches_as_the_model_does(clips, exported):
+    models, torchs = exported
+    rng = random.Random(2)
+    audio = [joined(list(clips["path"]), seconds, rng) for seconds in (120, 1.1, 7.3, 33)]
+    expected = torchs(audio)
+    assert np.abs(models["float32"].probabilities(audio) - expected).max() < 1e-4
+    assert np.abs(models["float32"].probabilities(audio[:1]) - expected[:1]).max() < 1e-4
+    assert np.mean(np.abs(models["int8"].probabilities(audio) - expected)) < 0.02
