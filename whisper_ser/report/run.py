@@ -33,7 +33,12 @@ METRICS = "metrics.json"
 """Written last: where it is, a run is complete."""
 PREDICTIONS = "predictions.parquet"
 CONFUSION_MATRIX = "confusion_matrix.png"
-OUTPUTS = {"model": "a trained model", "folds": "a cross-validation", "cells": "a sweep"}
+OUTPUTS = {
+    "model": "a trained model",
+    "folds": "a cross-validation",
+    "cells": "a sweep",
+    "variants": "an ablation",
+}
 """What each kind of run fills in its folder."""
 TEST_BEST = "selection=test_best: the test part chose the epoch it is reported for, which flatters."
 
