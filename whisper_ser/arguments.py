@@ -110,7 +110,7 @@ class ModelArguments:
     unfreeze_last_n: int | None = _option("Train this many of the top encoder layers too.")
     mixup: float | None = _option("Alpha of mixup of pooled vectors, such as 0.2; 0 for none.")
     class_weighting: str = _option(
-        "Against classes that are rare in the training part. balanced: weights in the loss inverse to their frequency; "
+        "Against classes that are rare in training. balanced: weights in the loss inverse to their frequency; "
         "logit_adjustment: the logarithms of their frequencies added to the logits of the loss.",
         "none",
         ("none", "balanced", "logit_adjustment"),
@@ -197,8 +197,8 @@ class SerTrainingArguments(TrainingArguments):
         "Evaluate and keep an exponential moving average of the trained weights, such as 0.99 a step."
     )
     augment: list[str] | None = _option(
-        "Train on altered copies of the training utterances as well; each copy draws some of these. An epoch takes one "
-        "of an utterance and its copies each time.",
+        "Train on altered copies of the training utterances as well; each copy draws some of these. For each "
+        "utterance an epoch takes either itself or one of its copies.",
         choices=tuple(TRANSFORMS),
     )
     augment_copies: int | None = _option(f"With --augment: copies of each utterance; {COPIES} by default.")
@@ -229,7 +229,7 @@ class SweepArguments:
         'Settings of the model for one pooling only, as JSON: {"qkv": {"score_activation": "tanh"}}.'
     )
     variants: str | None = _option(
-        "Instead of all these: settings of the model and the training by name, as JSON, each cross-validated on the same "
+        "Instead of all these: settings of model and training by name, as JSON, each cross-validated on the same "
         'folds and seeds and compared with the first: {"ours": {}, "no dropout": {"input_dropout": 0}}. null takes '
         "a setting away."
     )

@@ -42,7 +42,7 @@ class Copy:
         return json.dumps([VERSION, [name for name in TRANSFORMS if name in self.transforms], self.number])
 
     def of(self, sound: Sound) -> Sound:
-        """Returns the copy of an utterance, `sample_hash` being its key; length and fingerprint are the utterance's."""
+        """Returns the copy of an utterance: its `sample_hash` is the copy's key, the rest is the utterance's."""
         key = hashlib.sha256(f"{sound.sample_hash} {self._description}".encode()).hexdigest()
         return sound._replace(sample_hash=key)
 

@@ -172,9 +172,9 @@ def fill(
     layers: Sequence[int] | None = None,
     copy: Copy | None = None,
 ) -> Features:
-    """Returns the states of all files, or of their altered copies, after encoding what the store in `folder` lacks, in one pass for all layers.
+    """Returns the states of all files, or of their altered copies, after encoding what the store in `folder` lacks.
 
-    Under several processes, of one or many machines that share `folder`, each encodes its share of the shards. Batches
+    All layers are encoded in one pass. Under several processes, of one or many machines that share `folder`, each encodes its share of the shards. Batches
     are composed of the whole corpus, whatever is missing and whoever encodes it.
 
     Args:

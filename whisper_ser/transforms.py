@@ -117,7 +117,7 @@ def pink_noise(samples: np.ndarray, generator: np.random.Generator, rate: int) -
 
 
 def babble(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
-    """Returns several voices at once, as long as `samples`: the utterance itself, backwards, at other speeds and times.
+    """Returns several voices, as long as `samples`: the utterance itself, backwards, at other speeds and times.
 
     Other utterances would be the usual choice. But copies are made once for all folds, and a voice that tests in one
     of them would be heard in the training of that fold.

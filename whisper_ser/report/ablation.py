@@ -14,11 +14,10 @@ from whisper_ser.report.sweep_protocol import cautions, protocol_line, stamp
 from whisper_ser.report.sweep_tables import Row, Table
 
 TABLE = "variants"
-ABOUT = """WA, UA, macro F1 and ECE (expected calibration error): mean over folds and seeds ± the deviation over folds and
-seeds together, in percent. "UA, all utterances": of all test utterances pooled, with its 95 % interval over speakers.
-"against the first": the difference of that figure, with its 95 % interval when the same speakers are drawn for both;
-p is two-sided, of each comparison by itself: of twenty, one is expected below 0.05 by chance. Seconds: of training,
-without encoding."""
+ABOUT = """In percent. WA, UA, macro F1 and ECE (expected calibration error): mean ± deviation over folds and seeds.
+"UA, all utterances": of all test utterances pooled, with its 95 % interval over speakers. "against the first": the
+difference of that figure, with its 95 % interval when the same speakers are drawn for both; p is two-sided, of each
+comparison by itself: of twenty, one is expected below 0.05 by chance. Seconds: of training, without encoding."""
 
 
 def write_ablation(output_dir: Path, folders: Mapping[str, Path]) -> str:
