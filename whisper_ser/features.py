@@ -174,8 +174,9 @@ def fill(
 ) -> Features:
     """Returns the states of all files, or of their altered copies, after encoding what the store in `folder` lacks.
 
-    All layers are encoded in one pass. Under several processes, of one or many machines that share `folder`, each encodes its share of the shards. Batches
-    are composed of the whole corpus, whatever is missing and whoever encodes it.
+    All layers are encoded in one pass. Under several processes, of one or many machines that share `folder`, each
+    encodes its share of the shards. Batches are composed of the whole corpus, whatever is missing and whoever encodes
+    it.
 
     Args:
         model: whose encoder reaches the highest of `layers`; by default those it reads.

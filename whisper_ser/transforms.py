@@ -32,8 +32,10 @@ TALKERS = 6
 
 WINDOW, HOP = 512, 128
 """Of the short-time spectra: 32 ms and 8 ms at 16 kHz."""
-ENVELOPE_SECONDS = 0.002
-"""What changes more slowly over frequency than a pitch of 500 Hz is the vocal tract's, not the voice's."""
+POLES = 18
+"""Of the all-pole filter of a vocal tract at 16 kHz."""
+PIECE_SECONDS = 0.03
+"""At least two periods of a deep voice."""
 
 
 def change_speed(samples: np.ndarray, factor: float, rate: int) -> np.ndarray:
@@ -41,46 +43,55 @@ def change_speed(samples: np.ndarray, factor: float, rate: int) -> np.ndarray:
     return soxr.resample(samples, rate * factor, rate)
 
 
-def stretch(samples: np.ndarray, factor: float) -> np.ndarray:
-    """Returns the waveform `factor` times as long at its pitch: a phase vocoder (Flanagan and Golden 1966)."""
-    spectrum = _spectrum(samples)
-    bins, frames = spectrum.shape
-    # At the end the last frame goes on into silence.
-    spectrum = torch.nn.functional.pad(spectrum, (0, 2))
-    steps = torch.arange(0, frames, 1 / factor, dtype=torch.float64)
-    before, after = spectrum[:, steps.long()], spectrum[:, steps.long() + 1]
-    usual = torch.linspace(0, torch.pi * HOP, bins, dtype=torch.float64).unsqueeze(1)
-    deviation = after.angle() - before.angle() - usual
-    advance = usual + deviation - 2 * torch.pi * (deviation / (2 * torch.pi)).round()
-    phase = torch.cat([spectrum[:, :1].angle(), advance[:, :-1]], dim=1).cumsum(1)
-    share = steps.frac()
-    magnitude = (1 - share) * before.abs() + share * after.abs()
-    return _waveform(torch.polar(magnitude, phase), round(len(samples) * factor))
+def stretch(samples: np.ndarray, factor: float, rate: int) -> np.ndarray:
+    """Returns the waveform `factor` times as long at its pitch, by overlapping pieces that fit each other (WSOLA).
+
+    Each piece is the one near its share of the time that is most like what followed the piece before (Verhelst and
+    Roelands 1993).
+    """
+    half = round(PIECE_SECONDS * rate / 2)
+    window = np.hanning(2 * half + 1)[:-1]
+    padded = np.pad(samples.astype(np.float64), (2 * half, 4 * half))
+    total = np.cumsum(np.pad(padded**2, (1, 0)))
+    length = round(len(samples) * factor)
+    joined = np.zeros(length + 3 * half)
+    start = half
+    for place in range(0, length + half, half):
+        lowest = min(round(place / factor), len(samples))
+        if place:
+            wanted = padded[start + half : start + 3 * half]
+            energy = total[lowest + 2 * half : lowest + 4 * half + 1] - total[lowest : lowest + 2 * half + 1]
+            likeness = np.correlate(padded[lowest : lowest + 4 * half], wanted) / np.sqrt(energy.clip(min=1e-9))
+            start = lowest + int(likeness.argmax())
+        joined[place : place + 2 * half] += window * padded[start : start + 2 * half]
+    return joined[half : half + length]
 
 
 def shift_pitch(samples: np.ndarray, semitones: float, rate: int) -> np.ndarray:
     """Returns the waveform at another pitch, as long as it was; the resonances move along."""
     factor = 2 ** (semitones / 12)
-    return _of_length(change_speed(stretch(samples, factor), factor, rate), len(samples))
+    return _of_length(change_speed(stretch(samples, factor, rate), factor, rate), len(samples))
 
 
 def warp_vocal_tract(samples: np.ndarray, factor: float, rate: int) -> np.ndarray:
     """Returns the waveform with the resonances of its voice `factor` times as high, at its pitch and tempo.
 
-    The spectral envelope is the smooth part of each frame's log spectrum (its first cepstral coefficients).
+    The resonances of each frame are the all-pole filter that linear prediction finds in it (Makhoul 1975).
     """
     spectrum = _spectrum(samples)
-    magnitude = spectrum.abs()
-    log = (magnitude + 1e-5 * float(magnitude.max()) + 1e-12).log()
-    cepstrum = torch.fft.irfft(log, n=WINDOW, dim=0)
-    kept = round(ENVELOPE_SECONDS * rate)
-    cepstrum[kept : WINDOW - kept + 1] = 0
-    envelope = torch.fft.rfft(cepstrum, dim=0).real
+    lags = torch.fft.irfft(spectrum.abs().square(), n=WINDOW, dim=0)[: POLES + 1].T.contiguous()
+    # Silence has no resonances and a pure tone has them without any width: a little white noise helps both.
+    lags[:, 0] = lags[:, 0] * (1 + 1e-4) + 1e-9
+    distance = (torch.arange(POLES).unsqueeze(1) - torch.arange(POLES)).abs()
+    predictor = torch.linalg.solve(lags[:, distance], lags[:, 1:].unsqueeze(2)).squeeze(2)
+    inverse = torch.fft.rfft(torch.nn.functional.pad(-predictor, (1, 0)), n=WINDOW, dim=1) + 1
+    envelope = -inverse.abs().log().T
     places = (torch.arange(len(envelope), dtype=torch.float64) / factor).clamp(max=len(envelope) - 1)
     low = places.long().clamp(max=len(envelope) - 2)
     share = (places - low).unsqueeze(1)
     warped = (1 - share) * envelope[low] + share * envelope[low + 1]
-    return _waveform(spectrum * (warped - envelope).exp(), len(samples))
+    window = torch.hann_window(WINDOW, dtype=torch.float64)
+    return torch.istft(spectrum * (warped - envelope).exp(), WINDOW, HOP, window=window, length=len(samples)).numpy()
 
 
 def reverberate(
@@ -203,11 +214,6 @@ def _spectrum(samples: np.ndarray) -> torch.Tensor:
     window = torch.hann_window(WINDOW, dtype=torch.float64)
     waveform = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float64))
     return torch.stft(waveform, WINDOW, HOP, window=window, pad_mode="constant", return_complex=True)
-
-
-def _waveform(spectrum: torch.Tensor, length: int) -> np.ndarray:
-    window = torch.hann_window(WINDOW, dtype=torch.float64)
-    return torch.istft(spectrum, WINDOW, HOP, window=window, length=length).numpy()
 
 
 def _of_length(samples: np.ndarray, length: int) -> np.ndarray:
