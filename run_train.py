@@ -15,6 +15,7 @@ from transformers import pipeline, set_seed
 from transformers.utils import logging
 
 from modeling_whisper_ser import AudioError, ConfigError, MissingWeightsError
+from whisper_ser.ablation import VARIANTS, compare_variants
 from whisper_ser.arguments import Arguments, DataArguments, parse_arguments
 from whisper_ser.audio import read_audio
 from whisper_ser.audit import AuditResult, audit, check
@@ -26,6 +27,7 @@ from whisper_ser.listening import Sound, listen
 from whisper_ser.models import build_model
 from whisper_ser.planning import plan_folds
 from whisper_ser.protocols import Split
+from whisper_ser.report.ablation import write_ablation
 from whisper_ser.report.cross_validation import cross_validation_summary, write_cross_validation
 from whisper_ser.report.latency import measure_latency
 from whisper_ser.report.recipe import recipe, write_recipe
@@ -52,7 +54,9 @@ def main(argv: list[str]) -> None:
     folds = plan(corpus, arguments)
     sounds = listen(sorted({path for part in folds[0].split for path in part["path"]}))
     audited, warnings = check_leaks(folds, sounds, arguments.data)
-    if arguments.sweep.varies:
+    if arguments.sweep.variants:
+        ablate(folds, sounds, audited, warnings, arguments)
+    elif arguments.sweep.varies:
         vary(folds, sounds, audited, warnings, arguments)
     elif arguments.data.protocol == "split":
         train_one(folds[0].split, sounds, audited, warnings, arguments)
@@ -81,7 +85,8 @@ def train_one(
     # New weights are drawn before the Trainer would seed.
     set_seed(arguments.training.seed)
     model, extractor = build_model(arguments.model, split.train.features["emotion"].names)
-    inputs = prepare_inputs(model, extractor, sounds, Path(arguments.data.feature_dir))
+    store, trained = Path(arguments.data.feature_dir), split.train["path"][:]
+    inputs = prepare_inputs(model, extractor, sounds, store, copies=arguments.training.copies, trained=trained)
     training = train(model, extractor, inputs, split, arguments)
     if PartialState().is_main_process:
         metrics = write_run(output_dir, training, extractor, split, inputs.hours, audited, warnings, arguments)
@@ -112,6 +117,17 @@ def vary(
     if PartialState().is_main_process:
         page = write_sweep_report(Path(arguments.training.output_dir), results, measure_latency)
         print(f"\nThe report is in {page}")
+
+
+def ablate(
+    folds: list[Fold], sounds: Mapping[str, Sound], audited: AuditResult, warnings: list[str], arguments: Arguments
+) -> None:
+    """Cross-validates every variant of a recipe on the same folds, and writes the table that compares them."""
+    output_dir = Path(arguments.training.output_dir)
+    check_output(output_dir, VARIANTS)
+    folders = compare_variants(folds, sounds, audited, warnings, arguments)
+    if PartialState().is_main_process:
+        print("\n" + write_ablation(output_dir, folders))
 
 
 def try_it(model: Path, file: str) -> None:

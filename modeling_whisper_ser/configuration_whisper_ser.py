@@ -27,6 +27,9 @@ OF_A_MEMBER = (
 )
 """Fields in which the members of an ensemble may differ."""
 
+OF_THE_LABELS = ("class_weights", "class_priors")
+"""Fields that mean nothing for other labels."""
+
 FRAMES_PER_SECOND = 50
 """Encoder frames per second of audio: mel frames every 10 ms, halved by Whisper's second convolution."""
 
@@ -78,6 +81,11 @@ class WhisperSerConfig(PreTrainedConfig):
             are, left out, all that a member reads. `scale_scores` follows a member's own `pooling_type`.
         unfreeze_last_n: how many of the kept encoder layers, from the top, are trained. 0 leaves the encoder frozen.
         class_weights: one weight a label for the loss, or `None`.
+        class_priors: the share of each label in the training part: the loss then adds their logarithms to the logits
+            (logit adjustment, Menon et al. 2021), so that the logits themselves favour no label for being frequent.
+        mixup: alpha of mixup (Zhang et al. 2018), 0 for none: in training, pooled vectors of two utterances and their
+            losses are mixed, by a share from Beta(alpha, alpha). Utterances differ in length, pooled vectors do not:
+            this is manifold mixup (Verma et al. 2019) at the last hidden layer.
         label_smoothing: of the loss, in [0, 1).
         temperature: the logits are divided by it, so that probabilities are as sure as the model is right (Guo et
             al. 2017). Training fits it on validation speakers; the loss knows nothing of it.
@@ -113,6 +121,8 @@ class WhisperSerConfig(PreTrainedConfig):
     ensemble: list[dict[str, Any]] | None = None
     unfreeze_last_n: int = 0
     class_weights: list[float] | None = None
+    class_priors: list[float] | None = None
+    mixup: float = 0.0
     label_smoothing: float = 0.0
     temperature: float = 1.0
 
@@ -144,9 +154,9 @@ class WhisperSerConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers; labels set anew take the saved map and class weights of the old ones away."""
+        """As in transformers; labels set anew take the saved map, class weights and priors of the old ones away."""
         if {"num_labels", "id2label"} & kwargs.keys():
-            config_dict = {name: value for name, value in config_dict.items() if name != "class_weights"}
+            config_dict = {name: value for name, value in config_dict.items() if name not in OF_THE_LABELS}
         if "id2label" in kwargs:
             kwargs.setdefault("label2id", {label: int(index) for index, label in kwargs["id2label"].items()})
         return super().from_dict(config_dict, **kwargs)
@@ -215,6 +225,8 @@ class WhisperSerConfig(PreTrainedConfig):
             _check_fraction(name, getattr(self, name))
         if not _is_number(self.temperature) or self.temperature <= 0:
             raise ConfigError(f"temperature={self.temperature!r} must be a number above 0.")
+        if not _is_number(self.mixup) or self.mixup < 0:
+            raise ConfigError(f"mixup={self.mixup!r} must be a number of at least 0.")
         self._check_layers()
         self._check_chunks()
         self._check_labels()
@@ -283,14 +295,16 @@ class WhisperSerConfig(PreTrainedConfig):
             raise ConfigError(f"id2label={self.id2label!r} has a label twice.")
         if self.label2id != {label: index for index, label in enumerate(self.labels)}:
             raise ConfigError(f"label2id={self.label2id!r} is not the inverse of id2label={self.id2label!r}.")
-        if self.class_weights is None:
-            return
-        weights = self.class_weights
-        if len(weights) != len(self.labels) or not all(_is_number(w) and w >= 0 for w in weights):
-            raise ConfigError(
-                f"class_weights={weights!r} must be {len(self.labels)} numbers of at least 0, one for each of "
-                f"{', '.join(self.labels)}."
-            )
+        for name, allowed in (("class_weights", "of at least 0"), ("class_priors", "above 0")):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            fit = len(values) == len(self.labels) and all(_is_number(value) and value >= 0 for value in values)
+            if not fit or (name == "class_priors" and 0 in values):
+                raise ConfigError(
+                    f"{name}={values!r} must be {len(self.labels)} numbers {allowed}, one for each of "
+                    f"{', '.join(self.labels)}."
+                )
 
 
 def _is_number(value: Any) -> bool:

@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .checkpoint_whisper_ser import HUB_ARGUMENTS, open_encoder
-from .configuration_whisper_ser import ConfigError, WhisperSerConfig, refuse_unknown
+from .configuration_whisper_ser import OF_THE_LABELS, ConfigError, WhisperSerConfig, refuse_unknown
 from .encoder_whisper_ser import WhisperSerEncoder
 from .head_whisper_ser import HeadParts, Member
 from .packed_encoder_whisper_ser import pack
@@ -423,7 +423,8 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         """Starts a new classifier for `labels`; everything else stays."""
         for name, value in _label_maps(labels).items():
             setattr(self.config, name, value)
-        self.config.class_weights = None
+        for name in OF_THE_LABELS:
+            setattr(self.config, name, None)
         self.config.temperature = 1.0
         self.config.check_values()
         old = self.classifiers[0].weight
@@ -443,7 +444,8 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
     ) -> WhisperSerClassifierOutput:
         """Returns logits `(batch, num_labels)`, and the loss where `labels` `(batch,)` are given.
 
-        The other arguments are those of `WhisperSerModel.forward`, and so are the errors.
+        The other arguments are those of `WhisperSerModel.forward`, and so are the errors. In training with `mixup`,
+        logits and loss are those of the mixed vectors.
         """
         outputs = self.whisper_ser(
             input_features=input_features,
@@ -455,8 +457,12 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        of_heads = self._logits_of_heads(outputs.pooler_output)
-        loss = None if labels is None else torch.stack([self._loss(logits, labels) for logits in of_heads]).sum()
+        pooled, targets = outputs.pooler_output, [] if labels is None else [(1.0, labels)]
+        if labels is not None and self.training and self.config.mixup:
+            pooled, targets = self._mixed(pooled, labels)
+        of_heads = self._logits_of_heads(pooled)
+        losses = [share * self._loss(logits, target) for logits in of_heads for share, target in targets]
+        loss = torch.stack(losses).sum() if losses else None
         return WhisperSerClassifierOutput(loss=loss, logits=self._joined(of_heads), **outputs)
 
     @property
@@ -480,10 +486,21 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
             logits = (logarithms.logsumexp(0) - math.log(len(of_heads))).to(logits.dtype)
         return logits / self.config.temperature
 
+    def _mixed(
+        self, pooled: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, list[tuple[float, torch.Tensor]]]:
+        """Returns each pooled vector mixed with another of the batch, and both labels with their shares."""
+        share = float(torch.distributions.Beta(self.config.mixup, self.config.mixup).sample())
+        partners = torch.randperm(len(pooled), device=pooled.device)
+        mixed = share * pooled + (1 - share) * pooled[partners]
+        return mixed, [(share, labels), (1 - share, labels[partners])]
+
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        weights = self.config.class_weights
+        weights, logits = self.config.class_weights, logits.float()
+        if self.config.class_priors is not None:
+            logits = logits + logits.new_tensor(self.config.class_priors).log()
         return nn.functional.cross_entropy(
-            logits.float(),
+            logits,
             labels,
             weight=None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device),
             label_smoothing=self.config.label_smoothing,

@@ -4,7 +4,7 @@ import copy
 import difflib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -17,9 +17,11 @@ from modeling_whisper_ser.configuration_whisper_ser import (
     POOLING_TYPES,
     SCORE_ACTIVATIONS,
 )
+from whisper_ser.augmentation import Copy, copies
 from whisper_ser.corpora.named import CORPORA
 from whisper_ser.errors import RecipeError
 from whisper_ser.folds import PROTOCOLS
+from whisper_ser.transforms import TRANSFORMS
 
 ARCHITECTURE = (
     "layer_index",
@@ -53,10 +55,23 @@ OF_THE_HEAD = (
     "pooling_dropout",
     "classifier_dropout",
     "label_smoothing",
+    "mixup",
 )
 """Fields that change neither what is encoded nor which layers are read."""
-TRAINING_FIELDS = ("input_dropout", "pooling_dropout", "classifier_dropout", "label_smoothing", "unfreeze_last_n")
+TRAINING_FIELDS = (
+    "input_dropout",
+    "pooling_dropout",
+    "classifier_dropout",
+    "label_smoothing",
+    "mixup",
+    "unfreeze_last_n",
+)
 """Fields of the model's config that a run may set anew."""
+
+COPIES = 4
+"""Altered copies of each utterance, where no other number is asked for."""
+VARIANTS_KEEP = ("seed", "data_seed", "output_dir", "resume_from_checkpoint", "use_cpu")
+"""Settings of the training that are the same for all variants of an ablation, or of each its own."""
 
 
 def _option(help_text: str, default: object = None, choices: tuple[str, ...] | None = None) -> Any:
@@ -98,8 +113,12 @@ class ModelArguments:
     classifier_dropout: float | None = _option("Dropout on the pooled vector.")
     label_smoothing: float | None = _option("Label smoothing of the loss.")
     unfreeze_last_n: int | None = _option("Train this many of the top encoder layers too.")
+    mixup: float | None = _option("Alpha of mixup of pooled vectors, such as 0.2; 0 for none.")
     class_weighting: str = _option(
-        "Weights of the classes in the loss; balanced: inverse to their frequency.", "none", ("none", "balanced")
+        "Against classes that are rare in training. balanced: weights in the loss inverse to their frequency; "
+        "logit_adjustment: the logarithms of their frequencies added to the logits of the loss.",
+        "none",
+        ("none", "balanced", "logit_adjustment"),
     )
     pad_to_seconds: float | None = _option("The paper's 30: pad or truncate audio to this length.")
 
@@ -175,6 +194,24 @@ class SerTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = _option("Utterances a step and process when predicting.", 64)
     learning_rate: float = _option("Peak learning rate.", 1e-3)
     weight_decay: float = _option("Weight decay of AdamW.", 0.01)
+    encoder_learning_rate: float | None = _option(
+        "With --unfreeze_last_n: peak learning rate of these encoder layers; by default that of the head."
+    )
+    encoder_weight_decay: float | None = _option(
+        "With --unfreeze_last_n: weight decay of these encoder layers; by default that of the head."
+    )
+    layerwise_lr_decay: float | None = _option(
+        "With --unfreeze_last_n: each encoder layer learns at this share of the rate of the one above it."
+    )
+    ema_decay: float | None = _option(
+        "Evaluate and keep an exponential moving average of the trained weights, such as 0.99 a step."
+    )
+    augment: list[str] | None = _option(
+        "Train on altered copies of the training utterances as well; each copy draws some of these. For each "
+        "utterance an epoch takes either itself or one of its copies.",
+        choices=tuple(TRANSFORMS),
+    )
+    augment_copies: int | None = _option(f"With --augment: copies of each utterance; {COPIES} by default.")
     lr_scheduler_type: str = _option("Learning rate schedule.", "cosine")
     warmup_steps: float = _option("Steps of warm-up, or their share when below 1.", 0.1)
     eval_strategy: str = _option("When to evaluate on the validation speakers.", "epoch")
@@ -184,6 +221,11 @@ class SerTrainingArguments(TrainingArguments):
     report_to: str = _option("Experiment trackers: none, tensorboard, wandb, ...", "none")
     use_cpu: bool = _option("Train on the CPU.", not torch.accelerator.is_available())
     dataloader_pin_memory: bool = _option("Pin memory.", torch.cuda.is_available())
+
+    @property
+    def copies(self) -> list[Copy]:
+        """The altered copies of each training utterance."""
+        return copies(self.augment, self.augment_copies or COPIES)
 
 
 @dataclass
@@ -196,6 +238,11 @@ class SweepArguments:
     by_pooling: str | None = _option(
         'Settings of the model for one pooling only, as JSON: {"qkv": {"score_activation": "tanh"}}.'
     )
+    variants: str | None = _option(
+        "Instead of all these: settings of model and training by name, as JSON, each cross-validated on the same "
+        'folds and seeds and compared with the first: {"ours": {}, "no dropout": {"input_dropout": 0}}. null takes '
+        "a setting away."
+    )
     seeds: list[int] | None = _option("Seeds, in place of --seed; also of a cross-validation without a sweep.")
     layers_at_once: int | None = _option(
         "Keep the states of this many layers on disk at a time, and remove them when their trainings are done."
@@ -207,6 +254,11 @@ class SweepArguments:
     def settings_of(self, pooling: str) -> dict[str, Any]:
         """Returns the settings of the model that hold for this pooling only."""
         return json.loads(self.by_pooling or "{}").get(pooling, {})
+
+    @property
+    def settings_of_variants(self) -> dict[str, dict[str, Any]]:
+        """The settings of each variant that are not those of all, by its name."""
+        return json.loads(self.variants or "{}")
 
     @property
     def varies(self) -> bool:
@@ -246,7 +298,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
         recipe = _read_recipe(Path(argv[0]))
         if any(flag == "--encoder" or flag.startswith("--encoder=") for flag in argv):
             recipe.pop("encoders", None)
-        argv = [*_as_flags(recipe), *argv[1:]]
+        argv = [*as_flags(recipe), *argv[1:]]
     try:
         model, data, training, sweep, unknown = parser.parse_args_into_dataclasses(
             argv, return_remaining_strings=True, look_for_args_file=False
@@ -266,7 +318,7 @@ def _refuse(message: str) -> NoReturn:
     raise RecipeError(f"{message}.")
 
 
-def _as_flags(recipe: dict[str, Any]) -> list[str]:
+def as_flags(recipe: dict[str, Any]) -> list[str]:
     """Returns a recipe as the flags it stands for, so that its values are checked as theirs are."""
     flags = []
     for name, value in recipe.items():
@@ -293,6 +345,7 @@ def _check(arguments: Arguments) -> None:
     model, data, training, sweep = arguments
     _check_ensemble(model)
     _check_sweep(arguments)
+    _check_small_data(arguments)
     if model.model_name_or_path is None and model.encoder is None and not sweep.encoders:
         raise RecipeError("Say what to train: --encoder for a new model, or --model_name_or_path to train one on.")
     check_protocol(data)
@@ -343,9 +396,10 @@ def _check_sweep(arguments: Arguments) -> None:
     for layer in sweep.layers or []:
         if layer != "all" and not (layer.isdigit() and int(layer)):
             raise RecipeError(f"--layers {layer}: expected layers from 1, such as 3 4 5, or all.")
-    if sweep.seeds and not sweep.varies and data.protocol == "split":
+    if sweep.seeds and not (sweep.varies or sweep.variants) and data.protocol == "split":
         raise RecipeError("Several seeds need a --protocol that cross-validates, or a sweep: one model has one seed.")
     _check_by_pooling(sweep)
+    _check_variants(sweep)
     for name in ("layers_at_once", "jobs"):
         if (value := getattr(sweep, name)) is not None and value < 1:
             raise RecipeError(f"--{name} {value}: at least 1.")
@@ -366,6 +420,42 @@ def _check_by_pooling(sweep: SweepArguments) -> None:
     fields = {name for fields in of_poolings.values() for name in fields}
     if unknown := sorted(fields - {*OF_THE_HEAD}):
         raise RecipeError(f"--by_pooling sets {', '.join(unknown)}; it may set {', '.join(OF_THE_HEAD)}.")
+
+
+def _check_variants(sweep: SweepArguments) -> None:
+    if sweep.variants is None:
+        return
+    example = """such as {"ours": {}, "no mixup": {"mixup": 0}}"""
+    try:
+        variants = json.loads(sweep.variants)
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"--variants is not JSON ({error}): expected settings by name, {example}.") from error
+    if not isinstance(variants, dict) or not variants or not all(isinstance(one, dict) for one in variants.values()):
+        raise RecipeError(f"--variants {sweep.variants}: expected settings by name, {example}.")
+    if sweep.varies:
+        raise RecipeError("Give either --variants, or --encoders, --layers and --poolings: a sweep is of one kind.")
+    allowed = {field.name for one in (ModelArguments, SerTrainingArguments) for field in fields(one) if field.init}
+    for name, settings in variants.items():
+        if wrong := sorted({*settings} - (allowed - {*VARIANTS_KEEP})):
+            raise RecipeError(
+                f"The variant {name!r} sets {', '.join(wrong)}: a variant may set what the model is and how it is "
+                "trained; corpus, folds and seeds are the same for all."
+            )
+
+
+def _check_small_data(arguments: Arguments) -> None:
+    model, _, training, _ = arguments
+    for name in ("encoder_learning_rate", "encoder_weight_decay", "layerwise_lr_decay"):
+        if getattr(training, name) is not None and not model.unfreeze_last_n:
+            raise RecipeError(f"--{name} is of encoder layers that are trained: give --unfreeze_last_n as well.")
+    if training.layerwise_lr_decay is not None and not 0 < training.layerwise_lr_decay <= 1:
+        raise RecipeError(f"--layerwise_lr_decay {training.layerwise_lr_decay:g}: above 0, up to 1.")
+    if training.ema_decay is not None and not 0 < training.ema_decay < 1:
+        raise RecipeError(f"--ema_decay {training.ema_decay:g}: between 0 and 1, such as 0.99.")
+    if training.augment_copies is not None and not training.augment:
+        raise RecipeError("--augment_copies has a meaning only with --augment, which names what alters the copies.")
+    if training.augment_copies is not None and training.augment_copies < 1:
+        raise RecipeError(f"--augment_copies {training.augment_copies}: at least 1.")
 
 
 def check_protocol(data: DataArguments) -> None:

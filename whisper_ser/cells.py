@@ -113,7 +113,7 @@ def run_cell(cell: Cell, bench: Bench) -> dict[str, Any]:
         model = WhisperForEmotionClassification(copy.deepcopy(cell.config))
         # Stored states are all that is read; every step would walk through what is not there.
         del model.whisper_ser.encoder.layers[:]
-    inputs = bench.inputs._replace(features=bench.inputs.features.of_layers(model.config.layer_indices))
+    inputs = bench.inputs.of_layers(model.config.layer_indices)
     arguments = cell.arguments._replace(training=_quiet(cell.arguments.training, cell.folder, bench.curves))
     # Learning curves are those of the validation part; where there is none, those of the test part.
     follow_test = bench.curves and not len(split.validation)

@@ -9,43 +9,43 @@ from tqdm import tqdm
 
 from whisper_ser.arguments import Arguments
 from whisper_ser.cells import Bench, Cell, fold_folder, identity, run_cells
-from whisper_ser.folds import Fold
+from whisper_ser.folds import Fold, training_paths
 from whisper_ser.listening import Sound
 from whisper_ser.models import build_model
 from whisper_ser.report.run import METRICS
 from whisper_ser.training import note_settings, prepare_inputs
 
 
-def cross_validate(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments: Arguments) -> dict[int, list[Path]]:
+def cross_validate(
+    folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments: Arguments, anew: bool = True
+) -> dict[int, list[Path]]:
     """Trains and tests on every fold, each from the same seed; returns the folder of each fold, by seed.
 
     The folders lie in `output_dir/folds`. Interrupted and started again with the same settings, it goes on with the
     folds that are not finished; after a complete run it starts anew.
+
+    Args:
+        anew: `False` keeps the folds of a complete run as well.
 
     Raises:
         CheckpointError: `output_dir` holds an unfinished cross-validation with other settings.
     """
     process, output_dir = PartialState(), Path(arguments.training.output_dir)
     with process.main_process_first():
-        if process.is_main_process and (output_dir / METRICS).is_file():
+        if anew and process.is_main_process and (output_dir / METRICS).is_file():
             shutil.rmtree(output_dir / "folds", ignore_errors=True)
             (output_dir / METRICS).unlink()
         note_settings(output_dir / "folds", arguments)
-    seeds = arguments.sweep.seeds or [arguments.training.seed]
-    folders = {seed: [_folder(output_dir, fold, n, seed, seeds) for n, fold in enumerate(folds)] for seed in seeds}
-    cells = [
-        Cell(folder, n, None, of_seed, identity(None, of_seed, folds[n].split, sounds))
-        for seed, of_folds in folders.items()
-        for of_seed in [arguments.with_seed(seed)]
-        for n, folder in enumerate(of_folds)
-    ]
+    cells = plan_cells(folds, sounds, arguments)
     todo, silent = [cell for cell in cells if not cell.done], not process.is_main_process
     progress = tqdm(
         total=len(cells), initial=len(cells) - len(todo), desc="cross-validation", unit="fold", disable=silent
     )
     if todo:
         model, extractor = build_model(arguments.model, folds[0].split.train.features["emotion"].names)
-        inputs = prepare_inputs(model, extractor, sounds, Path(arguments.data.feature_dir))
+        store, copies = Path(arguments.data.feature_dir), arguments.training.copies
+        trained = training_paths(folds) if copies else ()
+        inputs = prepare_inputs(model, extractor, sounds, store, copies=copies, trained=trained)
         if arguments.model.model_name_or_path is None and not inputs.log_mels:
             todo = [cell._replace(config=model.config) for cell in todo]
         # Encoder layers that are trained keep all cores busy, and every process would hold all spectrograms.
@@ -55,7 +55,22 @@ def cross_validate(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments
             if metrics:
                 progress.set_postfix_str(f"fold {folds[cell.fold].name}: UA {100 * metrics['test']['ua']:.1f}")
     progress.close()
-    return folders
+    by_seed: dict[int, list[Path]] = {}
+    for cell in cells:
+        by_seed.setdefault(cell.arguments.training.seed, []).append(cell.folder)
+    return by_seed
+
+
+def plan_cells(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments: Arguments) -> list[Cell]:
+    """Returns the cell of every seed and fold, those of one seed together."""
+    seeds = [*dict.fromkeys(arguments.sweep.seeds or [arguments.training.seed])]
+    cells = []
+    for seed in seeds:
+        of_seed = arguments.with_seed(seed)
+        for number, fold in enumerate(folds):
+            folder = _folder(Path(arguments.training.output_dir), fold, number, seed, seeds)
+            cells.append(Cell(folder, number, None, of_seed, identity(None, of_seed, fold.split, sounds)))
+    return cells
 
 
 def _folder(output_dir: Path, fold: Fold, number: int, seed: int, seeds: Sequence[int]) -> Path:

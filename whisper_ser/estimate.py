@@ -1,5 +1,6 @@
 """What a sweep will cost, from timing a few steps before it starts."""
 
+import json
 import math
 import time
 from collections import defaultdict
@@ -24,31 +25,55 @@ REPEATS = 5
 
 def estimate(cells: Sequence[Cell], folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments: Arguments) -> str:
     """Returns what training `cells` will take in time and disk, the states not yet stored assumed for none."""
-    lengths = [arguments.model.pad_to_seconds or sound.seconds for sound in sounds.values()]
     device, jobs = arguments.training.device, min(arguments.sweep.jobs or usual_jobs(cells), len(cells))
-    of_encoder: dict[str | None, list[Cell]] = defaultdict(list)
+    encoded: dict[str, list[Cell]] = defaultdict(list)
+    trained: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
-        of_encoder[cell.arguments.model.encoder].append(cell)
-    encoding, training, disk = 0.0, 0.0, 0.0
-    for those in of_encoder.values():
+        if cell.config:
+            encoded[_what_is_stored(cell)].append(cell)
+            trained[json.dumps(_of_a_step(cell.config), sort_keys=True, default=str)].append(cell)
+    encoding, training, disk, hours = 0.0, 0.0, 0.0, 0.0
+    for those in encoded.values():
         config = max((cell.config for cell in those if cell.config), key=lambda config: config.layer_index)
-        layers = len({cell.arguments.model.layer_index for cell in those})
+        layers = len({layer for cell in those if cell.config for layer in cell.config.layer_indices})
         held = min(layers, arguments.sweep.layers_at_once or layers)
-        frames = sum(lengths) * FRAMES_PER_SECOND / config.frame_averaging
-        size = 2 * held * frames * config.encoder_config.d_model
+        seconds = sum(_lengths(those[0], sounds)) * _renditions(those)
+        size = 2 * held * seconds * FRAMES_PER_SECOND / config.frame_averaging * config.encoder_config.d_model
         disk = max(disk, size) if arguments.sweep.layers_at_once else disk + size
-        encoding += sum(lengths) * _seconds_to_encode(config, device) * math.ceil(layers / held)
-        for pooling in {cell.arguments.model.pooling_type for cell in those}:
-            steps = sum(
-                _steps(folds[cell.fold], arguments) for cell in those if cell.arguments.model.pooling_type == pooling
-            )
-            with _threads(max(1, cores() // jobs)):
-                training += steps * _seconds_of_a_step(config, pooling or "", lengths, arguments) / jobs
+        encoding += seconds * _seconds_to_encode(config, device) * math.ceil(layers / held)
+        hours += seconds / 3600
+    for those in trained.values():
+        steps = sum(_steps(folds[cell.fold], cell.arguments) for cell in those)
+        with _threads(max(1, cores() // jobs)):
+            training += steps * _seconds_of_a_step(those[0], _lengths(those[0], sounds)) / jobs
     return (
         f"{len(cells)} trainings, {jobs} at a time: about {_duration(encoding + training)} "
-        f"({_duration(encoding)} of it to encode {sum(lengths) / 3600:.2f} hours of audio, less what is stored), and "
+        f"({_duration(encoding)} of it to encode {hours:.2f} hours of audio, less what is stored), and "
         f"up to {_size(disk)} in {arguments.data.feature_dir}"
     )
+
+
+def _what_is_stored(cell: Cell) -> str:
+    """Returns what tells apart the stores of cells, but for their layers and copies."""
+    model, config = cell.arguments.model, cell.config
+    context = (config.chunk_seconds, config.frame_averaging) if config else ()
+    return json.dumps([model.encoder, model.pad_to_seconds, *context])
+
+
+def _lengths(cell: Cell, sounds: Mapping[str, Sound]) -> list[float]:
+    return [cell.arguments.model.pad_to_seconds or sound.seconds for sound in sounds.values()]
+
+
+def _renditions(cells: Sequence[Cell]) -> int:
+    """Returns how often each utterance is encoded: itself and its altered copies."""
+    return 1 + len({copy.name for cell in cells for copy in cell.arguments.training.copies})
+
+
+def _of_a_step(config: WhisperSerConfig) -> dict[str, Any]:
+    """Returns the fields of a model that takes about as long to train: one layer costs as much as another."""
+    one_layer = {"layer_indices": [1], "layer_mixing": "none"}
+    ensemble = config.ensemble and [{**member, **one_layer} for member in config.ensemble]
+    return {**config.to_dict(), "layer_index": 1, **one_layer, "ensemble": ensemble}
 
 
 def _steps(fold: Fold, arguments: Arguments) -> float:
@@ -67,18 +92,11 @@ def _seconds_to_encode(config: WhisperSerConfig, device: torch.device) -> float:
         return _median_time(lambda: model.encode(features), device) / TRIED_SECONDS
 
 
-def _seconds_of_a_step(
-    config: WhisperSerConfig, pooling: str, lengths: Sequence[float], arguments: Arguments
-) -> float:
-    fields = {
-        **config.to_dict(),
-        "pooling_type": pooling,
-        "layer_index": 1,
-        "layer_indices": [1],
-        "layer_mixing": "none",
-        "ensemble": config.ensemble and [{**member, "layer_indices": [1]} for member in config.ensemble],
-    }
-    model: Any = WhisperForEmotionClassification(WhisperSerConfig(**fields))
+def _seconds_of_a_step(cell: Cell, lengths: Sequence[float]) -> float:
+    config, arguments = cell.config, cell.arguments
+    if config is None:
+        raise ValueError("Only a cell with a config can be timed.")
+    model: Any = WhisperForEmotionClassification(WhisperSerConfig(**_of_a_step(config)))
     model.to(arguments.training.device).train()
     frames = max(1, round(sum(lengths) / len(lengths) * FRAMES_PER_SECOND / config.frame_averaging))
     batch, width = arguments.training.train_batch_size, config.encoder_config.d_model

@@ -3,7 +3,8 @@
 A store is a folder for each encoder layer, named after what its states depend on: the weights up to that layer, the
 front end and the context. In it lie shards, safetensors files of float16 states `(frames, width)` named by the hash of
 the audio they are of. A shard is named by its own SHA-256 and renamed into place when it is whole: what is there can
-be checked, any number of processes may fill one store, and work that was interrupted goes on.
+be checked, any number of processes may fill one store, and work that was interrupted goes on. The altered copies
+of one number lie in a folder of their own within each layer's, so that neither disturbs the shards of the other.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from transformers.utils import logging
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from modeling_whisper_ser.configuration_whisper_ser import FRAMES_PER_SECOND
 from whisper_ser.audio import read_audio
+from whisper_ser.augmentation import Copy
 from whisper_ser.errors import FeatureStoreError
 from whisper_ser.files import replacing
 from whisper_ser.inference.speed import optimised
@@ -168,15 +170,18 @@ def fill(
     sounds: Mapping[str, Sound],
     folder: Path,
     layers: Sequence[int] | None = None,
+    copy: Copy | None = None,
 ) -> Features:
-    """Returns the states of all files, after encoding what the store in `folder` lacks, in one pass for all layers.
+    """Returns the states of all files, or of their altered copies, after encoding what the store in `folder` lacks.
 
-    Under several processes, of one or many machines that share `folder`, each encodes its share of the shards. Batches
-    are composed of the whole corpus, whatever is missing and whoever encodes it.
+    All layers are encoded in one pass. Under several processes, of one or many machines that share `folder`, each
+    encodes its share of the shards. Batches are composed of the whole corpus, whatever is missing and whoever encodes
+    it.
 
     Args:
         model: whose encoder reaches the highest of `layers`; by default those it reads.
         sounds: of `whisper_ser.listening.listen`.
+        copy: which copy of each file is encoded in its place; it is found by the path of the file.
 
     Raises:
         FeatureStoreError: the folder cannot be written, there is no room, or states do not fit into float16.
@@ -184,6 +189,9 @@ def fill(
     process = PartialState()
     layers = tuple(layers or model.config.layer_indices)
     folders = store_folders(folder, model, extractor, layers)
+    if copy:
+        folders = {layer: of_layer / copy.name for layer, of_layer in folders.items()}
+        sounds = {path: copy.of(sound) for path, sound in sounds.items()}
     width = model.config.encoder_config.d_model
     todo = plan(model, extractor, folders, sounds)
     if todo.missing:
@@ -191,9 +199,10 @@ def fill(
     mine = todo.missing[process.process_index :: process.num_processes]
     files = sum(len(batch) for number in mine for batch in todo.shards[number])
     shown = files and process.is_main_process
-    with tqdm(total=files, desc="encoding", unit="file", leave=False, disable=not shown) as progress:
+    what = f"encoding copy {copy.number}" if copy else "encoding"
+    with tqdm(total=files, desc=what, unit="file", leave=False, disable=not shown) as progress:
         for number in mine:
-            shard = _encode(model, extractor, todo.shards[number], sounds, layers, progress)
+            shard = _encode(model, extractor, todo.shards[number], sounds, layers, copy, progress)
             for layer, states in zip(layers, shard, strict=True):
                 _write_shard(folders[layer], states)
     process.wait_for_everyone()
@@ -207,6 +216,7 @@ def _encode(
     batches: list[list[str]],
     sounds: Mapping[str, Sound],
     layers: Sequence[int],
+    copy: Copy | None,
     progress: tqdm,
 ) -> list[dict[str, torch.Tensor]]:
     """Returns the states `(frames, width)` of a shard's utterances by key, for each layer."""
@@ -214,8 +224,9 @@ def _encode(
     base = optimised(model.to(device)).whisper_ser
     shard: list[dict[str, torch.Tensor]] = [{} for _ in layers]
     for batch in batches:
-        audio = [read_audio(path, extractor.sampling_rate) for path in batch]
-        features = extractor(audio, sampling_rate=extractor.sampling_rate, return_tensors="pt").to(device)
+        rate = extractor.sampling_rate
+        audio = [copy.read(sounds[path], rate) if copy else read_audio(path, rate) for path in batch]
+        features = extractor(audio, sampling_rate=rate, return_tensors="pt").to(device)
         with torch.inference_mode(), base.encoder.reading(layers):
             states, mask = base.encode(**features)
         halves = states.half().cpu()

@@ -36,6 +36,11 @@ class Fold(NamedTuple):
     split: Split
 
 
+def training_paths(folds: Iterable[Fold]) -> set[str]:
+    """Returns the paths of all utterances that train in any of the folds."""
+    return {path for fold in folds for path in fold.split.train["path"]}
+
+
 def folds(
     corpus: Dataset,
     protocol: str = "auto",

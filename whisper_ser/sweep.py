@@ -22,7 +22,7 @@ from whisper_ser.errors import RecipeError
 from whisper_ser.estimate import estimate
 from whisper_ser.features import store_folders
 from whisper_ser.files import replacing
-from whisper_ser.folds import Fold
+from whisper_ser.folds import Fold, training_paths
 from whisper_ser.listening import Sound
 from whisper_ser.models import build_model, given_fields
 from whisper_ser.report.run import METRICS, PREDICTIONS
@@ -165,7 +165,8 @@ def _train(
     store = Path(arguments.data.feature_dir)
     if arguments.sweep.layers_at_once:
         store = _only(store_folders(_own_store(arguments), model, extractor, read), _own_store(arguments))
-    inputs = prepare_inputs(model, extractor, sounds, store, read)
+    copies = arguments.training.copies
+    inputs = prepare_inputs(model, extractor, sounds, store, read, copies, training_paths(folds) if copies else ())
     by_cell = {variant.cell.folder: variant for variant in variants}
     cells = [variant.cell for variant in variants]
     bench = Bench(folds, inputs, extractor, curves=True)

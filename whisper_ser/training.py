@@ -2,9 +2,10 @@
 
 import contextlib
 import copy
+import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,20 +13,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback
+from transformers import EvalPrediction, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
-from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
+from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
 from whisper_ser.arguments import Arguments, SerTrainingArguments
 from whisper_ser.audio import read_audio
 from whisper_ser.calibration import fit_temperature
+from whisper_ser.augmentation import Copy
 from whisper_ser.errors import CheckpointError, RecipeError
 from whisper_ser.evaluation import scores
 from whisper_ser.features import Features, fill
 from whisper_ser.files import replacing
 from whisper_ser.listening import Sound
 from whisper_ser.protocols import Split
+from whisper_ser.trainer import SerTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -37,6 +40,12 @@ SETTINGS_THAT_MATTER = (
     "gradient_accumulation_steps",
     "learning_rate",
     "weight_decay",
+    "encoder_learning_rate",
+    "encoder_weight_decay",
+    "layerwise_lr_decay",
+    "ema_decay",
+    "augment",
+    "augment_copies",
     "lr_scheduler_type",
     "warmup_steps",
     "optim",
@@ -74,29 +83,64 @@ class Inputs(NamedTuple):
         log_mels: where encoder layers are trained, `(mel_frames, mels)` by path: the states of the untrained encoder
             then only standardise. Else empty.
         hours: of audio.
+        copies: the same of each altered copy, of the utterances that train.
     """
 
     features: Features
     log_mels: dict[str, np.ndarray]
     hours: float
+    copies: tuple["Inputs", ...] = ()
+
+    def of_layers(self, layers: Sequence[int]) -> "Inputs":
+        """Returns the inputs for a model that reads some of the layers."""
+        copies = tuple(copied.of_layers(layers) for copied in self.copies)
+        return self._replace(features=self.features.of_layers(layers), copies=copies)
+
+    def read(self, path: str) -> Example:
+        """Returns what the model reads of the utterance at `path`, not of a copy."""
+        if self.log_mels:
+            return {"input_features": self.log_mels[path]}
+        return {"encoder_hidden_states": self.features.read(path)}
 
 
 class Examples(torch.utils.data.Dataset):
-    """What the Trainer reads: inputs of the model and label, one utterance each."""
+    """What the Trainer reads: inputs of the model and label, one utterance each, or one of its copies.
 
-    def __init__(self, inputs: Inputs, paths: list[str], labels: list[int]) -> None:
+    Every epoch draws anew, for each utterance by itself, between the utterance and its copies, all of them alike. The
+    draw depends on seed, epoch and utterance alone: a run that was interrupted goes on with the same.
+    """
+
+    def __init__(self, inputs: Inputs, paths: list[str], labels: list[int], seed: int = 0) -> None:
         self.inputs = inputs
         self.paths = paths
         self.labels = labels
+        self.seed = seed
+        # Shared with the processes of a data loader, which may live on from one epoch to the next.
+        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Example:
-        path, label = self.paths[index], self.labels[index]
-        if self.inputs.log_mels:
-            return {"input_features": self.inputs.log_mels[path], "labels": label}
-        return {"encoder_hidden_states": self.inputs.features.read(path), "labels": label}
+        path = self.paths[index]
+        return {**self._drawn(path).read(path), "labels": self.labels[index]}
+
+    def _drawn(self, path: str) -> Inputs:
+        if not self.inputs.copies:
+            return self.inputs
+        draw = f"{self.seed} {int(self.epoch)} {self.inputs.features.keys[path]}"
+        number = int.from_bytes(hashlib.sha256(draw.encode()).digest()[:8])
+        return (self.inputs, *self.inputs.copies)[number % (1 + len(self.inputs.copies))]
+
+
+class TellEpoch(TrainerCallback):
+    """Tells the training part which epoch it is."""
+
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **context: Any) -> None:
+        self.examples.epoch.fill_(int(state.epoch or 0))
 
 
 class Training(NamedTuple):
@@ -124,17 +168,26 @@ def prepare_inputs(
     sounds: Mapping[str, Sound],
     feature_dir: Path,
     layers: Sequence[int] | None = None,
+    copies: Sequence[Copy] = (),
+    trained: Collection[str] = (),
 ) -> Inputs:
-    """Returns the inputs of all files, for `layers` or those the model reads.
+    """Returns the inputs of all files, for `layers` or those the model reads, and of the `copies` of those `trained`.
 
     Raises:
         FeatureStoreError: the store of encoder states in `feature_dir` cannot be written.
     """
     hours = sum(sound.seconds for sound in sounds.values()) / 3600
     features = fill(model, extractor, sounds, feature_dir, layers)
-    # An encoder that is trained changes with every step: what can be kept is its input.
-    log_mels = {path: _log_mel(path, extractor) for path in sounds} if model.config.unfreeze_last_n else {}
-    return Inputs(features, log_mels, hours)
+    originals = Inputs(features, {}, hours)
+    altered = {path: sounds[path] for path in sorted({*trained})} if copies else {}
+    if model.config.unfreeze_last_n:
+        # An encoder that is trained changes with every step: what can be kept is its input.
+        log_mels = [_log_mels(sounds, extractor), *(_log_mels(altered, extractor, copied) for copied in copies)]
+        originals, *others = [originals._replace(log_mels=of_all) for of_all in log_mels]
+    else:
+        stored = [fill(model, extractor, altered, feature_dir, layers, copied) for copied in copies]
+        others = [originals._replace(features=features) for features in stored]
+    return originals._replace(copies=tuple(others))
 
 
 def train(
@@ -169,10 +222,11 @@ def train(
     if arguments.model.model_name_or_path is None and model.config.channel_standardisation:
         features = inputs.features
         model.whisper_ser.standardisation.fit(features.read(path) for path in split.train["path"][:])
-    examples = {name: _examples(part, inputs, model) for name, part in zip(split._fields, split, strict=True)}
-    model.config.class_weights = _class_weights(
-        examples["train"].labels, len(model.config.labels), arguments.model.class_weighting
-    )
+    # What validates and tests is heard as it was recorded.
+    unaltered = inputs._replace(copies=())
+    examples = {name: _examples(part, unaltered, model) for name, part in zip(split._fields, split, strict=True)}
+    examples["train"] = _examples(split.train, inputs, model, settings.seed)
+    weigh_classes(model.config, examples["train"].labels, arguments.model.class_weighting)
     model.config.temperature = 1.0
     best = BestEpoch(BEST[settings.selection]) if settings.selection in BEST and not resumable else None
     trainer = _trainer(model, extractor, examples, settings, best, follow_test)
@@ -181,6 +235,8 @@ def train(
     output = trainer.train(resume_from_checkpoint=resume)
     if best:
         best.restore(model)
+    elif trainer.average and settings.selection not in BEST:
+        trainer.average.exchange()
     logits = {
         part: np.asarray(trainer.predict(examples[part]).predictions)
         for part in ("validation", "test")
@@ -207,13 +263,18 @@ def _history(logged: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(epochs.values())
 
 
-def _examples(part: Dataset, inputs: Inputs, model: WhisperForEmotionClassification) -> Examples:
-    return Examples(inputs, part["path"][:], _targets(part, model.config.labels))
+def _examples(part: Dataset, inputs: Inputs, model: WhisperForEmotionClassification, seed: int = 0) -> Examples:
+    return Examples(inputs, part["path"][:], _targets(part, model.config.labels), seed)
 
 
-def _log_mel(path: str, extractor: WhisperSerFeatureExtractor) -> np.ndarray:
-    audio = read_audio(path, extractor.sampling_rate)
-    return extractor(audio, sampling_rate=extractor.sampling_rate, return_tensors="np")["input_features"][0]
+def _log_mels(
+    sounds: Mapping[str, Sound], extractor: WhisperSerFeatureExtractor, copied: Copy | None = None
+) -> dict[str, np.ndarray]:
+    rate, log_mels = extractor.sampling_rate, {}
+    for path, sound in sounds.items():
+        audio = copied.read(copied.of(sound), rate) if copied else read_audio(path, rate)
+        log_mels[path] = extractor(audio, sampling_rate=rate, return_tensors="np")["input_features"][0]
+    return log_mels
 
 
 def _targets(part: Dataset, labels: list[str]) -> list[int]:
@@ -221,12 +282,20 @@ def _targets(part: Dataset, labels: list[str]) -> list[int]:
     return [labels.index(names[emotion]) for emotion in part["emotion"]]
 
 
-def _class_weights(labels: list[int], num_labels: int, weighting: str) -> list[float] | None:
-    """Returns weights inverse to the frequency of each class, 1 on average over the utterances."""
-    if weighting == "none":
-        return None
-    counts = np.bincount(labels, minlength=num_labels)
-    return [float(len(labels) / (np.count_nonzero(counts) * count)) if count else 0.0 for count in counts]
+def weigh_classes(config: WhisperSerConfig, labels: list[int], weighting: str) -> None:
+    """Sets what the loss knows of the classes of `labels`, the indices of the training part.
+
+    `balanced`: weights inverse to the frequency of each class, 1 on average over the utterances. `logit_adjustment`:
+    their frequencies; a class that is not there counts as one utterance, since no logit can make up for none.
+    """
+    config.class_weights = config.class_priors = None
+    counts = np.bincount(labels, minlength=len(config.labels))
+    if weighting == "balanced":
+        present = np.count_nonzero(counts)
+        config.class_weights = [float(len(labels) / (present * count)) if count else 0.0 for count in counts]
+    elif weighting == "logit_adjustment":
+        seen = np.maximum(counts, 1)
+        config.class_priors = [float(count / seen.sum()) for count in seen]
 
 
 class BestEpoch(TrainerCallback):
@@ -256,7 +325,7 @@ def _trainer(
     arguments: SerTrainingArguments,
     best: BestEpoch | None,
     follow_test: bool,
-) -> Trainer:
+) -> SerTrainer:
     evaluated = {name: examples[name] for name in ("validation", "test") if len(examples[name])}
     if not follow_test and arguments.selection != "test_best":
         del evaluated["test"]
@@ -272,14 +341,15 @@ def _trainer(
         arguments.load_best_model_at_end = True
         arguments.metric_for_best_model = BEST[arguments.selection]
         arguments.greater_is_better = True
-    trainer = Trainer(
+    callbacks: list[TrainerCallback] = [TellEpoch(examples["train"])]
+    trainer = SerTrainer(
         model=model,
         args=arguments,
         train_dataset=examples["train"],
         eval_dataset=evaluated or None,
         data_collator=_collator(extractor),
         compute_metrics=_metrics,
-        callbacks=[best] if best else None,
+        callbacks=[*callbacks, best] if best else callbacks,
     )
     if arguments.disable_tqdm:
         # What the Trainer puts in the place of its bar prints every log.

@@ -35,7 +35,12 @@ METRICS = "metrics.json"
 PREDICTIONS = "predictions.parquet"
 CONFUSION_MATRIX = "confusion_matrix.png"
 COVERAGE = "coverage.png"
-OUTPUTS = {"model": "a trained model", "folds": "a cross-validation", "cells": "a sweep"}
+OUTPUTS = {
+    "model": "a trained model",
+    "folds": "a cross-validation",
+    "cells": "a sweep",
+    "variants": "an ablation",
+}
 """What each kind of run fills in its folder."""
 TEST_BEST = "selection=test_best: the test part chose the epoch it is reported for, which flatters."
 

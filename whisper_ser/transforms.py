@@ -1,0 +1,220 @@
+"""What may befall a recording between mouth and file: a waveform in, the altered waveform out, all of it drawn.
+
+Nothing here reads another recording: what is made of an utterance depends on that utterance and the draw alone, so
+that no altered copy can carry a voice of the test part into training.
+"""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+
+Transform = Callable[[np.ndarray, np.random.Generator, int], np.ndarray]
+"""Waveform `(samples,)`, generator of all draws and sampling rate in hertz to a waveform."""
+
+SPEEDS = (0.9, 1.1)
+"""Ko et al. 2015."""
+SEMITONES = (-2.0, 2.0)
+WARPS = (0.9, 1.1)
+"""Of the vocal tract's resonances, as Jaitly and Hinton 2013."""
+SIGNAL_TO_NOISE = (5.0, 25.0)
+"""Decibels."""
+REVERBERATION_SECONDS = (0.1, 0.8)
+"""In which an echo falls by 60 dB."""
+DIRECT_TO_ECHO = (0.0, 12.0)
+"""Decibels: from across a room to close to the microphone."""
+GAINS = (-12.0, 12.0)
+"""Decibels."""
+TALKERS = 6
+
+WINDOW, HOP = 512, 128
+"""Of the short-time spectra: 32 ms and 8 ms at 16 kHz."""
+POLES = 18
+"""Of the all-pole filter of a vocal tract at 16 kHz."""
+PIECE_SECONDS = 0.03
+"""At least two periods of a deep voice."""
+
+
+def change_speed(samples: np.ndarray, factor: float, rate: int) -> np.ndarray:
+    """Returns the waveform `factor` times as fast: tempo, pitch and resonances together, as a tape."""
+    return soxr.resample(samples, rate * factor, rate)
+
+
+def stretch(samples: np.ndarray, factor: float, rate: int) -> np.ndarray:
+    """Returns the waveform `factor` times as long at its pitch, by overlapping pieces that fit each other (WSOLA).
+
+    Each piece is the one near its share of the time that is most like what followed the piece before (Verhelst and
+    Roelands 1993).
+    """
+    half = round(PIECE_SECONDS * rate / 2)
+    window = np.hanning(2 * half + 1)[:-1]
+    padded = np.pad(samples.astype(np.float64), (2 * half, 4 * half))
+    total = np.cumsum(np.pad(padded**2, (1, 0)))
+    length = round(len(samples) * factor)
+    joined = np.zeros(length + 3 * half)
+    start = half
+    for place in range(0, length + half, half):
+        lowest = min(round(place / factor), len(samples))
+        if place:
+            wanted = padded[start + half : start + 3 * half]
+            energy = total[lowest + 2 * half : lowest + 4 * half + 1] - total[lowest : lowest + 2 * half + 1]
+            likeness = np.correlate(padded[lowest : lowest + 4 * half], wanted) / np.sqrt(energy.clip(min=1e-9))
+            start = lowest + int(likeness.argmax())
+        joined[place : place + 2 * half] += window * padded[start : start + 2 * half]
+    return joined[half : half + length]
+
+
+def shift_pitch(samples: np.ndarray, semitones: float, rate: int) -> np.ndarray:
+    """Returns the waveform at another pitch, as long as it was; the resonances move along."""
+    factor = 2 ** (semitones / 12)
+    return _of_length(change_speed(stretch(samples, factor, rate), factor, rate), len(samples))
+
+
+def warp_vocal_tract(samples: np.ndarray, factor: float, rate: int) -> np.ndarray:
+    """Returns the waveform with the resonances of its voice `factor` times as high, at its pitch and tempo.
+
+    The resonances of each frame are the all-pole filter that linear prediction finds in it (Makhoul 1975).
+    """
+    spectrum = _spectrum(samples)
+    lags = torch.fft.irfft(spectrum.abs().square(), n=WINDOW, dim=0)[: POLES + 1].T.contiguous()
+    # Silence has no resonances and a pure tone has them without any width: a little white noise helps both.
+    lags[:, 0] = lags[:, 0] * (1 + 1e-4) + 1e-9
+    distance = (torch.arange(POLES).unsqueeze(1) - torch.arange(POLES)).abs()
+    predictor = torch.linalg.solve(lags[:, distance], lags[:, 1:].unsqueeze(2)).squeeze(2)
+    inverse = torch.fft.rfft(torch.nn.functional.pad(-predictor, (1, 0)), n=WINDOW, dim=1) + 1
+    envelope = -inverse.abs().log().T
+    places = (torch.arange(len(envelope), dtype=torch.float64) / factor).clamp(max=len(envelope) - 1)
+    low = places.long().clamp(max=len(envelope) - 2)
+    share = (places - low).unsqueeze(1)
+    warped = (1 - share) * envelope[low] + share * envelope[low + 1]
+    window = torch.hann_window(WINDOW, dtype=torch.float64)
+    return torch.istft(spectrum * (warped - envelope).exp(), WINDOW, HOP, window=window, length=len(samples)).numpy()
+
+
+def reverberate(
+    samples: np.ndarray, generator: np.random.Generator, seconds: float, direct_to_echo: float, rate: int
+) -> np.ndarray:
+    """Returns the waveform in a room, as loud and as long as it was; what would ring on after its end is cut.
+
+    The echo is noise that falls by 60 dB in `seconds`, the sound itself `direct_to_echo` decibels above it.
+    """
+    time = np.arange(max(1, round(seconds * rate))) / rate
+    echo = generator.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
+    echo *= 10 ** (-direct_to_echo / 20) / np.linalg.norm(echo)
+    room = np.concatenate([[1.0], echo])
+    size = len(samples) + len(room) - 1
+    wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(room, size), size)[: len(samples)]
+    return wet * (np.linalg.norm(samples) / max(float(np.linalg.norm(wet)), 1e-12))
+
+
+def add_noise(samples: np.ndarray, noise: np.ndarray, signal_to_noise: float) -> np.ndarray:
+    """Returns the waveform with `noise` `(samples,)`, `signal_to_noise` decibels below it over the whole."""
+    level = np.linalg.norm(samples) / max(float(np.linalg.norm(noise)), 1e-12)
+    return samples + noise * (level * 10 ** (-signal_to_noise / 20))
+
+
+def white_noise(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
+    """Returns noise with the same power at every frequency, as long as `samples`."""
+    return generator.standard_normal(len(samples))
+
+
+def pink_noise(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
+    """Returns noise with the same power in every octave, as long as `samples`."""
+    spectrum = np.fft.rfft(generator.standard_normal(len(samples)))
+    return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(len(spectrum)), 1)), len(samples))
+
+
+def babble(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
+    """Returns several voices, as long as `samples`: the utterance itself, backwards, at other speeds and times.
+
+    Other utterances would be the usual choice. But copies are made once for all folds, and a voice that tests in one
+    of them would be heard in the training of that fold.
+    """
+    voices = np.zeros(len(samples))
+    for _ in range(TALKERS):
+        voice = np.roll(samples[::-1], generator.integers(len(samples)))
+        voice = change_speed(voice, generator.uniform(0.8, 1.25), rate)
+        voices += np.resize(voice, len(samples)) if len(voice) else 0
+    return voices
+
+
+def transcode(samples: np.ndarray, codec: str, rate: int) -> np.ndarray:
+    """Returns the waveform after encoding and decoding by one of `CODECS`, as long and as loud as it was."""
+    of_codec, container, subtype, level = CODECS[codec]
+    peak = max(float(np.abs(samples).max()), 1e-12)
+    file = io.BytesIO()
+    scaled = 0.9 * samples / peak
+    if of_codec != rate:
+        scaled = soxr.resample(scaled, rate, of_codec)
+    soundfile.write(file, scaled, of_codec, format=container, subtype=subtype, compression_level=level)
+    file.seek(0)
+    decoded, _ = soundfile.read(file)
+    if of_codec != rate:
+        decoded = soxr.resample(decoded, of_codec, rate)
+    return _of_length(decoded, len(samples)) * (peak / 0.9)
+
+
+CODECS: dict[str, tuple[int, str, str, float | None]] = {
+    "telephone": (8000, "WAV", "ULAW", None),
+    "gsm": (8000, "WAV", "GSM610", None),
+    "mp3": (16000, "MP3", "MPEG_LAYER_III", 0.9),
+    "opus": (16000, "OGG", "OPUS", 0.95),
+}
+"""Rate in hertz, container, encoding and level of compression, as libsndfile names them."""
+NOISES: tuple[Transform, ...] = (white_noise, pink_noise, babble)
+
+
+def _speed(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
+    return change_speed(samples, generator.uniform(*SPEEDS), rate)
+
+
+def _pitch(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
+    return shift_pitch(samples, generator.uniform(*SEMITONES), rate)
+
+
+def _vocal_tract(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
+    return warp_vocal_tract(samples, generator.uniform(*WARPS), rate)
+
+
+def _reverb(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
+    seconds, direct_to_echo = generator.uniform(*REVERBERATION_SECONDS), generator.uniform(*DIRECT_TO_ECHO)
+    return reverberate(samples, generator, seconds, direct_to_echo, rate)
+
+
+def _noise(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
+    make = NOISES[generator.integers(len(NOISES))]
+    return add_noise(samples, make(samples, generator, rate), generator.uniform(*SIGNAL_TO_NOISE))
+
+
+def _codec(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
+    return transcode(samples, list(CODECS)[generator.integers(len(CODECS))], rate)
+
+
+def _gain(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
+    return samples * 10 ** (generator.uniform(*GAINS) / 20)
+
+
+TRANSFORMS: dict[str, Transform] = {
+    "speed": _speed,
+    "pitch": _pitch,
+    "vocal_tract": _vocal_tract,
+    "reverb": _reverb,
+    "noise": _noise,
+    "codec": _codec,
+    "gain": _gain,
+}
+"""In the order in which they befall a recording: voice, room, surroundings, line, volume."""
+
+
+def _spectrum(samples: np.ndarray) -> torch.Tensor:
+    """Returns the short-time spectrum `(bins, frames)`, complex128."""
+    window = torch.hann_window(WINDOW, dtype=torch.float64)
+    waveform = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float64))
+    return torch.stft(waveform, WINDOW, HOP, window=window, pad_mode="constant", return_complex=True)
+
+
+def _of_length(samples: np.ndarray, length: int) -> np.ndarray:
+    return np.pad(samples[:length], (0, max(0, length - len(samples))))
