@@ -20,8 +20,8 @@ from transformers.utils import logging
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
 from whisper_ser.arguments import Arguments, SerTrainingArguments
 from whisper_ser.audio import read_audio
-from whisper_ser.calibration import fit_temperature
 from whisper_ser.augmentation import Copy
+from whisper_ser.calibration import fit_temperature
 from whisper_ser.errors import CheckpointError, RecipeError
 from whisper_ser.evaluation import scores
 from whisper_ser.features import Features, fill
