@@ -1,7 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train app test check format clean
+LOWEST := .venv-lowest
+
+.PHONY: train app test test-lowest check format clean
 
 train: .venv/installed  ## train, test and use a model on the synthetic demo corpus
 	$(BIN)/python run_train.py recipes/demo.json
@@ -13,6 +15,14 @@ app: .venv/installed  ## open the page on the demo model, trained first if it is
 test: .venv/installed  ## run the test suite
 	$(BIN)/python -m pytest
 
+test-lowest:  ## run the tests with the lowest versions that pyproject.toml allows, but for torch
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --no-deps --constraint constraints.txt torch
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable ".[demo,dev]"
+	$(LOWEST)/bin/python -m pytest $(TESTS)
+
 check: .venv/installed  ## lint and type-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -23,7 +33,7 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv outputs data
+	rm -rf .venv $(LOWEST) outputs data
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

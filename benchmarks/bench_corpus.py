@@ -1,10 +1,13 @@
-"""How fast the feature store fills, with one process and two, and whether memory stays flat as the corpus grows.
+"""How fast the feature store fills or `whisper-ser predict` answers, by utterances and processes; memory and disk.
 
     python benchmarks/bench_corpus.py --data_dir path/to/emodb4 --encoder openai/whisper-base --output corpus.json
     python benchmarks/bench_corpus.py ... --utterances 100 --processes 1   # less than a minute
+    python benchmarks/bench_corpus.py ... --model outputs/emodb4/model     # predict instead of the store
 
 Recordings of the corpus are repeated, each time a little softer: the store goes by what is heard, and would encode a
-mere copy once. Every row starts `torchrun` on an empty store; time and memory are those of listening and filling.
+mere copy once. Every row starts `torchrun` on an empty folder. Time and memory are those of listening and filling, or
+of predicting and joining, without the seconds in which the processes start; processor time is the sum of all
+processes, and is what other work on the machine changes least.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,10 @@ from whisper_ser.audio import read_audio
 from whisper_ser.checkpoints import resolve_encoder
 from whisper_ser.corpora.table import load_table
 from whisper_ser.features import fill
+from whisper_ser.inference.formats import prediction_row, write_parquet
+from whisper_ser.inference.outputs import Prediction
+from whisper_ser.inference.recognizer import load_model
+from whisper_ser.inference.sharded import Question, answer, answers, shards_of
 from whisper_ser.listening import listen
 
 RATE = 16000
@@ -48,10 +56,12 @@ def main() -> None:
             launched(files[:utterances], processes, Path(scratch), arguments)
             for utterances, processes in itertools.product(arguments.utterances, arguments.processes)
         ]
-    print(f"\n{arguments.encoder}, layers {' '.join(map(str, arguments.layers))}, {os.cpu_count()} cores\n")
-    print("| utterances | processes | audio, h | time, s | hours of audio an hour | peak memory of a process, MB |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    template = "| {utterances} | {processes} | {hours:.2f} | {seconds:.1f} | {hours_per_hour:.0f} | {peak_mb:.0f} |"
+    what = arguments.model or f"{arguments.encoder}, layers {' '.join(map(str, arguments.layers))}"
+    print(f"\n{what}, {os.cpu_count()} cores\n")
+    print("| utterances | processes | audio, h | time, s | processor time, s | of it an hour of audio, s ", end="")
+    print("| peak memory of a process, MB | written, MB |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
+    template = "| {utterances} | {processes} | {hours:.3f} | {seconds:.1f} | {cpu_seconds:.1f} "
+    template += "| {cpu_seconds_per_hour:.0f} | {peak_mb:.0f} | {written_mb:.2f} |"
     for row in rows:
         print(template.format(**row))
     if arguments.output:
@@ -62,7 +72,8 @@ def main() -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Speed and memory of filling the feature store.")
     parser.add_argument("--data_dir", help="a corpus as a folder with a metadata.csv")
-    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--encoder", help="whose states are stored")
+    parser.add_argument("--model", help="a trained model that predicts instead")
     parser.add_argument("--layers", type=int, nargs="+", default=[3], help="kept, all in one pass")
     parser.add_argument("--utterances", type=int, nargs="+", default=[100, 1000, 10000])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
@@ -70,7 +81,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     parser.add_argument("--files_from", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if (arguments.encoder is None) == (arguments.model is None):
+        parser.error("give --encoder to fill a store, or --model to predict")
+    return arguments
 
 
 def repeated(paths: list[str], utterances: int, folder: Path) -> list[str]:
@@ -89,32 +103,60 @@ def launched(files: list[str], processes: int, scratch: Path, arguments: argpars
     (scratch / "files.json").write_text(json.dumps(files))
     with tempfile.TemporaryDirectory(dir=scratch) as store:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        command += [__file__, "--encoder", arguments.encoder, "--layers", *map(str, arguments.layers)]
-        command += ["--files_from", str(scratch / "files.json"), "--store", store]
+        command += [__file__, "--files_from", str(scratch / "files.json"), "--store", store]
+        if arguments.model:
+            command += ["--model", arguments.model]
+        else:
+            command += ["--encoder", arguments.encoder, "--layers", *map(str, arguments.layers)]
         threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **threads})
-    return json.loads(run.stdout.splitlines()[-1])
+        written = sum(path.stat().st_size for path in Path(store).rglob("*") if path.is_file()) / 1e6
+    return json.loads(run.stdout.splitlines()[-1]) | {"written_mb": written}
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Fills the store as one of several processes; the first prints the figures of all."""
+    """Does the work as one of several processes; the first prints the figures of all."""
     process = PartialState(cpu=not torch.cuda.is_available())
     files = json.loads(arguments.files_from.read_text())
+    work = predicting(files, arguments) if arguments.model else filling(files, arguments)
+    process.wait_for_everyone()
+    begin, cpu = time.perf_counter(), time.process_time()
+    work()
+    process.wait_for_everyone()
+    seconds = time.perf_counter() - begin
+    used = gather_object([time.process_time() - cpu])
+    peaks = gather_object([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024])
+    hours = sum(soundfile.info(file).duration for file in files) / 3600
+    if process.is_main_process:
+        figures = {"utterances": len(files), "processes": process.num_processes, "hours": hours, "seconds": seconds}
+        figures |= {"cpu_seconds": sum(used), "cpu_seconds_per_hour": sum(used) / hours, "peak_mb": max(peaks)}
+        print(json.dumps(figures))
+    process.destroy_process_group()
+
+
+def filling(files: list[str], arguments: argparse.Namespace) -> Callable[[], object]:
     model = WhisperForEmotionClassification.from_encoder(
         resolve_encoder(arguments.encoder), ["a", "b"], layer_index=max(arguments.layers)
     )
     extractor = WhisperSerFeatureExtractor(feature_size=model.config.encoder_config.num_mel_bins)
-    process.wait_for_everyone()
-    begin = time.perf_counter()
-    sounds = listen(files, progress=False)
-    fill(model, extractor, sounds, arguments.store, arguments.layers)
-    seconds = time.perf_counter() - begin
-    peaks = gather_object([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024])
-    hours = sum(sound.seconds for sound in sounds.values()) / 3600
-    if process.is_main_process:
-        figures = {"utterances": len(files), "processes": process.num_processes, "hours": hours, "seconds": seconds}
-        print(json.dumps({**figures, "hours_per_hour": hours / seconds * 3600, "peak_mb": max(peaks)}))
-    process.destroy_process_group()
+    return lambda: fill(model, extractor, listen(files, progress=False), arguments.store, arguments.layers)
+
+
+def predicting(files: list[str], arguments: argparse.Namespace) -> Callable[[], object]:
+    """Returns what `whisper-ser predict --output_dir` does once the model is loaded, in shards of 64."""
+    recognizer, question = load_model(arguments.model), Question()
+    process = PartialState()
+
+    def work() -> None:
+        shards = shards_of(files, arguments.store, recognizer, question, size=64)
+        for shard in shards[process.process_index :: process.num_processes]:
+            answer(shard, recognizer, question)
+        process.wait_for_everyone()
+        if process.is_main_process:
+            rows = (prediction_row(one, recognizer.labels) for one in answers(shards) if isinstance(one, Prediction))
+            write_parquet(rows, recognizer.labels, arguments.store / "predictions.parquet")
+
+    return work
 
 
 if __name__ == "__main__":

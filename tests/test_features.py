@@ -1,14 +1,11 @@
 """The feature store: right states, encoded once, whoever encodes them and whatever happens meanwhile."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from processes import torchrun
 from safetensors import safe_open
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
@@ -184,40 +181,62 @@ def test_anyone_can_open_a_shard(small_checkpoint, sounds, tmp_path):
         assert torch.equal(file.get_tensor(sounds[path].sample_hash), stored.read(path)[0])
 
 
-def test_two_processes_write_the_store_of_one(small_checkpoint, corpus, sounds, tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "SHARD_SECONDS", 6.0)
-    monkeypatch.setattr(features, "BATCH_SECONDS", 4.0)
-    torch.set_num_threads(1)
-    fill(new_model(small_checkpoint), WhisperSerFeatureExtractor(), sounds, tmp_path / "one", [1, 3])
-    script = tmp_path / "fill.py"
-    script.write_text(
-        f"""
-import sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+FILLER = """
+import os, signal, sys
 from pathlib import Path
 from accelerate import PartialState
 from modeling_whisper_ser import WhisperSerFeatureExtractor
 from test_features import new_model
 from whisper_ser import features
 from whisper_ser.listening import listen
-features.SHARD_SECONDS, features.BATCH_SECONDS = 6.0, 4.0
-assert PartialState(cpu=True).num_processes == 2
-sounds = listen(sorted(str(path) for path in Path({str(corpus)!r}).glob("*.wav")), progress=False)
-store = Path({str(tmp_path / "two")!r})
-stored = features.fill(new_model({str(small_checkpoint)!r}), WhisperSerFeatureExtractor(), sounds, store, [1, 3])
+
+checkpoint, corpus, store = sys.argv[1:]
+features.SHARD_SECONDS, features.BATCH_SECONDS = 3.0, 2.0
+assert PartialState(cpu=True).num_processes == 4
+write, written = features._write_shard, []
+
+def deadly(folder, states):
+    if PartialState().process_index == 1 and len(written) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(folder, states)
+    written.append(folder)
+
+if "DEADLY" in os.environ:
+    features._write_shard = deadly
+sounds = listen(sorted(str(path) for path in Path(corpus).glob("*.wav")), progress=False)
+stored = features.fill(new_model(checkpoint), WhisperSerFeatureExtractor(), sounds, Path(store), [1, 3])
 assert len(stored.places[1]) == len(sounds) == 36
 """
-    )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29643"]
-    result = subprocess.run(
-        [*torchrun, str(script)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
+
+
+@pytest.fixture
+def store_of_one(small_checkpoint, sounds, tmp_path, monkeypatch) -> set[str]:
+    monkeypatch.setattr(features, "SHARD_SECONDS", 3.0)
+    monkeypatch.setattr(features, "BATCH_SECONDS", 2.0)
+    torch.set_num_threads(1)
+    fill(new_model(small_checkpoint), WhisperSerFeatureExtractor(), sounds, tmp_path / "one", [1, 3])
+    (tmp_path / "fill.py").write_text(FILLER)
+    return files_of(tmp_path / "one")
+
+
+def test_four_processes_write_the_store_of_one(store_of_one, small_checkpoint, corpus, tmp_path):
+    result = torchrun(4, tmp_path / "fill.py", small_checkpoint, corpus, tmp_path / "four")
     assert result.returncode == 0, result.stderr
-    assert files_of(tmp_path / "two") == files_of(tmp_path / "one")
+    assert files_of(tmp_path / "four") == store_of_one
+
+
+@pytest.mark.slow
+def test_one_of_four_processes_is_killed_and_the_store_is_finished(store_of_one, small_checkpoint, corpus, tmp_path):
+    given = [tmp_path / "fill.py", small_checkpoint, corpus, tmp_path / "four"]
+    killed = torchrun(4, *given, DEADLY="1")
+    assert killed.returncode != 0 and "SIGKILL" in killed.stderr
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "four").rglob("*.safetensors")}
+    # The second process had written both layers of its first shard.
+    assert 2 <= len(kept) < len(store_of_one)
+    again = torchrun(4, *given)
+    assert again.returncode == 0, again.stderr
+    assert files_of(tmp_path / "four") == store_of_one
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
 
 
 def test_states_too_large_for_half_precision_are_refused(small_checkpoint, sounds, tmp_path):

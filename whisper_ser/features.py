@@ -129,13 +129,13 @@ def store_folders(
     }
     digest = hashlib.sha256(json.dumps(context, sort_keys=True).encode())
     for below in (encoder.conv1, encoder.conv2, encoder.embed_positions):
-        _digest_weights(digest, below)
+        digest_weights(digest, below)
     folders = {}
     for layer, module in enumerate(encoder.layers, start=1):
-        _digest_weights(digest, module)
+        digest_weights(digest, module)
         of_layer = digest.copy()
         if layer == len(encoder.layers) and encoder.layer_norm is not None:
-            _digest_weights(of_layer, encoder.layer_norm)
+            digest_weights(of_layer, encoder.layer_norm)
         if layer in layers:
             width, total = config.encoder_config.d_model, config.encoder_config.encoder_layers
             folders[layer] = folder / f"whisper{width}-layer{layer}of{total}-{of_layer.hexdigest()[:16]}"
@@ -319,7 +319,8 @@ def _check_room(folder: Path, needed: int) -> None:
         )
 
 
-def _digest_weights(digest: "hashlib._Hash", module: torch.nn.Module) -> None:
+def digest_weights(digest: "hashlib._Hash", module: torch.nn.Module) -> None:
+    """Adds names, shapes and values of a module's weights and buffers to a digest."""
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().data)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from whisper_ser.commands import timeline
+from whisper_ser.commands import sharded, timeline
 from whisper_ser.commands.printing import report, write_lines
 from whisper_ser.commands.recordings import (
     add_arguments,
@@ -51,6 +51,7 @@ def add_parser(subparsers: Any) -> None:
         help="answer 'uncertain' where the highest probability lies below P",
     )
     parser.add_argument("--batch_size", type=int, default=8, help="recordings encoded together; default: %(default)s")
+    sharded.add_arguments(parser)
     parser.add_argument("--timeline", action="store_true", help="emotions over time, as `whisper-ser timeline` does")
     timeline.add_time_arguments(parser)
     parser.set_defaults(run=run)
@@ -58,8 +59,11 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Predicts, writes, and reports what failed."""
+    sharded.check(arguments)
     if arguments.timeline:
         return _run_timeline(arguments)
+    if arguments.output_dir is not None:
+        return sharded.run(arguments, _write)
     if arguments.format == "vtt":
         raise InferenceError("--format vtt makes subtitles of a timeline: add --timeline.")
     files, problems = audio_files(arguments.files)
@@ -111,9 +115,8 @@ def _write(predictions: Iterator[Prediction], labels: list[str], files: list[str
         case "csv":
             write_lines(csv_lines(prediction_row(one, labels) for one in predictions), arguments.output)
         case _:
-            rows = [prediction_row(one, labels) for one in predictions]
             with replacing(arguments.output) as written:
-                write_parquet(rows, labels, written)
+                write_parquet((prediction_row(one, labels) for one in predictions), labels, written)
 
 
 def _draw(file: str, recognizer: Any, arguments: argparse.Namespace) -> None:

@@ -6,13 +6,17 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet
 
-from whisper_ser.inference.outputs import Prediction, Span, Timeline, Update
+from whisper_ser.inference.outputs import Failure, Prediction, Span, Timeline, Update
 
+ROW_GROUP = 65536
+"""Rows that are written to parquet together."""
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -38,6 +42,11 @@ def prediction_row(prediction: Prediction, labels: list[str]) -> dict[str, Any]:
 def prediction_object(prediction: Prediction) -> dict[str, Any]:
     """Returns what JSON says of a prediction."""
     return {**asdict(prediction), "file": shown(prediction.file), "seconds": round(prediction.seconds, 3)}
+
+
+def failure_object(failure: Failure) -> dict[str, Any]:
+    """Returns what JSON says of a recording that could not be used."""
+    return {**asdict(failure), "file": shown(failure.file)}
 
 
 def terminal_table(predictions: Iterable[Prediction], files: list[str]) -> Iterator[str]:
@@ -68,11 +77,18 @@ def _harmless(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_SIGNS) else cell
 
 
-def write_parquet(rows: list[dict[str, Any]], labels: list[str], path: Path) -> None:
-    """Writes rows of predictions; columns have their types also where there is no row."""
+def write_parquet(rows: Iterable[dict[str, Any]], labels: list[str], path: Path) -> None:
+    """Writes rows of predictions, `ROW_GROUP` held in memory; columns have their types also where there is no row."""
     kinds = {"file": "string", "channel": "Int64", "seconds": "float64", "label": "string", "score": "float64"}
     kinds |= {f"probability_{label}": "float64" for label in labels}
-    pd.DataFrame(rows, columns=list(kinds)).astype(kinds).to_parquet(path, index=False)
+
+    def table(some: list[dict[str, Any]]) -> pyarrow.Table:
+        return pyarrow.Table.from_pandas(pd.DataFrame(some, columns=list(kinds)).astype(kinds), preserve_index=False)
+
+    remaining = iter(rows)
+    with pyarrow.parquet.ParquetWriter(path, table([]).schema) as writer:
+        while some := list(islice(remaining, ROW_GROUP)):
+            writer.write_table(table(some))
 
 
 def timeline_object(timeline: Timeline) -> dict[str, Any]:

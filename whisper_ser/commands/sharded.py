@@ -1,0 +1,150 @@
+"""`whisper-ser predict --output_dir`: very many recordings, by one process or by several, in shards that are kept."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+
+from whisper_ser.commands.printing import report, write_lines
+from whisper_ser.commands.recordings import load_quietly
+from whisper_ser.errors import InferenceError
+from whisper_ser.inference.formats import failure_object, json_text
+from whisper_ser.inference.inputs import STANDARD_INPUT, audio_files
+from whisper_ser.inference.outputs import Failure, Prediction
+from whisper_ser.inference.recognizer import Recognizer
+from whisper_ser.inference.sharded import SHARD_FILES, Question, Shard, answer, answers, shards_of
+
+FORMATS = ("parquet", "csv", "jsonl")
+TERMINATED = 128 + signal.SIGTERM
+
+Write = Callable[[Iterator[Prediction], list[str], list[str], argparse.Namespace], None]
+"""Writes predictions, given the labels, the files and the arguments `format` and `output`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        metavar="FOLDER",
+        help="for very many recordings: keep what is done there, go on with the rest when started again, and divide "
+        "the work where torchrun started several processes; ends with FOLDER/predictions.parquet, or --format csv or "
+        "jsonl, and FOLDER/failures.jsonl",
+    )
+    parser.add_argument(
+        "--shard_files",
+        type=int,
+        default=SHARD_FILES,
+        metavar="N",
+        help="recordings in a shard: what an interruption costs a process at most; default: %(default)s",
+    )
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raises `InferenceError` for what cannot be divided, or would be done by each of several processes."""
+    if arguments.output_dir is None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InferenceError("Several processes divide the recordings only with --output_dir FOLDER: add it.")
+        return
+    for given, name in (
+        (arguments.output, "--output"),
+        (arguments.plot, "--plot"),
+        (arguments.timeline, "--timeline"),
+        (STANDARD_INPUT in arguments.files, STANDARD_INPUT),
+    ):
+        if given:
+            raise InferenceError(f"--output_dir does not go with {name}: leave one of them out.")
+    arguments.format = FORMATS[0] if arguments.format == "table" else arguments.format
+    if arguments.format not in FORMATS:
+        raise InferenceError(f"--output_dir holds {', '.join(FORMATS)}, not {arguments.format}.")
+
+
+def run(arguments: argparse.Namespace, write: Write) -> int:
+    """Answers this process's share of the shards; a process that finds all of them done joins them."""
+    process = _process(arguments)
+    files, problems = audio_files(arguments.files)
+    if not files:
+        return report(problems)
+    recognizer = load_quietly(arguments)
+    question = Question(arguments.top_k, arguments.abstain_below, arguments.channels)
+    shards = shards_of(files, arguments.output_dir / "shards", recognizer, question, arguments.shard_files)
+    todo = [shard for shard in shards[process.process_index :: process.num_processes] if not shard.done]
+    if not _answer_all(todo, recognizer, question, arguments.batch_size, process.is_main_process):
+        return TERMINATED
+    # Who finishes last finds all shards done. Nobody waits: a process that died would be waited for in vain.
+    status = 0
+    if (todo or process.is_main_process) and all(shard.done for shard in shards):
+        status = _join(shards, recognizer.labels, problems, arguments, write)
+    process.destroy_process_group()
+    # Of several processes, torchrun would take one that ends with 1 for a crash, and start all of them again.
+    return status if process.num_processes == 1 else 0
+
+
+def _process(arguments: argparse.Namespace) -> PartialState:
+    """Returns which of how many processes this is, and gives it its device."""
+    cpu = arguments.device == "cpu" or not torch.cuda.is_available()
+    process = PartialState(cpu=cpu)
+    if int(os.environ.get("WORLD_SIZE", "1")) != process.num_processes:
+        raise InferenceError(
+            f"{os.environ['WORLD_SIZE']} processes were started, but this one knows of {process.num_processes}: start "
+            "them with torchrun."
+        )
+    arguments.device = arguments.device or str(process.device)
+    return process
+
+
+def _answer_all(todo: list[Shard], recognizer: Recognizer, question: Question, batch_size: int, shown: bool) -> bool:
+    """Answers the shards; returns False if it was told to stop, which it does between two of them."""
+    with _told_to_stop() as told, tqdm(todo, unit="shard", disable=not (shown and sys.stderr.isatty())) as bar:
+        for shard in bar:
+            answer(shard, recognizer, question, batch_size)
+            if told:
+                return False
+    return True
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[list[int]]:
+    """Yields a list that is empty until SIGTERM: torchrun's to the others when one process dies, or a cluster's.
+
+    Both leave some time before they kill, enough to finish a shard in.
+    """
+    told: list[int] = []
+
+    def remember(number: int, _: FrameType | None) -> None:
+        told.append(number)
+
+    before = signal.signal(signal.SIGTERM, remember)
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _join(
+    shards: list[Shard], labels: list[str], problems: list[str], arguments: argparse.Namespace, write: Write
+) -> int:
+    """Writes the answers of all shards to one file, and what failed to another; returns the exit status."""
+    failures: list[str] = []
+
+    def predictions() -> Iterator[Prediction]:
+        for result in answers(shards):
+            if isinstance(result, Failure):
+                failures.append(json_text(failure_object(result)))
+            else:
+                yield result
+
+    arguments.output = arguments.output_dir / f"predictions.{arguments.format}"
+    write(predictions(), labels, [], arguments)
+    told = arguments.output_dir / "failures.jsonl"
+    write_lines(failures, told)
+    if failures:
+        print(f"whisper-ser: {len(failures)} could not be used; {told} says why.", file=sys.stderr)
+    return max(report(problems), int(bool(failures)))

@@ -1,0 +1,117 @@
+"""Answers for very many recordings: shards of files, each answered by one process and kept whole or not at all.
+
+A shard is a file of JSON lines, one for each prediction or failure. Its name has its number and a hash of all that
+the answers depend on: the files' names, sizes and times of change, the model, and what was asked. Work that was
+interrupted goes on with what is missing, and any number of processes divide it without a word between them: none waits
+for another.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from whisper_ser import __version__
+from whisper_ser.errors import InferenceError
+from whisper_ser.features import digest_weights
+from whisper_ser.files import replacing
+from whisper_ser.inference.formats import failure_object, json_text, prediction_object
+from whisper_ser.inference.outputs import Failure, Prediction
+from whisper_ser.inference.predict import Channels, predict_each
+from whisper_ser.inference.recognizer import Recognizer
+
+SHARD_FILES = 1024
+"""Files in a shard. A multiple of the clips that `predict_each` reads before it sorts them: their batches, and so the
+last bits of the answers, are then those of all files together."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every recording; the fields are arguments of `predict`."""
+
+    top_k: int | None = None
+    abstain_below: float = 0.0
+    channels: Channels = "mix"
+
+
+class Shard(NamedTuple):
+    """Files that are answered together, and where their answers are or will be."""
+
+    files: list[str]
+    path: Path
+
+    @property
+    def done(self) -> bool:
+        return self.path.exists()
+
+
+def shards_of(
+    files: Sequence[str], folder: Path, recognizer: Recognizer, question: Question, size: int = SHARD_FILES
+) -> list[Shard]:
+    """Returns the shards of the files, `size` in each, kept in `folder`.
+
+    A batch size or a device is no part of the hash: it may change when the work goes on.
+    """
+    if size < 1:
+        raise InferenceError(f"shard_files={size} must be at least 1.")
+    asked = json.dumps({"version": __version__, "model": _identity(recognizer), **asdict(question)}).encode()
+    shards = []
+    for number, start in enumerate(range(0, len(files), size)):
+        some = list(files[start : start + size])
+        digest = hashlib.sha256(asked + json.dumps([_state(file) for file in some]).encode()).hexdigest()
+        shards.append(Shard(some, folder / f"{number:06d}-{digest[:16]}.jsonl"))
+    return shards
+
+
+def answer(shard: Shard, recognizer: Recognizer, question: Question, batch_size: int = 8) -> None:
+    """Predicts the files of a shard and writes its answers."""
+    results = list(predict_each(shard.files, recognizer, **asdict(question), batch_size=batch_size))
+    with replacing(shard.path) as written, open(written, "w", encoding="utf-8", newline="\n") as lines:
+        for result in results:
+            lines.write(json_text(_object(result)) + "\n")
+        # A machine that loses power may keep a new name and lose what it names: the name would say that all is done.
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def answers(shards: Iterable[Shard]) -> Iterator[Prediction | Failure]:
+    """Yields what the shards hold, in the order of the files.
+
+    Raises:
+        InferenceError: a shard was damaged.
+    """
+    for shard in shards:
+        try:
+            with open(shard.path, encoding="utf-8", newline="\n") as lines:
+                for line in lines:
+                    fields = json.loads(line)
+                    yield Failure(**fields) if "reason" in fields else Prediction(**fields)
+        except (ValueError, TypeError) as error:
+            raise InferenceError(
+                f"{shard.path} is damaged ({error}): remove it and start the same command again."
+            ) from error
+
+
+def _object(result: Prediction | Failure) -> dict:
+    return failure_object(result) if isinstance(result, Failure) else prediction_object(result)
+
+
+def _state(file: str) -> tuple[str, int, int]:
+    """Returns what tells that a file changed; one that is not there has neither size nor time."""
+    try:
+        state = os.stat(file)
+    except OSError:
+        return file, -1, -1
+    return file, state.st_size, state.st_mtime_ns
+
+
+def _identity(recognizer: Recognizer) -> str:
+    """Returns the SHA-256 of a model's weights and of its settings and its extractor's."""
+    digest = hashlib.sha256()
+    digest_weights(digest, recognizer.model)
+    digest.update(recognizer.model.config.to_json_string().encode())
+    digest.update(recognizer.extractor.to_json_string().encode())
+    return digest.hexdigest()
