@@ -4,13 +4,16 @@ import json
 import re
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ROOT
 from hub_server import READER, WRITER, Files, Hub
 from huggingface_hub import HfApi, constants
 from safetensors.torch import load_file, save_file
@@ -148,12 +151,28 @@ def test_a_space_is_pushed_with_what_it_needs(hub, tmp_path):
     files = hub.files(MODEL, repo_type="space")
     assert published.url == f"{hub.url}/spaces/{MODEL}"
     assert files["app.py"] == b"print('hello')" and b"transformers>=" in files["requirements.txt"]
-    assert b"models:\n- user/tones\n" in files["README.md"] and b"sdk: gradio" in files["README.md"]
+    assert b"espeakng-loader==" in files["requirements.txt"]
+    readme = files["README.md"].decode()
+    assert "models:\n- user/tones\n" in readme and "do not use it to judge people" in readme
+    # The versions that are tried here; the Hub's own Python would be too old.
+    tried = (
+        f"sdk: gradio\nsdk_version: {version('gradio')}\npython_version: '{sys.version_info[0]}.{sys.version_info[1]}'"
+    )
+    assert tried in readme
     assert {"whisper_ser/__init__.py", "modeling_whisper_ser/__init__.py"} <= set(files)
     assert hub.repositories["space", MODEL].variables == {"WHISPER_SER_MODEL": MODEL}
     assert push_space(api(hub), tmp_path / "space", MODEL, private=False).commit == published.commit
     with pytest.raises(PublishError, match=r"There is no \S+absent.py"):
         stage_space(tmp_path / "again", tmp_path / "absent.py", MODEL)
+
+
+def test_a_space_is_not_made_where_its_page_cannot_be_tried(tmp_path, monkeypatch):
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", absent)
+    with pytest.raises(PublishError, match="gradio, which is not installed"):
+        stage_space(tmp_path / "space", ROOT / "app.py", MODEL)
 
 
 # What breaks: each has its message, the Hub is never half written, and a retry succeeds
