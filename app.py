@@ -86,7 +86,8 @@ def page(models: dict[str, Recognizer], examples: dict[str, Path]) -> gr.Blocks:
         gr.Markdown(LIMITS)
         # One at a time, whoever asks: torch uses all processors for each.
         run = {"fn": partial(recognise, models), "inputs": [audio, model], "outputs": results, "concurrency_id": "run"}
-        button.click(**run, show_progress_on=results[0], api_name="recognise")
+        # A click while an answer is on its way, such as with another model, comes next instead of being lost.
+        button.click(**run, show_progress_on=results[0], trigger_mode="always_last", api_name="recognise")
         if shown is not None:
             shown.load_input_event.then(**run, show_progress_on=results[0], api_visibility="private")
     return blocks
