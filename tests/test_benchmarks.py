@@ -97,3 +97,20 @@ def test_the_speed_of_a_model_goes_where_its_card_is_made_from(small_model, tmp_
     assert {("as loaded", 1), ("as loaded", 4), ("as loaded", 30)} <= found
     assert all(row["milliseconds"] > 0 for row in speed["rows"]) and speed["threads"] == torch.get_num_threads()
     assert "as loaded" in capsys.readouterr().out
+
+
+def test_an_exports_figures_are_those_of_the_model(trained, corpus, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    output = tmp_path / "export.json"
+    given = ["--test_speakers", "04", "05", "--threads", 1, "--repeats", 2, "--seconds", 1, "--output", output]
+    run(monkeypatch, "onnx_export", "--model", trained / "model", "--data_dir", corpus, *given)
+    figures = json.loads(output.read_text())["figures"]
+    torchs, floats, integers = (figures[name] for name in ("torch", "ONNX float32", "ONNX int8"))
+    assert (torchs["clips"], torchs["test_clips"]) == (36, 12)
+    assert torchs["agree"] == floats["agree"] == 36
+    assert torchs["largest_difference"] == 0 < floats["largest_difference"] < 1e-4
+    assert floats["ua"] == torchs["ua"] > 0.5
+    assert integers["bytes"] < floats["bytes"]
+    assert all(row["median_s"]["1"] > 0 for row in figures.values())
+    assert "| ONNX int8 |" in capsys.readouterr().out

@@ -22,9 +22,9 @@ from whisper_ser.known_waveform import FORMULA, SECONDS, VOICES, waveform
 
 LARGEST = 2_100_000_000
 """Bytes of weights at most: an ONNX file counts its bytes in 31 bits, 2.147e9, and has more than weights."""
-LIMITS = {"float32": 1e-4, "int8": 0.05}
+LIMITS = {"float32": 1e-4, "int8": 0.15}
 """Difference of a probability to the model's on synthetic voices: the largest in float32. In int8 the mean of each
-voice's largest, since a voice between two labels may be off by far more than others."""
+voice's largest (0.03 on whisper-base): a voice between two labels may be off by far more than others."""
 TOLERANCES = {"float32": 1e-3, "int8": 0.02}
 """Largest difference on another machine: rounding, and in int8 what rounding makes of numbers between two steps."""
 
