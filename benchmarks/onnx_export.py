@@ -114,7 +114,8 @@ def accuracies(
     test = np.isin(corpus["speaker"], test_speakers)
     if not test.any():
         raise SystemExit(f"None of the speakers {' '.join(test_speakers)} is in the corpus.")
-    truth = np.array([labels.index(emotion) for emotion in corpus["emotion"]])
+    names = corpus.features["emotion"].names
+    truth = np.array([labels.index(names[emotion]) for emotion in corpus["emotion"]])
     figures = {}
     expected = np.stack(given["torch"])
     for name, rows in given.items():
