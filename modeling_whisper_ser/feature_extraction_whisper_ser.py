@@ -15,6 +15,9 @@ MOST_CHANNELS = 8
 BLOCK_FRAMES = 6000
 """Mel frames (60 s) transformed at a time, so that an hour of audio needs no more memory than a minute."""
 
+LOUDEST = 1e12
+"""Magnitude of a sample beyond which audio is damaged: full scale is 1. Squares of more than 1e16 would overflow."""
+
 
 class AudioError(ValueError):
     """Audio that cannot be used; the message says why."""
@@ -75,7 +78,8 @@ class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
             **kwargs: `max_length`, `pad_to_multiple_of` of `SequenceFeatureExtractor.pad`, in mel frames.
 
         Raises:
-            AudioError: another sampling rate, no samples, more than one channel, or values that are not finite.
+            AudioError: another sampling rate, no samples, more than one channel, or values that are not finite or
+                beyond 1e12.
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise AudioError(
@@ -187,6 +191,8 @@ def _checked(clip: Any) -> np.ndarray:
         raise AudioError("The audio has no samples.")
     if not np.isfinite(samples).all():
         raise AudioError("The audio has samples that are NaN or infinite.")
+    if np.abs(samples).max() > LOUDEST:
+        raise AudioError(f"The audio has samples beyond {LOUDEST:g}, where full scale is 1: it is damaged.")
     return samples
 
 
