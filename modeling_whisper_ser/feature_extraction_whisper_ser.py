@@ -10,6 +10,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
+from .configuration_whisper_ser import ConfigError, check_integer, is_number
+
+LONGEST_PADDING = 3600
+"""Seconds."""
 MOST_CHANNELS = 8
 """Columns up to which an array with more rows is taken for audio channels instead of clips."""
 BLOCK_FRAMES = 6000
@@ -36,6 +40,9 @@ class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
         padding_value: of the frames behind a shorter clip in a batch. They are masked; models do not read them.
         pad_to_seconds: the paper's setting is 30: audio is padded with silence or truncated to this length, and every
             frame counts as real. `None` (default) keeps the audio as it is.
+
+    Raises:
+        ConfigError: names the setting, its value and what is allowed.
     """
 
     model_input_names = ["input_features", "attention_mask"]
@@ -50,10 +57,24 @@ class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
         pad_to_seconds: float | None = None,
         **kwargs: Any,
     ) -> None:
-        if pad_to_seconds is not None and not pad_to_seconds * sampling_rate >= n_fft:
-            raise ValueError(
-                f"pad_to_seconds={pad_to_seconds!r} must be None or at least {n_fft / sampling_rate:g} seconds."
+        for name, value, least, most in (
+            ("feature_size", feature_size, 1, 1024),
+            ("sampling_rate", sampling_rate, 1000, 10**6),
+            ("n_fft", n_fft, 2, 2**16),
+            ("hop_length", hop_length, 1, n_fft),
+        ):
+            check_integer(name, value, least, most)
+        shortest = n_fft / sampling_rate
+        if pad_to_seconds is not None and not (
+            is_number(pad_to_seconds) and shortest <= pad_to_seconds <= LONGEST_PADDING
+        ):
+            raise ConfigError(
+                f"pad_to_seconds={pad_to_seconds!r} must be None or from {shortest:g} to {LONGEST_PADDING} seconds."
             )
+        if "auto_map" in kwargs:
+            # Nothing of what a loaded file names besides, such as code of other repositories, is passed on.
+            found = kwargs["auto_map"] or {}
+            kwargs["auto_map"] = {kind: found[kind] for kind in ("AutoFeatureExtractor",) if kind in found}
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.hop_length = hop_length
         self.n_fft = n_fft

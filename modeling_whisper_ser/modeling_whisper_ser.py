@@ -24,6 +24,10 @@ from .packed_encoder_whisper_ser import pack
 from .pooling_whisper_ser import AttentivePooling, Packing, QKVPooling
 
 
+SAVED_BY_ITSELF = ("AutoConfig", "AutoModelForAudioClassification")
+"""What saving sets in the config's `auto_map`."""
+
+
 class MissingWeightsError(ValueError):
     """A saved model that lacks weights, or has them in another shape, and would answer at random."""
 
@@ -135,13 +139,15 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
             pretrained_model_name_or_path: Hub id or folder.
             new_labels: start a new classifier for these labels on purpose; the rest is loaded.
             **kwargs: as in `PreTrainedModel.from_pretrained`. `ignore_mismatched_sizes=True` with another number of
-                labels starts a new classifier, too, and nothing else.
+                labels starts a new classifier, too, and nothing else. Weights are read from safetensors alone.
 
         Raises:
             MissingWeightsError: weights of the model are missing or of the wrong shape. Transformers would start
                 them at random and only warn.
         """
         wants_info = kwargs.pop("output_loading_info", False)
+        # A pickle runs code when it is read.
+        kwargs["use_safetensors"] = True
         new_classifier = kwargs.pop("ignore_mismatched_sizes", False) or new_labels is not None
         model: Any
         info: dict[str, Any]
@@ -388,7 +394,9 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         self.freeze_encoder()
         # Saving writes one name a class by itself; the pipeline asks for the second too.
         name = f"{WhisperForEmotionClassification.__module__.rsplit('.', 1)[-1]}.WhisperForEmotionClassification"
-        config.auto_map = {**(getattr(config, "auto_map", None) or {}), "AutoModel": name}
+        # Of what else a loaded config names, such as code of other repositories, nothing is passed on.
+        found = getattr(config, "auto_map", None) or {}
+        config.auto_map = {kind: found[kind] for kind in SAVED_BY_ITSELF if kind in found} | {"AutoModel": name}
 
     @classmethod
     def from_encoder(

@@ -1,6 +1,8 @@
 """Audio files to mono waveforms at the rate a model reads."""
 
 import numbers
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,8 +68,14 @@ def blocks_of(file: soundfile.SoundFile, frames: int) -> Iterator[np.ndarray]:
 
 
 def check_file(path: str | Path, name: str) -> None:
-    """Raises `AudioFileError` for what exists and is no file: opening a named pipe would wait for ever."""
-    if Path(path).exists() and not Path(path).is_file():
+    """Raises `AudioFileError` for what cannot be opened, or is no file: opening a named pipe would wait for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, ValueError):  # ValueError: a zero byte in the name
+        raise AudioFileError(name, "is not there") from None
+    except OSError as error:
+        raise AudioFileError(name, f"cannot be opened ({error.strerror})") from error
+    if not stat.S_ISREG(mode):
         raise AudioFileError(name, "is no file")
 
 
@@ -120,7 +128,9 @@ def reads_video() -> bool:
 
 
 def _unreadable(path: str | Path, error: Exception) -> AudioFileError:
-    return AudioFileError(path, f"cannot be read as audio ({str(error).removeprefix('Error opening ')})")
+    # Without the path, which libsndfile puts before what it says.
+    reason = str(getattr(error, "error_string", error)).rstrip(".")
+    return AudioFileError(path, f"cannot be read as audio ({reason})")
 
 
 def _check_length(path: str | Path, samples: int, rate: int) -> None:

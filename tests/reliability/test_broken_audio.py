@@ -138,7 +138,8 @@ def test_headers_that_declare_what_is_not_there(small_model, tmp_path, tried):
         assert one["grown"] < 2**28, one
     outcome = {one["name"]: one["done"][2] for one in noted}
     assert outcome["4 GB that are not there"] == outcome["an odd length"] == "result"
-    assert all("sampling rate" in outcome[name] for name in ("one hertz", "a rate of four billion"))
+    assert "sampling rate of 1 Hz" in outcome["one hertz"]
+    assert sum(said == "result" for said in outcome.values()) == 2
     tried(len(DECLARED))
 
 

@@ -114,8 +114,6 @@ def _mono(
 
 def _opened(audio: str | Path | BinaryIO, name: str) -> soundfile.SoundFile:
     if isinstance(audio, str | Path):
-        if not Path(audio).exists():
-            raise AudioFileError(name, "is not there")
         check_file(audio, name)
     try:
         if not isinstance(audio, str | Path):
@@ -127,7 +125,7 @@ def _opened(audio: str | Path | BinaryIO, name: str) -> soundfile.SoundFile:
 
 
 def _with_torchcodec(audio: Audio) -> tuple[np.ndarray, int] | None:
-    there = isinstance(audio, str | Path) and Path(audio).exists()
+    there = isinstance(audio, str | Path) and os.path.isfile(audio)
     return read_with_torchcodec(audio) if there else None  # type: ignore[arg-type]
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from whisper_ser.csv_cells import harmless
 from whisper_ser.inference.outputs import Prediction, Span, Timeline, Update
 
-FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def shown(name: str) -> str:
@@ -55,17 +55,13 @@ def csv_lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     for number, row in enumerate(rows):
         if number == 0:
             yield _csv_line(row)
-        yield _csv_line([_harmless(value) for value in row.values()])
+        yield _csv_line([harmless(value) for value in row.values()])
 
 
 def _csv_line(cells: Iterable[Any]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(cells)
     return line.getvalue()
-
-
-def _harmless(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_SIGNS) else cell
 
 
 def write_parquet(rows: list[dict[str, Any]], labels: list[str], path: Path) -> None:

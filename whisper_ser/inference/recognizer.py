@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
+from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from modeling_whisper_ser.pooling_whisper_ser import Packing
-from whisper_ser.errors import InferenceError
+from whisper_ser.loading import load_saved
 
 
 @dataclass(frozen=True)
@@ -93,18 +93,11 @@ def load_model(name_or_path: str | os.PathLike, device: str | torch.device | Non
 
     Raises:
         InferenceError: the model is of another kind.
-        MissingWeightsError, OSError: it is incomplete, or not there.
+        KnownAnswerError, ConfigError, MissingWeightsError, OSError: it is damaged, incomplete, or not there.
     """
-    name = os.path.expanduser(os.fspath(name_or_path))
-    fields, _ = WhisperSerConfig.get_config_dict(name)
-    if fields.get("model_type") != WhisperSerConfig.model_type:
-        raise InferenceError(
-            f"{name} is a {fields.get('model_type')!r} model, expected {WhisperSerConfig.model_type!r}: give a model "
-            "that run_train.py wrote, or its Hub id."
-        )
-    model = WhisperForEmotionClassification.from_pretrained(name).eval()
+    model, extractor = load_saved(name_or_path)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Recognizer(model.to(place), WhisperSerFeatureExtractor.from_pretrained(name))
+    return Recognizer(model.eval().to(place), extractor)
 
 
 def _softmax(logits: torch.Tensor) -> np.ndarray:
