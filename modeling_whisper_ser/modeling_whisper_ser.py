@@ -16,7 +16,7 @@ from transformers.models.whisper.modeling_whisper import sinusoids
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .checkpoint_whisper_ser import HUB_ARGUMENTS, open_encoder
+from .checkpoint_whisper_ser import HUB_ARGUMENTS, EncoderCheckpointError, open_encoder
 from .configuration_whisper_ser import ConfigError, WhisperSerConfig, refuse_unknown
 from .encoder_whisper_ser import WhisperSerEncoder
 from .head_whisper_ser import HeadParts, Member
@@ -424,7 +424,10 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         maps = {} if labels is None else _label_maps(labels)
         model = cls(WhisperSerConfig(encoder_config=checkpoint.config, **{**maps, **fields}))
         encoder = model.whisper_ser.encoder
-        encoder.load_state_dict(checkpoint.read(encoder.state_dict()))
+        try:
+            encoder.load_state_dict(checkpoint.read(encoder.state_dict()))
+        except RuntimeError as error:
+            raise EncoderCheckpointError(f"The weights of {name_or_path} are not those of its config: {error}") from error
         return model
 
     def reset_classifier(self, labels: Sequence[str]) -> None:

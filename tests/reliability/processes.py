@@ -1,4 +1,4 @@
-"""Child processes that may die: started at once from a process that has imported everything, and killed for real."""
+"""Child processes that may die: forked from a process that has imported everything, and killed for real."""
 
 import json
 import multiprocessing
@@ -6,23 +6,24 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from conftest import ROOT
 
-PRELOADED = ["run_train", "whisper_ser.cli", "whisper_ser.inference.predict", "reliability.processes"]
+PRELOADED = ["run_train", "whisper_ser.cli", "whisper_ser.inference.predict", "reliability.work"]
 
 
-def child(work: Callable[..., Any], *arguments: Any) -> multiprocessing.Process:
-    """Returns a started process that calls `work`, a function of a module, with `arguments`."""
+def child(work: Callable[..., Any], *arguments: Any, stderr: Path | None = None) -> BaseProcess:
+    """Returns a started process that calls `work`, a function of a module, with `arguments`; it may have children."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     # The server that forks is started with the first child, and imports from here.
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *([before] if before else [])])
     try:
-        process = context.Process(target=_run, args=(work, arguments), daemon=False)
+        process = context.Process(target=_run, args=(work, arguments, stderr or os.devnull))
         process.start()
     finally:
         os.environ.pop("PYTHONPATH")
@@ -31,8 +32,8 @@ def child(work: Callable[..., Any], *arguments: Any) -> multiprocessing.Process:
     return process
 
 
-def finished(process: multiprocessing.Process, seconds: float = 600) -> int | None:
-    """Returns the exit status of a process once it has ended; kills it and fails if it does not end."""
+def finished(process: BaseProcess, seconds: float = 900) -> int:
+    """Returns the exit status of a process once it has ended; fails, and kills it, if it does not end."""
     process.join(seconds)
     if process.exitcode is None:
         process.kill()
@@ -41,21 +42,28 @@ def finished(process: multiprocessing.Process, seconds: float = 600) -> int | No
     return process.exitcode
 
 
+def killed(process: BaseProcess, after: float) -> bool:
+    """Kills a process after some seconds; returns whether it was still at work."""
+    process.join(after)
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL), f"it failed by itself with {process.exitcode}"
+    return process.exitcode != 0
+
+
 def die() -> None:
     """Ends this process as `kill -9` does: no handler, no clean-up."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _run(work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _run(work: Callable[..., Any], arguments: tuple[Any, ...], stderr: str | Path) -> None:
     import torch
 
     torch.set_num_threads(1)
-    # Progress bars and reports of many children would hide the tests' own.
-    sink = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, sys.stdout.fileno())
-    log = os.environ.get("RELIABILITY_STDERR")
-    if log is None:
-        os.dup2(sink, sys.stderr.fileno())
+    # The progress bars and reports of many children would hide the tests' own.
+    for stream, target in ((sys.stdout, os.devnull), (sys.stderr, stderr)):
+        sink = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(sink, stream.fileno())
     work(*arguments)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from modeling_whisper_ser.pooling_whisper_ser import Packing
+from whisper_ser.errors import InferenceError
 from whisper_ser.loading import load_saved
 
 
@@ -101,4 +102,10 @@ def load_model(name_or_path: str | os.PathLike, device: str | torch.device | Non
 
 
 def _softmax(logits: torch.Tensor) -> np.ndarray:
-    return logits.float().softmax(-1).cpu().numpy()
+    probabilities = logits.float().softmax(-1).cpu().numpy()
+    if not np.isfinite(probabilities).all():
+        raise InferenceError(
+            "The model's answer is not a number: its weights are damaged, or too large for half precision. Check it: "
+            "whisper-ser verify MODEL."
+        )
+    return probabilities
