@@ -5,11 +5,12 @@ u32 revision; u32 variables; then for each a string name, u8 rank, u32 dimension
 A string is a u16 length, its terminating zero counted, and its bytes.
 """
 
+import contextlib
 import json
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -47,14 +48,31 @@ def open_encoder(name_or_path: str | os.PathLike, **hub: Any) -> EncoderCheckpoi
     name = os.fspath(name_or_path)
     weights = _find(name, SAFETENSORS, hub) or _find(name, SAFETENSORS_INDEX, hub)
     if weights is not None:
-        return _open_safetensors(name, weights, hub)
+        with _damage_in_words(weights):
+            return _open_safetensors(name, weights, hub)
     weights = _find(name, CTRANSLATE2, hub)
     if weights is not None:
-        return _open_ctranslate2(weights)
+        with _damage_in_words(weights, "CTranslate2"):
+            return _open_ctranslate2(weights)
     raise EncoderCheckpointError(
         f"{name!r} holds none of {SAFETENSORS}, {SAFETENSORS_INDEX} and CTranslate2's {CTRANSLATE2}. Give a Whisper "
         "checkpoint by Hub id, such as openai/whisper-base, or by folder."
     )
+
+
+@contextlib.contextmanager
+def _damage_in_words(path: str, kind: str = "safetensors") -> Iterator[None]:
+    """Raises what reading a damaged file raises, in as many types as there are formats, as one error."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise EncoderCheckpointError(
+            f"{path} is not a complete {kind} Whisper model, or the config.json beside it is none of one "
+            f"({type(error).__name__}: {reason}). PyTorch pickles are not read; convert them to safetensors."
+        ) from error
 
 
 def _find(name: str, filename: str, hub: dict[str, Any]) -> str | None:
@@ -84,7 +102,7 @@ def _open_safetensors(name: str, weights: str, hub: dict[str, Any]) -> EncoderCh
         for tensor in names:
             if prefix + tensor not in files:
                 raise EncoderCheckpointError(f"{weights} lacks the tensor {prefix + tensor}: is the file complete?")
-            with safe_open(files[prefix + tensor], framework="pt") as opened:
+            with _damage_in_words(files[prefix + tensor]), safe_open(files[prefix + tensor], "pt") as opened:
                 tensors[tensor] = opened.get_tensor(prefix + tensor)
         return tensors
 
@@ -98,6 +116,8 @@ def _files_by_tensor(name: str, weights: str, hub: dict[str, Any]) -> dict[str, 
             return dict.fromkeys(opened.keys(), weights)
     with open(weights, encoding="utf-8") as opened:
         shard_of = {key: shard for key, shard in json.load(opened)["weight_map"].items() if "encoder." in key}
+    if outside := sorted(shard for shard in set(shard_of.values()) if os.path.basename(shard) != shard):
+        raise EncoderCheckpointError(f"{weights} names {outside[0]!r}, which does not lie beside it.")
     found = {shard: _find(name, shard, hub) for shard in set(shard_of.values())}
     missing = sorted(shard for shard, path in found.items() if path is None)
     if missing:
@@ -113,17 +133,12 @@ class _Variable(NamedTuple):
 
 
 def _open_ctranslate2(path: str) -> EncoderCheckpoint:
-    try:
-        variables = _index_ctranslate2(path)
-        config = _ctranslate2_config(path, variables)
-    except (struct.error, UnicodeDecodeError, KeyError, IndexError) as error:
-        raise EncoderCheckpointError(
-            f"{path} is not a complete CTranslate2 Whisper model ({type(error).__name__}: {error}). PyTorch pickles "
-            "are not read; convert them to safetensors."
-        ) from error
+    variables = _index_ctranslate2(path)
+    config = _ctranslate2_config(path, variables)
 
     def read(names: Iterable[str]) -> dict[str, torch.Tensor]:
-        return {name: _read_ctranslate2(path, variables, name) for name in names}
+        with _damage_in_words(path, "CTranslate2"):
+            return {name: _read_ctranslate2(path, variables, name) for name in names}
 
     return EncoderCheckpoint(config, read)
 

@@ -33,6 +33,22 @@ OF_THE_LABELS = ("class_weights", "class_priors")
 FRAMES_PER_SECOND = 50
 """Encoder frames per second of audio: mel frames every 10 ms, halved by Whisper's second convolution."""
 
+WIDEST = 2**15
+"""The most that any width of the head may be."""
+LARGEST_ENCODER = {
+    "num_mel_bins": 1024,
+    "d_model": 2**13,
+    "encoder_layers": 256,
+    "encoder_attention_heads": 256,
+    "encoder_ffn_dim": 2**15,
+    "max_source_positions": 30000,
+}
+NOT_PASSED_ON = ("custom_pipelines", "trust_remote_code")
+"""What a loaded file may say of code, and is not saved again."""
+MOST_WEIGHTS = 2 * 10**9
+"""Of an encoder: three times those of whisper-large. A config says what memory is taken before weights are read."""
+MOST_LABELS = 1000
+
 
 class ConfigError(ValueError):
     """A field of `WhisperSerConfig` has a value that cannot work, or is misspelt."""
@@ -127,6 +143,8 @@ class WhisperSerConfig(PreTrainedConfig):
     temperature: float = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
+        for name in NOT_PASSED_ON:
+            kwargs.pop(name, None)
         _refuse_near_misses(kwargs)
         self._check_form_of_ensemble()
         if self.encoder_config is None:
@@ -220,12 +238,18 @@ class WhisperSerConfig(PreTrainedConfig):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false.")
         for name in ("d_model", "num_pooling_heads", "pooling_head_dim", "frame_averaging"):
-            _check_integer(name, getattr(self, name), 1, None)
+            check_integer(name, getattr(self, name), 1, WIDEST)
+        if self.num_pooling_heads * self.pooling_head_dim > WIDEST:
+            raise ConfigError(
+                f"num_pooling_heads={self.num_pooling_heads} of pooling_head_dim={self.pooling_head_dim} are wider "
+                f"than {WIDEST}."
+            )
+        self._check_encoder()
         for name in ("input_dropout", "pooling_dropout", "classifier_dropout", "label_smoothing"):
             _check_fraction(name, getattr(self, name))
-        if not _is_number(self.temperature) or self.temperature <= 0:
+        if not is_number(self.temperature) or self.temperature <= 0:
             raise ConfigError(f"temperature={self.temperature!r} must be a number above 0.")
-        if not _is_number(self.mixup) or self.mixup < 0:
+        if not is_number(self.mixup) or self.mixup < 0:
             raise ConfigError(f"mixup={self.mixup!r} must be a number of at least 0.")
         self._check_layers()
         self._check_chunks()
@@ -259,17 +283,31 @@ class WhisperSerConfig(PreTrainedConfig):
                     f"A member of the ensemble is {member!r}; expected a dict of {', '.join(OF_A_MEMBER)}, or {{}}."
                 )
 
+    def _check_encoder(self) -> None:
+        """Raises for an encoder that cannot be, or that is far larger than any Whisper: building it takes memory."""
+        whisper = self.encoder_config
+        for name, most in LARGEST_ENCODER.items():
+            check_integer(f"encoder_config.{name}", getattr(whisper, name), 1, most)
+        if whisper.d_model % whisper.encoder_attention_heads or whisper.d_model % 2:
+            raise ConfigError(
+                f"encoder_config.d_model={whisper.d_model} must be even, and a multiple of its "
+                f"{whisper.encoder_attention_heads} encoder_attention_heads."
+            )
+        of_layer = 4 * whisper.d_model**2 + 2 * whisper.d_model * whisper.encoder_ffn_dim
+        if whisper.encoder_layers * of_layer > MOST_WEIGHTS:
+            raise ConfigError(f"encoder_config describes more than {MOST_WEIGHTS:.0e} weights, no Whisper encoder.")
+
     def _check_layers(self) -> None:
         layers = self.encoder_config.encoder_layers
-        _check_integer("layer_index", self.layer_index, 1, layers)
-        _check_integer("unfreeze_last_n", self.unfreeze_last_n, 0, self.layer_index)
+        check_integer("layer_index", self.layer_index, 1, layers)
+        check_integer("unfreeze_last_n", self.unfreeze_last_n, 0, self.layer_index)
         if self.ensemble is None and self.layer_mixing == "none" and list(self.layer_indices) != [self.layer_index]:
             raise ConfigError(
                 f"layer_indices={self.layer_indices!r} must be [{self.layer_index}], the layer_index, with "
                 "layer_mixing='none'."
             )
         for layer in self.layer_indices:
-            _check_integer("layer_indices", layer, 1, layers)
+            check_integer("layer_indices", layer, 1, layers)
         if list(self.layer_indices) != sorted(set(self.layer_indices)) or list(self.layer_indices[-1:]) != [
             self.layer_index
         ]:
@@ -279,7 +317,7 @@ class WhisperSerConfig(PreTrainedConfig):
 
     def _check_chunks(self) -> None:
         longest = self.encoder_config.max_source_positions / FRAMES_PER_SECOND
-        if not _is_number(self.chunk_seconds) or not 0.5 <= self.chunk_seconds <= longest:
+        if not is_number(self.chunk_seconds) or not 0.5 <= self.chunk_seconds <= longest:
             raise ConfigError(
                 f"chunk_seconds={self.chunk_seconds!r} must lie between 0.5 and {longest:g}, the seconds that the "
                 "encoder has positions for."
@@ -291,6 +329,10 @@ class WhisperSerConfig(PreTrainedConfig):
         self.label2id = {label: int(index) for label, index in (self.label2id or {}).items()}
         if not self.labels or dict(enumerate(self.labels)) != self.id2label:
             raise ConfigError(f"id2label={self.id2label!r} must number its labels 0, 1, 2, ...")
+        if not all(isinstance(label, str) and label.isprintable() for label in self.labels):
+            raise ConfigError(f"id2label={self.id2label!r} must have labels that are printable text.")
+        if len(self.labels) > MOST_LABELS:
+            raise ConfigError(f"id2label has {len(self.labels)} labels; {MOST_LABELS} are possible.")
         if len(set(self.labels)) < len(self.labels):
             raise ConfigError(f"id2label={self.id2label!r} has a label twice.")
         if self.label2id != {label: index for index, label in enumerate(self.labels)}:
@@ -299,7 +341,7 @@ class WhisperSerConfig(PreTrainedConfig):
             values = getattr(self, name)
             if values is None:
                 continue
-            fit = len(values) == len(self.labels) and all(_is_number(value) and value >= 0 for value in values)
+            fit = len(values) == len(self.labels) and all(is_number(value) and value >= 0 for value in values)
             if not fit or (name == "class_priors" and 0 in values):
                 raise ConfigError(
                     f"{name}={values!r} must be {len(self.labels)} numbers {allowed}, one for each of "
@@ -307,11 +349,11 @@ class WhisperSerConfig(PreTrainedConfig):
                 )
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _check_integer(name: str, value: Any, least: int, most: int | None) -> None:
+def check_integer(name: str, value: Any, least: int, most: int | None) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):
         allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
@@ -319,7 +361,7 @@ def _check_integer(name: str, value: Any, least: int, most: int | None) -> None:
 
 
 def _check_fraction(name: str, value: Any) -> None:
-    if not _is_number(value) or not 0 <= value < 1:
+    if not is_number(value) or not 0 <= value < 1:
         raise ConfigError(f"{name}={value!r} must be a number from 0 up to, but not including, 1.")
 
 

@@ -10,10 +10,17 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
+from .configuration_whisper_ser import NOT_PASSED_ON, ConfigError, check_integer, is_number
+
+LONGEST_PADDING = 3600
+"""Seconds."""
 MOST_CHANNELS = 8
 """Columns up to which an array with more rows is taken for audio channels instead of clips."""
 BLOCK_FRAMES = 6000
 """Mel frames (60 s) transformed at a time, so that an hour of audio needs no more memory than a minute."""
+
+LOUDEST = 1e12
+"""Magnitude of a sample beyond which audio is damaged: full scale is 1. Squares of more than 1e16 would overflow."""
 
 
 class AudioError(ValueError):
@@ -33,6 +40,9 @@ class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
         padding_value: of the frames behind a shorter clip in a batch. They are masked; models do not read them.
         pad_to_seconds: the paper's setting is 30: audio is padded with silence or truncated to this length, and every
             frame counts as real. `None` (default) keeps the audio as it is.
+
+    Raises:
+        ConfigError: names the setting, its value and what is allowed.
     """
 
     model_input_names = ["input_features", "attention_mask"]
@@ -47,10 +57,26 @@ class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
         pad_to_seconds: float | None = None,
         **kwargs: Any,
     ) -> None:
-        if pad_to_seconds is not None and not pad_to_seconds * sampling_rate >= n_fft:
-            raise ValueError(
-                f"pad_to_seconds={pad_to_seconds!r} must be None or at least {n_fft / sampling_rate:g} seconds."
+        for name, value, least, most in (
+            ("feature_size", feature_size, 1, 1024),
+            ("sampling_rate", sampling_rate, 1000, 10**6),
+            ("n_fft", n_fft, 2, 2**16),
+            ("hop_length", hop_length, 1, n_fft),
+        ):
+            check_integer(name, value, least, most)
+        shortest = n_fft / sampling_rate
+        if pad_to_seconds is not None and not (
+            is_number(pad_to_seconds) and shortest <= pad_to_seconds <= LONGEST_PADDING
+        ):
+            raise ConfigError(
+                f"pad_to_seconds={pad_to_seconds!r} must be None or from {shortest:g} to {LONGEST_PADDING} seconds."
             )
+        for name in NOT_PASSED_ON:
+            kwargs.pop(name, None)
+        if "auto_map" in kwargs:
+            # Nothing of what a loaded file names besides, such as code of other repositories, is passed on.
+            found = kwargs["auto_map"] or {}
+            kwargs["auto_map"] = {kind: found[kind] for kind in ("AutoFeatureExtractor",) if kind in found}
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.hop_length = hop_length
         self.n_fft = n_fft
@@ -75,7 +101,8 @@ class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
             **kwargs: `max_length`, `pad_to_multiple_of` of `SequenceFeatureExtractor.pad`, in mel frames.
 
         Raises:
-            AudioError: another sampling rate, no samples, more than one channel, or values that are not finite.
+            AudioError: another sampling rate, no samples, more than one channel, or values that are not finite or
+                beyond 1e12.
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise AudioError(
@@ -187,6 +214,8 @@ def _checked(clip: Any) -> np.ndarray:
         raise AudioError("The audio has no samples.")
     if not np.isfinite(samples).all():
         raise AudioError("The audio has samples that are NaN or infinite.")
+    if np.abs(samples).max() > LOUDEST:
+        raise AudioError(f"The audio has samples beyond {LOUDEST:g}, where full scale is 1: it is damaged.")
     return samples
 
 

@@ -16,12 +16,15 @@ from transformers.models.whisper.modeling_whisper import sinusoids
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .checkpoint_whisper_ser import HUB_ARGUMENTS, open_encoder
+from .checkpoint_whisper_ser import HUB_ARGUMENTS, EncoderCheckpointError, open_encoder
 from .configuration_whisper_ser import OF_THE_LABELS, ConfigError, WhisperSerConfig, refuse_unknown
 from .encoder_whisper_ser import WhisperSerEncoder
 from .head_whisper_ser import HeadParts, Member
 from .packed_encoder_whisper_ser import pack
 from .pooling_whisper_ser import AttentivePooling, Packing, QKVPooling
+
+SAVED_BY_ITSELF = ("AutoConfig", "AutoModelForAudioClassification")
+"""What saving sets in the config's `auto_map`."""
 
 
 class MissingWeightsError(ValueError):
@@ -135,13 +138,15 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
             pretrained_model_name_or_path: Hub id or folder.
             new_labels: start a new classifier for these labels on purpose; the rest is loaded.
             **kwargs: as in `PreTrainedModel.from_pretrained`. `ignore_mismatched_sizes=True` with another number of
-                labels starts a new classifier, too, and nothing else.
+                labels starts a new classifier, too, and nothing else. Weights are read from safetensors alone.
 
         Raises:
             MissingWeightsError: weights of the model are missing or of the wrong shape. Transformers would start
                 them at random and only warn.
         """
         wants_info = kwargs.pop("output_loading_info", False)
+        # A pickle runs code when it is read.
+        kwargs["use_safetensors"] = True
         new_classifier = kwargs.pop("ignore_mismatched_sizes", False) or new_labels is not None
         model: Any
         info: dict[str, Any]
@@ -388,7 +393,9 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         self.freeze_encoder()
         # Saving writes one name a class by itself; the pipeline asks for the second too.
         name = f"{WhisperForEmotionClassification.__module__.rsplit('.', 1)[-1]}.WhisperForEmotionClassification"
-        config.auto_map = {**(getattr(config, "auto_map", None) or {}), "AutoModel": name}
+        # Of what else a loaded config names, such as code of other repositories, nothing is passed on.
+        found = getattr(config, "auto_map", None) or {}
+        config.auto_map = {kind: found[kind] for kind in SAVED_BY_ITSELF if kind in found} | {"AutoModel": name}
 
     @classmethod
     def from_encoder(
@@ -416,7 +423,12 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         maps = {} if labels is None else _label_maps(labels)
         model = cls(WhisperSerConfig(encoder_config=checkpoint.config, **{**maps, **fields}))
         encoder = model.whisper_ser.encoder
-        encoder.load_state_dict(checkpoint.read(encoder.state_dict()))
+        try:
+            encoder.load_state_dict(checkpoint.read(encoder.state_dict()))
+        except RuntimeError as error:
+            raise EncoderCheckpointError(
+                f"The weights of {name_or_path} are not those of its config: {error}"
+            ) from error
         return model
 
     def reset_classifier(self, labels: Sequence[str]) -> None:

@@ -290,7 +290,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(run, corpus, small_
     output = tmp_path / "run"
     process = subprocess.Popen(command(*flags(corpus, small_checkpoint, output)), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not list(output.glob("checkpoints/checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
+    while not list(output.glob("checkpoints/checkpoint-*/checksums.json")) and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()

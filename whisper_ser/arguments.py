@@ -294,16 +294,25 @@ def parse_arguments(argv: list[str]) -> Arguments:
         allow_abbrev=False,
     )
     parser.error = _refuse  # type: ignore[method-assign]
-    if argv and argv[0].endswith(".json"):
+    if not (argv and argv[0].endswith(".json")):
+        return _parsed(parser, argv)
+    try:
         recipe = _read_recipe(Path(argv[0]))
         if any(flag == "--encoder" or flag.startswith("--encoder=") for flag in argv):
             recipe.pop("encoders", None)
-        argv = [*as_flags(recipe), *argv[1:]]
+        return _parsed(parser, [*as_flags(recipe), *argv[1:]])
+    except RecipeError as error:
+        if argv[0] in str(error):
+            raise
+        raise RecipeError(f"{error} (The recipe is {argv[0]}.)") from error
+
+
+def _parsed(parser: HfArgumentParser, argv: list[str]) -> Arguments:
     try:
         model, data, training, sweep, unknown = parser.parse_args_into_dataclasses(
             argv, return_remaining_strings=True, look_for_args_file=False
         )
-    except ValueError as error:  # of TrainingArguments, which checks its own values
+    except (ValueError, OverflowError, ImportError) as error:  # of TrainingArguments, which checks its own values
         raise RecipeError(str(error)) from error
     if unknown:
         name = unknown[0].removeprefix("--")
@@ -333,7 +342,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
         recipe = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"There is no recipe {path}.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"The recipe {path} is not JSON: {error}.") from error
     if not isinstance(recipe, dict):
         raise RecipeError(f"The recipe {path} must be a JSON object of settings.")
@@ -344,6 +353,7 @@ def _check(arguments: Arguments) -> None:
     """Raises for settings that contradict each other or would be ignored."""
     model, data, training, sweep = arguments
     _check_ensemble(model)
+    _check_ranges(training, sweep)
     _check_sweep(arguments)
     _check_small_data(arguments)
     if model.model_name_or_path is None and model.encoder is None and not sweep.encoders:
@@ -377,6 +387,31 @@ def _check_ensemble(model: ModelArguments) -> None:
         raise RecipeError(
             f"""--ensemble is not JSON ({error}): expected a member each, such as {{}} {{"pooling_type": "qkv"}}."""
         ) from error
+
+
+RANGES = {
+    "learning_rate": (0, 100),
+    "weight_decay": (0, 100),
+    "num_train_epochs": (0, 10**5),
+    "warmup_steps": (0, 10**9),
+    "max_grad_norm": (0, 10**9),
+    "per_device_train_batch_size": (1, 10**5),
+    "per_device_eval_batch_size": (1, 10**5),
+    "gradient_accumulation_steps": (1, 10**5),
+    "dataloader_num_workers": (0, 1024),
+    "seed": (0, 2**32 - 1),
+}
+"""From which to which value a setting of the Trainer may be; it takes any, and fails or learns nothing."""
+
+
+def _check_ranges(training: SerTrainingArguments, sweep: SweepArguments) -> None:
+    values = [(name, getattr(training, name)) for name in RANGES] + [("seed", seed) for seed in sweep.seeds or []]
+    for name, value in values:
+        least, most = RANGES[name]
+        if not least <= value <= most:  # NaN is in no range
+            raise RecipeError(f"--{name} {value}: expected a number from {least:g} to {most:g}.")
+    if training.num_train_epochs == 0 and training.max_steps <= 0:
+        raise RecipeError("--num_train_epochs 0 trains nothing.")
 
 
 def _check_sweep(arguments: Arguments) -> None:

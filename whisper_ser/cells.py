@@ -32,7 +32,7 @@ from whisper_ser.folds import Fold
 from whisper_ser.listening import Sound
 from whisper_ser.models import build_model
 from whisper_ser.protocols import Split
-from whisper_ser.report.run import METRICS, write_fold
+from whisper_ser.report.run import check_predictions, read_metrics, write_fold
 from whisper_ser.training import BEST, SETTINGS_THAT_MATTER, Inputs, train
 
 
@@ -59,11 +59,13 @@ class Cell(NamedTuple):
 
     @property
     def done(self) -> bool:
-        """Whether it was finished before, of the same data, model and settings."""
+        """Whether it was finished before, of the same data, model and settings, and is as it was written."""
         try:
-            return json.loads((self.folder / METRICS).read_text(encoding="utf-8"))["identity"] == self.identity
-        except (OSError, ValueError, KeyError):
+            metrics = read_metrics(self.folder, needs_seal=True)
+            check_predictions(self.folder, metrics)
+        except OSError:
             return False
+        return metrics.get("identity") == self.identity
 
 
 class Bench(NamedTuple):

@@ -34,6 +34,16 @@ class FeatureStoreError(WhisperSerError, OSError):
     """Stored encoder states that cannot be written or read."""
 
 
+class DamagedFileError(WhisperSerError, OSError):
+    """A file that is not what was written."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(
+            f"{path} is damaged: it is not what was written. Restore it from a copy, or delete it and start the "
+            "command that wrote it again."
+        )
+
+
 class ExportError(WhisperSerError):
     """A model that cannot be exported as asked, or an exported file that cannot be used."""
 

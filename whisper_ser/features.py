@@ -207,7 +207,10 @@ def fill(
                 _write_shard(folders[layer], states)
     process.wait_for_everyone()
     places = {layer: _scan(of_layer) for layer, of_layer in folders.items()} if todo.missing else todo.places
-    return Features(layers, width, {path: sound.sample_hash for path, sound in sounds.items()}, places)
+    keys = {path: sound.sample_hash for path, sound in sounds.items()}
+    if not all({*keys.values()} <= of_layer.keys() for of_layer in places.values()):
+        raise FeatureStoreError(f"The feature store {folder} was changed while it was being filled. {_START_AGAIN}")
+    return Features(layers, width, keys, places)
 
 
 def _encode(

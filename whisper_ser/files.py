@@ -9,7 +9,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+from whisper_ser.errors import CheckpointError
+
 ABANDONED_SECONDS = 24 * 3600
+
+
+@contextlib.contextmanager
+def saving(folder: str | Path) -> Iterator[None]:
+    """Raises `CheckpointError` for what torch and safetensors raise, with few words, where files cannot be written."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder} could not be written ({error}). Is there free space on the disk? Then start the same command "
+            "again: it goes on from what is whole."
+        ) from error
 
 
 @contextlib.contextmanager

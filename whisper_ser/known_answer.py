@@ -5,7 +5,6 @@ and the SHA-256 of the weights. Hashes are exact; probabilities are compared wit
 numbers of threads and batch shapes round differently.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +14,13 @@ import numpy as np
 import torch
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
-from whisper_ser.known_waveform import FORMULA, SECONDS, VOICES, KnownAnswerError, waveform
+from whisper_ser.checksums import file_sha256
+from whisper_ser.known_waveform import FORMULA, SECONDS, VOICES, KnownAnswerError, is_known_answer, waveform
 
 KNOWN_ANSWER = "known_answer.json"
 WEIGHTS = "*.safetensors"
+SETTINGS = ("config.json", "preprocessor_config.json")
+"""Files that change the answers without being weights."""
 
 TOLERANCE = 1e-3
 """Largest difference of a probability, in float32. Threads, batches and attention kernels moved those of a model on
@@ -33,6 +35,7 @@ def write_known_answer(folder: Path) -> None:
         "probabilities": probabilities,
         "tolerance": TOLERANCE,
         "sha256": weight_hashes(folder),
+        "settings_sha256": {name: file_sha256(folder / name) for name in SETTINGS},
     }
     (folder / KNOWN_ANSWER).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -59,9 +62,9 @@ def read_known_answer(folder: Path) -> dict[str, Any]:
         raise KnownAnswerError(f"{folder} has no {KNOWN_ANSWER}: only a model that run_train.py saved can be checked.")
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        complete = isinstance(known["sha256"], dict) and isinstance(known["probabilities"], dict)
-        readable = complete and bool(known["waveform"]["formula"]) and float(known["tolerance"]) >= 0
-    except (ValueError, KeyError, TypeError):
+        hashes = isinstance(known["sha256"], dict) and isinstance(known.get("settings_sha256", {}), dict)
+        readable = hashes and is_known_answer(known)
+    except (ValueError, KeyError, TypeError, RecursionError):
         readable = False
     if not readable:
         raise KnownAnswerError(f"{path} is damaged: expected what run_train.py writes. Fetch or save the model again.")
@@ -89,11 +92,26 @@ def _answer(
 
 def weight_hashes(folder: Path) -> dict[str, str]:
     """Returns the SHA-256 of each weight file in `folder`, by its name."""
-    hashes = {}
-    for path in sorted(folder.glob(WEIGHTS)):
-        with open(path, "rb") as file:
-            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    return {path.name: file_sha256(path) for path in sorted(folder.glob(WEIGHTS))}
+
+
+def check_as_saved(folder: Path) -> None:
+    """Raises `KnownAnswerError` if weights or settings in `folder` are not those of the known answer there."""
+    if (folder / KNOWN_ANSWER).is_file():
+        known = read_known_answer(folder)
+        check_weights(folder, known)
+        check_settings(folder, known)
+
+
+def check_settings(folder: Path, known: Mapping[str, Any]) -> None:
+    """Raises `KnownAnswerError` unless the settings in `folder` are, byte for byte, those of the known answer."""
+    for name, expected in known.get("settings_sha256", {}).items():  # earlier versions noted none
+        path = folder / name
+        if name not in SETTINGS or not path.is_file() or file_sha256(path) != expected:
+            raise KnownAnswerError(
+                f"{path} is not the file that was saved with the model. Fetch the model again; if you changed it on "
+                f"purpose, {KNOWN_ANSWER} no longer belongs to the model: delete it."
+            )
 
 
 def check_weights(folder: Path, known: Mapping[str, Any]) -> None:

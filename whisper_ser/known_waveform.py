@@ -25,6 +25,11 @@ SECONDS = 6.0
 """Longer than a chunk of the encoder, so that cutting and joining is checked too."""
 
 
+LONGEST_SECONDS, HIGHEST_RATE, MOST_HARMONICS = 60, 192_000, 100
+"""That a known answer may ask for: a damaged or hostile one must not take all memory."""
+LARGEST_TOLERANCE = 0.05
+
+
 class KnownAnswerError(WhisperSerError, ValueError):
     """A model that is not the one it says it is, or that has no known answer."""
 
@@ -33,18 +38,51 @@ def waveform(known: Mapping[str, Any]) -> np.ndarray:
     """Returns the samples, float32 `(samples,)`, that the field `waveform` of a known answer describes.
 
     Raises:
-        KnownAnswerError: another formula than this version's.
+        KnownAnswerError: another formula than this version's, or values that it cannot have.
     """
     if known.get("formula") != FORMULA:
         raise KnownAnswerError(
             f"The known answer has a formula that this version does not know ({known.get('formula')!r}): use the "
             "version of whisper-ser that saved the model, or a newer one."
         )
-    of = known["parameters"]
+    of = _checked(known)
     time = np.arange(round(known["seconds"] * known["sampling_rate"])) / known["sampling_rate"]
     phase = 2 * np.pi * (of["p"] * time + of["w"] * np.sin(2 * np.pi * of["v"] * time))
     harmonics = sum(np.sin(k * phase) / k for k in range(1, of["h"] + 1))
     return (of["a"] * (1 + np.sin(2 * np.pi * of["s"] * time)) / 2 * harmonics).astype(np.float32)
+
+
+def _checked(known: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the parameters of the formula."""
+    of: Any = known.get("parameters")
+    values: list[Any] = [of.get(name) for name in "ashpwv"] if isinstance(of, Mapping) else [None]
+    values += [known.get("seconds"), known.get("sampling_rate")]
+    fits = all(_is_number(value) and abs(value) <= HIGHEST_RATE for value in values) and isinstance(of, Mapping)
+    if not fits or not (
+        isinstance(of["h"], int)
+        and 1 <= of["h"] <= MOST_HARMONICS
+        and 0 < known["seconds"] <= LONGEST_SECONDS
+        and known["sampling_rate"] * known["seconds"] >= 1
+        and known["sampling_rate"] >= 1000
+    ):
+        raise KnownAnswerError("The known answer describes a waveform that cannot be: it is damaged.")
+    return of
+
+
+def is_known_answer(known: Any) -> bool:
+    """Returns whether a known answer, as read, has a waveform, probabilities and a tolerance, whatever they say."""
+    return (
+        isinstance(known, Mapping)
+        and isinstance(known.get("waveform"), Mapping)
+        and isinstance(known.get("probabilities"), Mapping)
+        and all(_is_number(value) for value in known["probabilities"].values())
+        and _is_number(known.get("tolerance"))
+        and 0 <= known["tolerance"] <= LARGEST_TOLERANCE
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_probabilities(found: Mapping[str, float], known: Mapping[str, Any], who: str) -> float:

@@ -8,6 +8,7 @@ from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeat
 from whisper_ser.arguments import ARCHITECTURE, TRAINING_FIELDS, ModelArguments
 from whisper_ser.checkpoints import resolve_encoder
 from whisper_ser.errors import RecipeError
+from whisper_ser.loading import load_saved
 
 logger = logging.get_logger(__name__)
 
@@ -40,8 +41,7 @@ def _saved_model(
     name: str, pad_to_seconds: float | None, given: dict[str, Any], labels: list[str]
 ) -> tuple[WhisperForEmotionClassification, WhisperSerFeatureExtractor]:
     settable = {field: value for field, value in given.items() if field in TRAINING_FIELDS}
-    model = WhisperForEmotionClassification.from_pretrained(name, **settable)
-    extractor = WhisperSerFeatureExtractor.from_pretrained(name)
+    model, extractor = load_saved(name, **settable)
     settled = {field: (getattr(model.config, field), value) for field, value in given.items() if field in ARCHITECTURE}
     if pad_to_seconds is not None:
         settled["pad_to_seconds"] = (extractor.pad_to_seconds, pad_to_seconds)

@@ -25,7 +25,7 @@ from whisper_ser.files import replacing
 from whisper_ser.folds import Fold, training_paths
 from whisper_ser.listening import Sound
 from whisper_ser.models import build_model, given_fields
-from whisper_ser.report.run import METRICS, PREDICTIONS
+from whisper_ser.report.run import PREDICTIONS, read_metrics
 from whisper_ser.training import note_settings, prepare_inputs
 
 RESULTS = "results.json"
@@ -203,7 +203,7 @@ def _results(
     output_dir = Path(arguments.training.output_dir)
     cells, seconds = [], 0.0
     for variant in variants:
-        metrics = json.loads((variant.cell.folder / METRICS).read_text(encoding="utf-8"))
+        metrics = read_metrics(variant.cell.folder, needs_seal=True)
         seconds += metrics["training"]["seconds"]
         cells.append(
             {

@@ -1,5 +1,6 @@
 """The Hugging Face Trainer with what it lacks for small corpora: averaged weights, and rates for trained layers."""
 
+import contextlib
 import re
 from typing import Any
 
@@ -8,6 +9,7 @@ from transformers import Trainer
 
 from whisper_ser.arguments import SerTrainingArguments
 from whisper_ser.averaging import WeightAverage
+from whisper_ser.files import saving
 
 
 class SerTrainer(Trainer):
@@ -41,10 +43,8 @@ class SerTrainer(Trainer):
             return super().evaluate(*arguments, **options)
 
     def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
-        if self.average is None:
-            super()._save_checkpoint(*arguments, **options)
-            return
-        with self.average.in_place():
+        averaged = self.average.in_place() if self.average else contextlib.nullcontext()
+        with saving(str(self.args.output_dir)), averaged:
             super()._save_checkpoint(*arguments, **options)
 
 

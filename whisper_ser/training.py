@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import EvalPrediction, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
@@ -22,6 +23,7 @@ from whisper_ser.arguments import Arguments, SerTrainingArguments
 from whisper_ser.audio import read_audio
 from whisper_ser.augmentation import Copy
 from whisper_ser.calibration import fit_temperature
+from whisper_ser.checksums import CHECKSUMS, changed_files, write_checksums
 from whisper_ser.errors import CheckpointError, RecipeError
 from whisper_ser.evaluation import scores
 from whisper_ser.features import Features, fill
@@ -318,6 +320,28 @@ class BestEpoch(TrainerCallback):
         model.load_state_dict(self.weights, strict=False)
 
 
+class SealCheckpoints(TrainerCallback):
+    """Notes the checksums of each checkpoint, and removes older ones only then.
+
+    Args:
+        limit: checkpoints kept besides the best; `None` keeps all.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+
+    def on_save(self, args: Any, state: Any, control: Any, **context: Any) -> None:
+        # Every process writes the state of its own random numbers.
+        PartialState().wait_for_everyone()
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir)
+        write_checksums(folder / f"checkpoint-{state.global_step}")
+        for checkpoint in _saved(folder)[: -self.limit] if self.limit else []:
+            if checkpoint.name != Path(state.best_model_checkpoint or "").name:
+                shutil.rmtree(checkpoint, ignore_errors=True)
+
+
 def _trainer(
     model: WhisperForEmotionClassification,
     extractor: WhisperSerFeatureExtractor,
@@ -337,6 +361,7 @@ def _trainer(
     arguments._n_gpu = min(arguments.n_gpu, 1)
     if not evaluated:
         arguments.eval_strategy = IntervalStrategy.NO
+    limit, arguments.save_total_limit = arguments.save_total_limit, None
     if arguments.selection in BEST and best is None:
         arguments.load_best_model_at_end = True
         arguments.metric_for_best_model = BEST[arguments.selection]
@@ -349,7 +374,7 @@ def _trainer(
         eval_dataset=evaluated or None,
         data_collator=_collator(extractor),
         compute_metrics=_metrics,
-        callbacks=[*callbacks, best] if best else callbacks,
+        callbacks=[*callbacks, best or SealCheckpoints(limit)],
     )
     if arguments.disable_tqdm:
         # What the Trainer puts in the place of its bar prints every log.
@@ -387,8 +412,10 @@ def _checkpoints(arguments: SerTrainingArguments) -> Path:
 def _checkpoint_to_resume(arguments: Arguments) -> str | None:
     """Returns the last checkpoint of an interrupted run with the same settings, and notes the settings of this one."""
     training_arguments = arguments.training
-    if training_arguments.resume_from_checkpoint:
-        return training_arguments.resume_from_checkpoint
+    if asked := training_arguments.resume_from_checkpoint:
+        if (Path(asked) / CHECKSUMS).is_file() and (changed := changed_files(Path(asked))):
+            raise CheckpointError(f"{asked} is damaged ({', '.join(changed)}): name another checkpoint.")
+        return asked
     folder = _checkpoints(training_arguments)
     if _saved(folder) and not (folder / SETTINGS).is_file():
         raise CheckpointError(
@@ -427,16 +454,21 @@ def _saved(folder: Path) -> list[Path]:
 
 
 def _last_whole_checkpoint(folder: Path) -> str | None:
-    """Returns the newest checkpoint that was written to its end, and removes newer ones that were not."""
-    for checkpoint in reversed(_saved(folder)):
-        try:
-            # The Trainer writes this file last.
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            logger.warning(f"{checkpoint} was not written to its end and is removed.")
+    """Returns the newest checkpoint that is as it was written, and so is the best one it tells of; removes others."""
+    whole = []
+    for checkpoint in _saved(folder):
+        if changed := changed_files(checkpoint):
+            logger.warning(f"{checkpoint} is damaged, or was not written to its end ({', '.join(changed)}): removed.")
             shutil.rmtree(checkpoint, ignore_errors=True)
         else:
+            whole.append(checkpoint)
+    for checkpoint in reversed(whole):
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        best = state["best_model_checkpoint"]
+        if best is None or Path(best).name in {other.name for other in whole}:
             return str(checkpoint)
+        logger.warning(f"{checkpoint} tells of a best epoch that is lost, and is removed.")
+        shutil.rmtree(checkpoint, ignore_errors=True)
     return None
 
 

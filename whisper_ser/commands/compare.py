@@ -9,7 +9,7 @@ import pandas
 
 from whisper_ser.comparison import ComparisonError, compare, comparison_table
 from whisper_ser.intervals import CONFIDENCE, RESAMPLES
-from whisper_ser.report.run import METRICS, PREDICTIONS, closing_remarks
+from whisper_ser.report.run import METRICS, PREDICTIONS, check_predictions, closing_remarks, read_metrics
 
 
 def add_parser(subparsers: Any) -> None:
@@ -61,6 +61,7 @@ def read_predictions(source: str) -> pandas.DataFrame:
 
     Raises:
         ComparisonError: nothing there, a run that has not finished, or a file that is no such table.
+        DamagedFileError: not the predictions, or metrics, that the run wrote.
     """
     path = Path(source)
     if path.is_dir():
@@ -70,6 +71,8 @@ def read_predictions(source: str) -> pandas.DataFrame:
                 f"{source} has no {PREDICTIONS}: give the output folder of a run of run_train.py that has finished, "
                 "or a table of predictions (.parquet, .csv)."
             )
+        if (Path(source) / METRICS).is_file():
+            check_predictions(Path(source), read_metrics(Path(source)))
     elif not path.is_file():
         raise ComparisonError(f"There is no {source}: give the folder of a run or a table of predictions.")
     try:
@@ -78,7 +81,7 @@ def read_predictions(source: str) -> pandas.DataFrame:
         if path.suffix == ".csv":
             # All text, so that speaker 01 stays 01 and an emotion may be called none.
             return pandas.read_csv(path, dtype=str, keep_default_na=False)
-    except ValueError as error:  # of pyarrow and of pandas
+    except (ValueError, OSError) as error:  # of pyarrow and of pandas
         raise ComparisonError(f"{path} cannot be read as a {path.suffix[1:]} table ({error}).") from error
     raise ComparisonError(f"{path} is no table of predictions; expected .parquet or .csv.")
 

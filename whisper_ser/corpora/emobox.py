@@ -149,7 +149,11 @@ def _lists(manifest: Path) -> dict[str, dict[str, list[_Entry]]]:
 
 
 def _entries(path: Path) -> Iterator[_Entry]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path} is no UTF-8 text ({error}): it is damaged; fetch it again.") from error
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:

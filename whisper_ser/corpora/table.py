@@ -40,6 +40,9 @@ METADATA = tuple(f"metadata{suffix}" for suffix in TABLES)
 """Tables that make a folder of audio an `audiofolder` with columns."""
 DELIMITERS = ",;\t"
 AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff")
+MOST_LABELS = 100
+"""That are taken for emotions unless they are named."""
+LONGEST_LABEL = 100
 SPLIT_OF_DATASET = "(split)"
 """Stands beside the columns of a dataset: no column of a table is likely to be called so."""
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -144,6 +147,17 @@ def _check_labels(labels: Sequence[str] | None, found: list[str], source: str) -
         raise CorpusError(f"{source} has no row with the label {', '.join(absent)}; it has {', '.join(found)}.")
     if not found:
         raise CorpusError(f"{source} has no rows.")
+    unprintable = [label for label in found if not label.isprintable() or len(label) > LONGEST_LABEL]
+    if unprintable:
+        raise CorpusError(
+            f"{source} has labels that are no names of emotions, such as {unprintable[0][:40]!r}: printable text of "
+            f"at most {LONGEST_LABEL} characters is expected."
+        )
+    if not labels and len(found) > MOST_LABELS:
+        raise CorpusError(
+            f"{source} has {len(found)} different labels, {', '.join(found[:5])}, ...: is this the column of the "
+            "emotion? Name it by label_column, or the labels to take by labels."
+        )
     if len(found) < 2:
         raise CorpusError(f"{source} has one emotion only, {found[0]}: nothing to tell apart.")
 
@@ -332,7 +346,7 @@ def _audio_path(audio: object, folder: Path, cache: Path) -> str:
         raise ValueError("the path is empty")
     if not os.path.isabs(name) and os.path.normpath(name).startswith(".."):
         raise ValueError(f"{name} lies outside {folder}; give audio_dir, or the absolute path")
-    if not (folder / name).is_file():
+    if not os.path.isfile(folder / name):
         raise ValueError(f"there is no file {folder / name}")
     return os.path.normpath(folder / name)
 

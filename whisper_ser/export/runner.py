@@ -19,7 +19,7 @@ from whisper_ser.audio import SILENCE
 from whisper_ser.errors import AudioFileError, ExportError, WhisperSerError
 from whisper_ser.inference.decoding import Audio, decode
 from whisper_ser.inference.outputs import Prediction
-from whisper_ser.known_waveform import KnownAnswerError, check_probabilities, waveform
+from whisper_ser.known_waveform import KnownAnswerError, check_probabilities, is_known_answer, waveform
 
 AUDIO, LENGTHS, PROBABILITIES = "audio", "lengths", "probabilities"
 """Names of the graph's inputs and of its output."""
@@ -148,9 +148,15 @@ def read_metadata(found: dict[str, str], path: Path) -> dict[str, Any]:
             "or export anew with the other."
         )
     try:
-        return {key: json.loads(found[key]) for key in METADATA}
-    except (KeyError, ValueError) as error:
+        metadata = {key: json.loads(found[key]) for key in METADATA}
+    except (KeyError, ValueError, RecursionError) as error:
         raise ExportError(f"The metadata of {path} are damaged ({error}): export the model again.") from error
+    labels = metadata["labels"]
+    named = isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)
+    rate = metadata["sampling_rate"]
+    if not named or not is_known_answer(metadata["known_answer"]) or not isinstance(rate, int) or rate < 1000:
+        raise ExportError(f"The metadata of {path} are damaged: export the model again.")
+    return metadata
 
 
 def _read(audio: Audio, name: str, model: OnnxModel, sampling_rate: int | None) -> np.ndarray:

@@ -9,12 +9,18 @@ import numpy as np
 import soundfile
 import soxr
 
-from whisper_ser.audio import SHORTEST_SECONDS, read_with_torchcodec
+from whisper_ser.audio import (
+    BLOCK_SAMPLES,
+    SHORTEST_SECONDS,
+    blocks_of,
+    check_file,
+    check_rate,
+    check_samples,
+    read_with_torchcodec,
+)
 from whisper_ser.errors import AudioFileError
 
 BLOCK_SECONDS = 60
-BLOCK_SAMPLES = 2**24
-"""At most, of all channels together: a header may claim any rate and number of channels."""
 
 Audio: TypeAlias = str | Path | BinaryIO | np.ndarray
 """A path, an opened file, or samples `(samples,)` or `(samples, channels)` in [-1, 1]."""
@@ -46,10 +52,12 @@ def decode(
         array_rate: hertz of an array; `None` says `sampling_rate`.
 
     Raises:
-        AudioFileError: unreadable, empty, shorter than 25 ms, or with samples that are NaN or infinite.
+        AudioFileError: unreadable, empty, shorter than 25 ms, of a rate that no recording has, or with samples that
+            are NaN, infinite or beyond 1e12.
     """
     if isinstance(audio, np.ndarray):
-        rate = array_rate or sampling_rate
+        rate = sampling_rate if array_rate is None else array_rate
+        check_rate(name, rate)
         columns = _columns(audio, name)
         step = BLOCK_SECONDS * rate
         yield from _mono(
@@ -65,9 +73,9 @@ def decode(
         return
     try:
         with opened as file:
+            check_rate(name, file.samplerate)
             frames = max(1, min(BLOCK_SECONDS * file.samplerate, BLOCK_SAMPLES // file.channels))
-            blocks = file.blocks(frames, dtype="float32", always_2d=True)
-            yield from _mono(blocks, name, file.samplerate, sampling_rate, channel)
+            yield from _mono(blocks_of(file, frames), name, file.samplerate, sampling_rate, channel)
     except (soundfile.SoundFileError, OSError) as error:
         raise _unreadable(name, error) from error
 
@@ -94,8 +102,7 @@ def _mono(
     for block in blocks:
         if channel is not None and channel >= block.shape[1]:
             raise AudioFileError(name, f"has no channel {channel + 1}: there are {block.shape[1]}")
-        if not np.isfinite(block).all():
-            raise AudioFileError(name, "has samples that are NaN or infinite")
+        check_samples(name, block)
         samples += len(block)
         yield resampler.feed(block.mean(axis=1) if channel is None else np.ascontiguousarray(block[:, channel]))
     if samples == 0:
@@ -106,8 +113,8 @@ def _mono(
 
 
 def _opened(audio: str | Path | BinaryIO, name: str) -> soundfile.SoundFile:
-    if isinstance(audio, str | Path) and not Path(audio).exists():
-        raise AudioFileError(name, "is not there")
+    if isinstance(audio, str | Path):
+        check_file(audio, name)
     try:
         if not isinstance(audio, str | Path):
             audio.seek(0)
@@ -118,7 +125,7 @@ def _opened(audio: str | Path | BinaryIO, name: str) -> soundfile.SoundFile:
 
 
 def _with_torchcodec(audio: Audio) -> tuple[np.ndarray, int] | None:
-    there = isinstance(audio, str | Path) and Path(audio).exists()
+    there = isinstance(audio, str | Path) and os.path.isfile(audio)
     return read_with_torchcodec(audio) if there else None  # type: ignore[arg-type]
 
 
@@ -130,7 +137,7 @@ def _unreadable(name: str, error: Exception) -> AudioFileError:
 
 def _columns(samples: np.ndarray, name: str) -> np.ndarray:
     """Returns an array as float32 `(samples, channels)`."""
-    if samples.dtype.kind != "f" or samples.ndim not in (1, 2):
+    if samples.dtype.kind != "f" or samples.ndim not in (1, 2) or samples.shape[1:] == (0,):
         raise AudioFileError(
             name, f"is {samples.dtype} {samples.shape}; expected floats in [-1, 1], (samples,) or (samples, channels)"
         )

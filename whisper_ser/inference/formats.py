@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet
 
+from whisper_ser.csv_cells import harmless
 from whisper_ser.inference.outputs import Failure, Prediction, Span, Timeline, Update
 
 ROW_GROUP = 65536
 """Rows that are written to parquet together."""
-FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def shown(name: str) -> str:
@@ -64,17 +64,14 @@ def csv_lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     for number, row in enumerate(rows):
         if number == 0:
             yield _csv_line(row)
-        yield _csv_line([_harmless(value) for value in row.values()])
+        yield _csv_line([harmless(value) for value in row.values()])
 
 
 def _csv_line(cells: Iterable[Any]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
-
-
-def _harmless(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_SIGNS) else cell
+    # Python 3.11 quotes a line break in a cell only if it is one of those that end lines.
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n")
 
 
 def write_parquet(rows: Iterable[dict[str, Any]], labels: list[str], path: Path) -> None:

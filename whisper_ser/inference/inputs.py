@@ -1,6 +1,7 @@
 """What a person names on the command line - files, folders, patterns - as a list of audio files."""
 
 import glob
+import os
 from pathlib import Path
 
 import soundfile
@@ -33,14 +34,14 @@ def audio_files(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _files(name: str) -> list[str]:
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         found = sorted(str(path) for path in Path(name).rglob("*") if _is_audio(path.relative_to(name), path))
         if not found:
             raise InferenceError(f"{name} holds no audio file, such as .wav, .flac, .ogg or .mp3.")
         return found
-    if name == STANDARD_INPUT or Path(name).exists() or not glob.has_magic(name):
+    if name == STANDARD_INPUT or os.path.exists(name) or not glob.has_magic(name):
         return [name]
-    found = sorted(path for path in glob.glob(name, recursive=True) if Path(path).is_file())
+    found = sorted(path for path in glob.glob(name, recursive=True) if os.path.isfile(path))
     if not found:
         raise InferenceError(f"No file matches {name}.")
     return found

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
+from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from modeling_whisper_ser.pooling_whisper_ser import Packing
 from whisper_ser.errors import InferenceError
+from whisper_ser.loading import load_saved
 
 
 @dataclass(frozen=True)
@@ -93,19 +94,18 @@ def load_model(name_or_path: str | os.PathLike, device: str | torch.device | Non
 
     Raises:
         InferenceError: the model is of another kind.
-        MissingWeightsError, OSError: it is incomplete, or not there.
+        KnownAnswerError, ConfigError, MissingWeightsError, OSError: it is damaged, incomplete, or not there.
     """
-    name = os.path.expanduser(os.fspath(name_or_path))
-    fields, _ = WhisperSerConfig.get_config_dict(name)
-    if fields.get("model_type") != WhisperSerConfig.model_type:
-        raise InferenceError(
-            f"{name} is a {fields.get('model_type')!r} model, expected {WhisperSerConfig.model_type!r}: give a model "
-            "that run_train.py wrote, or its Hub id."
-        )
-    model = WhisperForEmotionClassification.from_pretrained(name).eval()
+    model, extractor = load_saved(name_or_path)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Recognizer(model.to(place), WhisperSerFeatureExtractor.from_pretrained(name))
+    return Recognizer(model.eval().to(place), extractor)
 
 
 def _softmax(logits: torch.Tensor) -> np.ndarray:
-    return logits.float().softmax(-1).cpu().numpy()
+    probabilities = logits.float().softmax(-1).cpu().numpy()
+    if not np.isfinite(probabilities).all():
+        raise InferenceError(
+            "The model's answer is not a number: its weights are damaged, or too large for half precision. Check it: "
+            "whisper-ser verify MODEL."
+        )
+    return probabilities

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
+from whisper_ser.audio import check_rate, check_samples
 from whisper_ser.errors import AudioFileError, InferenceError
 from whisper_ser.inference.chunks import Chunk, Chunker
 from whisper_ser.inference.decoding import Resampler
@@ -48,7 +49,8 @@ class EmotionStream:
         device: str | torch.device | None = None,
     ) -> None:
         self._recognizer = recognizer_for_time(model, device)
-        self._rate = sampling_rate or self._recognizer.sampling_rate
+        self._rate = self._recognizer.sampling_rate if sampling_rate is None else sampling_rate
+        check_rate("the stream", self._rate)
         self._resampler = Resampler(self._rate, self._recognizer.sampling_rate)
         self._chunker = Chunker(self._recognizer.model.config.chunk_frames, self._recognizer.sampling_rate)
         self._pooling = WindowPooling(self._recognizer, window, hop)
@@ -63,7 +65,7 @@ class EmotionStream:
         """Returns what the next samples make certain: `(samples,)` or `(samples, channels)`, floats in [-1, 1].
 
         Raises:
-            AudioFileError: other shapes, integers, or samples that are NaN or infinite.
+            AudioFileError: other shapes, integers, or samples that are NaN, infinite or beyond 1e12.
         """
         if block.dtype.kind != "f" or block.ndim not in (1, 2) or not np.isfinite(block).all():
             raise AudioFileError(
@@ -71,6 +73,7 @@ class EmotionStream:
                 f"has a block {block.dtype} {block.shape}; expected finite floats in [-1, 1], (samples,) or "
                 "(samples, channels)",
             )
+        check_samples("the stream", block)
         self._samples += len(block)
         mono = block.astype(np.float32, copy=False)
         chunks = self._chunker.feed(self._resampler.feed(mono if mono.ndim == 1 else mono.mean(axis=1)))

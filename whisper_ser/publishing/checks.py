@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 
 from modeling_whisper_ser import MissingWeightsError, WhisperForEmotionClassification, WhisperSerConfig
 from whisper_ser.errors import PublishError
-from whisper_ser.known_answer import check_weights, read_known_answer
+from whisper_ser.known_answer import check_settings, check_weights, read_known_answer
 from whisper_ser.known_waveform import check_probabilities, waveform
 from whisper_ser.publishing.clean_process import strangers_answer
 from whisper_ser.publishing.faults import TOKEN
@@ -52,6 +52,7 @@ def check(folder: Path, metrics: dict[str, Any]) -> None:
     check_card((folder / "README.md").read_text(encoding="utf-8"), metrics, config)
     known = read_known_answer(folder)
     check_weights(folder, known)
+    check_settings(folder, known)
     check_tensors(folder)
     check_probabilities(strangers_answer(folder, waveform(known["waveform"])), known, str(folder))
 

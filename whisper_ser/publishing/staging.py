@@ -7,7 +7,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import modeling_whisper_ser
 from whisper_ser.arguments import ModelArguments
+from whisper_ser.checksums import read_sealed
 from whisper_ser.corpora.named import CORPORA
 from whisper_ser.errors import PublishError
 from whisper_ser.evaluation import EvaluationError
@@ -25,6 +27,16 @@ NEEDED = ("config.json", "preprocessor_config.json", "modeling_whisper_ser.py", 
 ALLOWED = (*NEEDED, "*_whisper_ser.py", "*.safetensors", "*.safetensors.index.json", "README.md", CONFUSION_MATRIX)
 OF_THE_MODEL = {field.name for field in fields(ModelArguments)} - {"encoder", "model_name_or_path"}
 OF_THE_DATA = {"corpus", "labels", "classes", "subset", "label_aliases"}
+CODE = "*_whisper_ser.py"
+AUTO_MAP = {
+    "config.json": {
+        "AutoConfig": "configuration_whisper_ser.WhisperSerConfig",
+        "AutoModel": "modeling_whisper_ser.WhisperForEmotionClassification",
+        "AutoModelForAudioClassification": "modeling_whisper_ser.WhisperForEmotionClassification",
+    },
+    "preprocessor_config.json": {"AutoFeatureExtractor": "feature_extraction_whisper_ser.WhisperSerFeatureExtractor"},
+}
+"""What saved settings name: code in the same folder."""
 THAT_MATTER = (OF_THE_MODEL | OF_THE_DATA | {*SETTINGS_THAT_MATTER}) - {"seed", "data_seed"}
 """Settings that change the figures, other than by who tests and by chance. Encoders are compared by their names."""
 FACTS = ("languages", "license", "homepage", "citation")
@@ -34,7 +46,7 @@ EARLIER = "was written by an earlier version: train again to publish."
 def stage(
     model: Path, target: Path, model_id: str, results: Path | None = None, about_corpus: str | None = None
 ) -> dict[str, Any]:
-    """Copies the model to the new folder `target`, with card and figure made anew; returns the metrics the card shows.
+    """Copies the model to the new folder `target`, with card, figure and code made anew; returns the metrics shown.
 
     Args:
         model: `<run>/model`.
@@ -47,6 +59,7 @@ def stage(
     Raises:
         PublishError: the folder is no saved model, holds what is no part of one, or has no metrics; the
             cross-validation is of something else.
+        DamagedFileError: metrics that are not what the run wrote.
     """
     check_files(model)
     run = model.resolve().parent
@@ -60,6 +73,7 @@ def stage(
         cross_validation = {**cross_validation, "corpus": corpus}
     speed = run / SPEED
     shutil.copytree(model, target)
+    _renew_code(target)
     try:
         card = model_card(metrics, target, model_id, cross_validation, _read(speed) if speed.is_file() else None)
         pooled = results_of(cross_validation or metrics).pooled
@@ -70,6 +84,23 @@ def stage(
     title = f"{corpus['name']}, {kind}, {pooled['utterances']} utterances, UA {100 * pooled['ua']:.1f} %"
     draw_confusion_matrix(pooled["confusion_matrix"], metrics["labels"], title, target / CONFUSION_MATRIX)
     return metrics
+
+
+def _renew_code(folder: Path) -> None:
+    """Puts this package's code in place of what lies in `folder`, which may be anybody's and is run in the checks.
+
+    Raises:
+        PublishError: the settings there name other code.
+    """
+    for path in folder.glob(CODE):
+        path.unlink()
+    for path in Path(modeling_whisper_ser.__file__).parent.glob(CODE):
+        shutil.copy(path, folder)
+    for name, expected in AUTO_MAP.items():
+        settings = _read(folder / name)
+        found = settings.get("auto_map") if isinstance(settings, dict) else None
+        if found != expected:
+            raise PublishError(f"The auto_map of {name} names code that is not this package's: {found}.")
 
 
 def check_files(folder: Path) -> None:
@@ -104,7 +135,7 @@ def _metrics(path: Path, what: str) -> dict[str, Any]:
     metrics = _read(path)
     if not isinstance(metrics, dict) or not metrics.get("test") or "base_model" not in metrics:
         raise PublishError(f"{path} has no figures of a test, or {EARLIER}")
-    return metrics
+    return read_sealed(path)
 
 
 def _read(path: Path) -> Any:

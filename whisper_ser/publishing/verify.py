@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 
 from whisper_ser.errors import PublishError
-from whisper_ser.known_answer import answer, check_weights, read_known_answer
+from whisper_ser.known_answer import answer, check_settings, check_weights, read_known_answer
 from whisper_ser.known_waveform import KnownAnswerError, check_probabilities, waveform
 from whisper_ser.publishing.clean_process import strangers_answer
 from whisper_ser.publishing.faults import in_words
@@ -37,6 +37,7 @@ def verify(folder: Path) -> float:
     """
     known = read_known_answer(folder)
     check_weights(folder, known)
+    check_settings(folder, known)
     return check_probabilities(answer(folder, waveform(known["waveform"])), known, str(folder))
 
 
@@ -52,6 +53,7 @@ def verify_published(api: HfApi, repo_id: str, published: Published, staged: Pat
             with in_words(repo_id, api.endpoint):
                 folder = Path(api.snapshot_download(repo_id, revision=published.commit, cache_dir=cache))
             check_weights(folder, known)
+            check_settings(folder, known)
             found = strangers_answer(repo_id, waveform(known["waveform"]), published.commit, Path(cache))
             check_probabilities(found, known, repo_id)
     except KnownAnswerError as error:

@@ -1,6 +1,5 @@
 """The folder of a cross-validation: all folds' predictions and figures together."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,9 @@ from whisper_ser.report.run import (
     METRICS,
     PREDICTIONS,
     between_people,
+    check_predictions,
     closing_remarks,
+    read_metrics,
     write_tables,
 )
 
@@ -41,7 +42,9 @@ def write_cross_validation(
         folders: of each fold, by seed.
     """
     trained = [(seed, fold, f) for seed, row in folders.items() for fold, f in zip(folds, row, strict=True)]
-    of_folds = [json.loads((folder / METRICS).read_text(encoding="utf-8")) for _, _, folder in trained]
+    of_folds = [read_metrics(folder, needs_seal=True) for _, _, folder in trained]
+    for (_, _, folder), figures in zip(trained, of_folds, strict=True):
+        check_predictions(folder, figures)
     tables = [
         pandas.read_parquet(folder / PREDICTIONS).assign(fold=fold.name, seed=seed) for seed, fold, folder in trained
     ]

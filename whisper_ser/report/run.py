@@ -17,9 +17,10 @@ from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeat
 from whisper_ser import __version__
 from whisper_ser.arguments import Arguments, ModelArguments
 from whisper_ser.audit import AuditResult
-from whisper_ser.errors import RecipeError
+from whisper_ser.checksums import file_sha256, read_sealed, sealed
+from whisper_ser.errors import DamagedFileError, RecipeError
 from whisper_ser.evaluation import confusion_table, evaluate
-from whisper_ser.files import replacing
+from whisper_ser.files import replacing, saving
 from whisper_ser.intervals import speaker_intervals
 from whisper_ser.known_answer import write_known_answer
 from whisper_ser.protocols import Split
@@ -33,6 +34,8 @@ from whisper_ser.training import Training, remove_checkpoints
 METRICS = "metrics.json"
 """Written last: where it is, a run is complete."""
 PREDICTIONS = "predictions.parquet"
+PREDICTIONS_SHA256 = "predictions_sha256"
+"""Field of the metrics."""
 CONFUSION_MATRIX = "confusion_matrix.png"
 COVERAGE = "coverage.png"
 OUTPUTS = {
@@ -91,11 +94,25 @@ def write_fold(
 
 
 def write_tables(folder: Path, metrics: dict[str, Any], predictions: pandas.DataFrame) -> None:
-    """Writes the predictions, then the metrics."""
+    """Writes the predictions, then the metrics, which tell the checksums of both."""
     with replacing(folder / PREDICTIONS) as path:
         predictions.to_parquet(path, index=False)
+        of_predictions = file_sha256(path)
     with replacing(folder / METRICS) as path:
-        path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        content = sealed({**metrics, PREDICTIONS_SHA256: of_predictions})
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_metrics(folder: Path, needs_seal: bool = False) -> dict[str, Any]:
+    """Returns the metrics of a run; raises `DamagedFileError` if they are not those that were written."""
+    return read_sealed(folder / METRICS, needs_seal)
+
+
+def check_predictions(folder: Path, metrics: dict[str, Any]) -> None:
+    """Raises `DamagedFileError` if the table of predictions of a run is not the one that its metrics tell of."""
+    path, expected = folder / PREDICTIONS, metrics.get(PREDICTIONS_SHA256)
+    if expected is not None and (not path.is_file() or file_sha256(path) != expected):
+        raise DamagedFileError(path)
 
 
 def draw_results(metrics: dict[str, Any], path: Path) -> None:
@@ -138,7 +155,8 @@ def save_model(folder: Path, model: WhisperForEmotionClassification, extractor: 
     # Frozen for whoever loads it, whatever this run trained.
     model.config.unfreeze_last_n = 0
     model.freeze_encoder()
-    model.save_pretrained(folder)
+    with saving(folder):
+        model.save_pretrained(folder)
     extractor.save_pretrained(folder)
     write_known_answer(folder)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jinja2
 import pandas
 
+from whisper_ser.csv_cells import harmless
 from whisper_ser.files import replacing
 from whisper_ser.report import paper, sweep_figures
 from whisper_ser.report.latency import SECONDS
@@ -68,7 +69,7 @@ def write_sweep_report(folder: Path, results: dict[str, Any], measure: MeasureLa
     with replacing(target) as work:
         work.mkdir()
         for table in [table for group in tables.values() for table in group]:
-            table.frame(marks).to_csv(work / f"{table.name}.csv", index=False, lineterminator="\n")
+            _write_csv(table.frame(marks), work / f"{table.name}.csv")
         figures = [figure.name for figure in FIGURES if _write_figure(figure, sweep, work)]
         (work / PAGE).write_text(_page(sweep, tables, figures), encoding="utf-8")
     return target / PAGE
@@ -86,10 +87,13 @@ def _write_figure(figure: Figure, sweep: Sweep, work: Path) -> bool:
     frame = figure.data(sweep)
     if frame.empty:
         return False
-    marked = frame.assign(**stamp(sweep.results))
-    marked.to_csv(work / f"{figure.name}.csv", index=False, lineterminator="\n")
+    _write_csv(frame.assign(**stamp(sweep.results)), work / f"{figure.name}.csv")
     figure.draw(frame, figure_line(sweep.results), work / f"{figure.name}.png")
     return True
+
+
+def _write_csv(frame: pandas.DataFrame, path: Path) -> None:
+    frame.rename(columns=harmless).map(harmless).to_csv(path, index=False, lineterminator="\n")
 
 
 def _page(sweep: Sweep, tables: dict[str, list[Table]], figures: list[str]) -> str:

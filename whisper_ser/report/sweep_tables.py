@@ -13,6 +13,8 @@ from whisper_ser.intervals import speaker_intervals
 from whisper_ser.report import paper
 from whisper_ser.report.cost import Cost, published_cost, whisper_cost
 from whisper_ser.report.latency import SECONDS, Latency
+from whisper_ser.report.run import METRICS as METRICS_FILE
+from whisper_ser.report.run import check_predictions, read_metrics
 from whisper_ser.report.sweep_cells import Setting, Spread, Sweep, spreads
 from whisper_ser.report.sweep_choice import Choice, Rule, best_on_test, has_validation, nested
 
@@ -116,6 +118,9 @@ def pooled_intervals(sweep: Sweep, folder: Path, choice: Choice) -> dict[str, An
     paths = [folder / cell["predictions"] for cell in choice.cells.values() if cell.get("predictions")]
     if len(paths) < len(choice.cells) or not all(path.is_file() for path in paths):
         return None
+    for path in paths:
+        if (path.parent / METRICS_FILE).is_file():
+            check_predictions(path.parent, read_metrics(path.parent))
     columns = ["part", "speaker", "emotion", "predicted"]
     predictions = pandas.concat([pandas.read_parquet(path, columns=columns) for path in paths])
     test = predictions[predictions["part"] == "test"]
