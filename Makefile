@@ -2,8 +2,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 LOWEST := .venv-lowest
+SHIPPED := modeling_whisper_ser whisper_ser metrics app.py push_to_hub.py run_train.py
 
-.PHONY: train app test test-lowest check format clean
+.PHONY: train app test test-lowest reliability check format clean
 
 train: .venv/installed  ## train, test and use a model on the synthetic demo corpus
 	$(BIN)/python run_train.py recipes/demo.json
@@ -23,10 +24,14 @@ test-lowest:  ## run the tests with the lowest versions that pyproject.toml allo
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable ".[demo,dev]"
 	$(LOWEST)/bin/python -m pytest $(TESTS)
 
+reliability: .venv/installed  ## try to break it: faults, fuzz, kills, soak and scale, in under half an hour
+	$(BIN)/python -m pytest --thorough -m "" tests/reliability
+
 check: .venv/installed  ## lint and type-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive $(SHIPPED)
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

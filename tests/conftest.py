@@ -23,13 +23,10 @@ RATE = 16000
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--thorough", action="store_true", help="run the slow tests, and many more generated cases")
+    parser.addoption("--thorough", action="store_true", help="try many more generated cases")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:
-        if "slow" in item.keywords and not config.getoption("--thorough"):
-            item.add_marker(pytest.mark.skip(reason="slow: make reliability, or --thorough, runs it"))
     if SHARED.is_dir():
         return
     for item in items:

@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import RATE, ROOT, speechlike
-from gradio_client import Client, handle_file
 from space import Space
+
+pytest.importorskip("gradio", reason="the page needs whisper-ser[app]")
+
+from gradio_client import Client, handle_file
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse

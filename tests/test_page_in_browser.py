@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import RATE, speechlike
+
+pytest.importorskip("gradio", reason="the page needs whisper-ser[app]")
+
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from whisper_ser import predict

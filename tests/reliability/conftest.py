@@ -19,15 +19,17 @@ def thorough(pytestconfig: pytest.Config) -> bool:
 
 @pytest.fixture
 def tried(request: pytest.FixtureRequest) -> Callable[[int], None]:
-    """Returns what counts cases that held; the first line of the test module is the promise."""
-    PROMISES[request.node.nodeid] = (request.module.__doc__ or "").strip().splitlines()[0]
-    TRIED[request.node.nodeid] += 0
+    """Returns what counts cases that held; a test that counts none is one case."""
     return lambda cases=1: TRIED.update({request.node.nodeid: cases})
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item):
     report = yield
+    if report.when == "call" and not report.skipped:
+        # The first line of the test's module is the promise.
+        PROMISES[item.nodeid] = (item.module.__doc__ or "").strip().splitlines()[0]
+        TRIED[item.nodeid] += 0 if TRIED[item.nodeid] else 1
     if report.failed:
         LOST[item.nodeid] += 1
     return report
