@@ -3,7 +3,7 @@
     python benchmarks/soak_page.py outputs/emodb4/model --requests 600 --output soak_page.json
 
 The page runs in a process of its own. Visitors at the same time upload recordings of several formats and lengths, and
-files that are none. A request is an error if its answer is not that of `predict`, or not the message that it should be.
+files that are none. A request is an error if its answer is not that of `predict`, or not the message it should be.
 What is uploaded lies on the disk for an hour and goes when the page ends; files left are counted after its end. Growth
 is counted from the middle of the run. Counting handles needs Linux or macOS.
 """

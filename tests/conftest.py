@@ -20,6 +20,7 @@ from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeat
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("WHISPER_SER_SHARED", ROOT.parent / "shared"))
 RATE = 16000
+THREADS = torch.get_num_threads()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,10 +37,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def same_number_of_threads() -> Iterator[None]:
-    """Undoes a test's torch.set_num_threads: sums depend on it in their last bit, and later tests compare bits."""
-    threads = torch.get_num_threads()
+    """Undoes torch.set_num_threads of tests and fixtures: their last bits depend on it, and tests compare bits."""
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,7 @@ def test_fields_of_a_newer_transformers_load(tmp_path):
 
 def test_saved_and_loaded_configs_are_the_same(tmp_path):
     config = WhisperSerConfig(
-        encoder_config={"encoder_layers": 6, "d_model": 64},
+        encoder_config={"encoder_layers": 6, "d_model": 64, "encoder_attention_heads": 4},
         layer_index=5,
         pooling_type="attentive",
         score_activation="tanh",
