@@ -70,7 +70,7 @@ class WhisperSerConfig(PreTrainedConfig):
             `layer_mixing="none"` it is `[layer_index]`.
         d_model: width of the projected frames and of the pooled vector.
         pooling_type: `"mean"`, `"attentive"` (paper, section 3.2.1), `"qkv"` (section 3.2.2) or `"statistics"`
-            (mean and standard deviation over the frames, mapped to `d_model`).
+            (mean and standard deviation over the frames of the states themselves, projected after the pooling).
         num_pooling_heads, pooling_head_dim: attention heads and the size of each (`attentive` and `qkv`).
         pooling_queries: where the queries of `qkv` come from: the `"mean"` of the frames as in the paper, `"learnt"`
             ones, the `"max"` of each channel, or several of these with `num_pooling_heads` heads each.
@@ -82,7 +82,8 @@ class WhisperSerConfig(PreTrainedConfig):
             for `qkv` (8a), no for `attentive` (4); the authors' code scales both.
         layer_norm_after_pooling: one more LayerNorm before the classifier, as in the authors' code.
         input_dropout: share of the channels of the (standardised) encoder states that each utterance loses in
-            training, in all its frames alike. (Dropped one by one, the frames' average would hardly miss them.)
+            training, in all its frames alike. (Dropped one by one, the frames' average would hardly miss them.) Of
+            `statistics`, means and deviations are dropped.
         pooling_dropout: inside the pooling: on `tanh(h W + b)` for `attentive`, on queries, keys and values for `qkv`.
         classifier_dropout: on the pooled vector.
         channel_standardisation: subtract mean and divide by deviation per channel of the encoder states. The
@@ -192,8 +193,19 @@ class WhisperSerConfig(PreTrainedConfig):
 
     @property
     def pooled_width(self) -> int:
-        """The width of what is pooled and of the pooled vector: `d_model` of each head, side by side."""
+        """The width of the pooled vector: `d_model` of each head, side by side."""
         return self.d_model * len(self.ensemble or [{}])
+
+    @property
+    def frame_width(self) -> int:
+        """The width of what all heads pool, side by side."""
+        width = self.encoder_config.d_model
+        return sum(
+            (len(head.layer_indices or []) if head.layer_mixing in ("none", "concat") else 1) * width
+            if head.pooling_type == "statistics"
+            else head.d_model
+            for head in self.of_heads()
+        )
 
     def of_heads(self) -> list[Self]:
         """Returns the configuration of each head: of each member of the ensemble, or this one."""

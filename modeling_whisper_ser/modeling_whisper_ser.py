@@ -3,7 +3,7 @@
 import copy
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ from .configuration_whisper_ser import OF_THE_LABELS, ConfigError, WhisperSerCon
 from .encoder_whisper_ser import WhisperSerEncoder
 from .head_whisper_ser import HeadParts, Member
 from .packed_encoder_whisper_ser import pack
-from .pooling_whisper_ser import AttentivePooling, Packing, QKVPooling
+from .pooling_whisper_ser import AttentivePooling, Packing, QKVPooling, StatisticsPooling
 
 SAVED_BY_ITSELF = ("AutoConfig", "AutoModelForAudioClassification")
 """What saving sets in the config's `auto_map`."""
@@ -210,7 +210,7 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
         elif isinstance(module, WhisperSerEncoder):
             weight = module.embed_positions.weight
             init.copy_(weight, sinusoids(*weight.shape))
-        elif isinstance(module, ChannelStandardisation):
+        elif isinstance(module, ChannelStandardisation | StatisticsPooling):
             init.zeros_(module.mean)
             init.ones_(module.deviation)
 
@@ -250,6 +250,29 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
         for module in _unfrozen(self.encoder, self.config.unfreeze_last_n):
             module.train(mode)
         return self
+
+    def fit(self, utterances: Callable[[], Iterable[torch.Tensor]]) -> None:
+        """Takes the means and deviations that the model standardises with from utterances that it will be trained on.
+
+        Args:
+            utterances: returns their states `(layers, frames, width)` from the first on, each time it is called.
+        """
+        if self.config.channel_standardisation:
+            self.standardisation.fit(utterances())
+        for head in self.heads:
+            if isinstance(head.pooling, StatisticsPooling):
+                head.pooling.fit(self._statistics(head, head.pooling, utterances()))
+
+    @torch.no_grad()
+    def _statistics(
+        self, head: HeadParts, pooling: StatisticsPooling, utterances: Iterable[torch.Tensor]
+    ) -> Iterator[torch.Tensor]:
+        for states in utterances:
+            states = states.float()
+            if self.config.channel_standardisation:
+                states = self.standardisation(states)
+            packing = Packing.of(torch.ones(1, states.shape[1], dtype=torch.bool))
+            yield pooling.statistics(head.project(states, packing), packing)
 
     def encode(
         self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None
@@ -301,9 +324,9 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_frame_counts: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Packing]:
-        """Returns what is pooled, packed frames `(frames, d_model)`, and whose they are, of arguments as `forward`'s.
+        """Returns what is pooled, packed frames `(frames, frame_width)`, and whose they are; arguments as of `forward`.
 
-        Those of an ensemble are the members' side by side, `(frames, members * d_model)`.
+        Those of an ensemble are the members' side by side.
         """
         _, _, packed, packing = self._read(
             input_features, attention_mask, encoder_hidden_states, encoder_attention_mask, encoder_frame_counts
@@ -312,7 +335,7 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
 
     def pool_vectors(self, vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
         """Returns `pooler_output` of vectors as `frame_vectors` returns them, of any stretch of frames."""
-        return self._pool(vectors.split(self.config.d_model, dim=1), packing)[0]
+        return self._pool(vectors.split([head.frame_width for head in self.heads], dim=1), packing)[0]
 
     def _read(
         self,
@@ -341,7 +364,7 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
         return states, mask, packed, packing
 
     def _project(self, states: torch.Tensor, packing: Packing) -> list[torch.Tensor]:
-        """Returns each head's frame vectors `(frames, d_model)` of packed states `(layers, frames, width)`."""
+        """Returns each head's frame vectors `(frames, frame_width)` of packed states `(layers, frames, width)`."""
         states = states.to(self.heads[0].projector.weight.dtype)
         standardised = self.config.channel_standardisation
         if standardised:

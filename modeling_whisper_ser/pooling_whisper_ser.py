@@ -6,6 +6,7 @@ their attention weights `(batch, heads, longest)`, 0 behind a shorter utterance,
 """
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -63,18 +64,40 @@ class MeanPooling(nn.Module):
 
 
 class StatisticsPooling(nn.Module):
-    """Mean and standard deviation over the frames (x-vectors, Snyder et al. 2018), mapped to `d_model`."""
+    """Mean and standard deviation over the frames of the states themselves, `(batch, 2 * width)`.
 
-    def __init__(self, config: WhisperSerConfig) -> None:
+    What comes before a projector, as in x-vectors (Snyder et al. 2018), each number standardised over utterances: the
+    deviations of a channel differ far less from utterance to utterance than they are large.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.out = nn.Linear(2 * config.d_model, config.d_model)
+        self.register_buffer("mean", torch.zeros(2 * width))
+        self.register_buffer("deviation", torch.ones(2 * width))
 
     def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return (self.statistics(hidden, packing) - self.mean) / self.deviation, None
+
+    def statistics(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """`(frames, width)` -> mean and deviation of each utterance, side by side, as they are."""
         mean = packing.mean(hidden)
         variance = packing.mean((hidden - mean[packing.owners]).square())
-        # The square root has no finite slope at 0, where one-frame utterances are.
-        deviation = (variance + 1e-6).sqrt()
-        return self.out(torch.cat([mean, deviation], dim=-1)), None
+        return torch.cat([mean, (variance + 1e-6).sqrt()], dim=-1)
+
+    @torch.no_grad()
+    def fit(self, statistics: Iterable[torch.Tensor]) -> None:
+        """Takes mean and deviation over utterances from what `statistics` returned for each `(1, 2 * width)`."""
+        count, total, squares = 0, torch.zeros(self.mean.shape).double(), torch.zeros(self.mean.shape).double()
+        for (vector,) in statistics:
+            count += 1
+            total += vector
+            squares += vector.double().square()
+        mean = total / count
+        self.mean.copy_(mean)
+        self.deviation.copy_((squares / count - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3))
 
 
 class _MultiHeadPooling(nn.Module):
@@ -208,13 +231,13 @@ class QKVPooling(_MultiHeadPooling):
         return torch.cat(queries, dim=-1)
 
 
-def build_pooling(config: WhisperSerConfig) -> nn.Module:
-    """Returns the pooling that `config.pooling_type` names."""
+def build_pooling(config: WhisperSerConfig, width: int) -> nn.Module:
+    """Returns the pooling that `config.pooling_type` names, of mixed states of that width."""
     match config.pooling_type:
         case "mean":
             return MeanPooling()
         case "statistics":
-            return StatisticsPooling(config)
+            return StatisticsPooling(width)
         case "attentive":
             return AttentivePooling(config)
         case _:

@@ -147,6 +147,26 @@ def test_the_head_is_what_the_paper_writes(small_checkpoint, standardised, norma
 
 
 @torch.no_grad()
+def test_statistics_are_those_of_the_states_and_are_projected_afterwards(small_checkpoint):
+    fields = {"pooling_type": "statistics", "layer_mixing": "concat", "layer_indices": [1, 2]}
+    model = WhisperForEmotionClassification.from_encoder(small_checkpoint, LABELS, **fields).eval()
+    base = model.whisper_ser
+    utterances = [torch.randn(2, frames, 32) * 3 + 1 for frames in (4, 7, 9, 5)]
+    base.fit(lambda: iter(utterances))
+    frames = torch.cat(utterances, dim=1)
+    mean, deviation = frames.mean(1, keepdim=True), frames.std(1, correction=0, keepdim=True)
+    states = [torch.cat(list((one - mean) / deviation), dim=1) for one in utterances]
+    both = torch.stack([torch.cat([one.mean(0), (one.var(0, correction=0) + 1e-6).sqrt()]) for one in states])
+    given = (both - both.mean(0)) / both.std(0, correction=0)
+    projected = torch.nn.functional.layer_norm(given @ base.projector.weight.T + base.projector.bias, (256,))
+    expected = projected @ model.classifier.weight.T + model.classifier.bias
+    counts = torch.tensor([one.shape[1] for one in utterances])
+    found = model(encoder_hidden_states=frames, encoder_frame_counts=counts).logits
+    assert torch.allclose(found, expected, atol=1e-3)
+    assert model.config.frame_width == 64 == base.frame_vectors(encoder_hidden_states=utterances[0][None])[0].shape[1]
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("dropout", ["input_dropout", "pooling_dropout", "classifier_dropout"])
 @pytest.mark.parametrize("pooling_type", ["attentive", "qkv"])
 def test_each_dropout_acts_in_training_and_never_in_use(small_checkpoint, batch, dropout, pooling_type):

@@ -16,7 +16,7 @@ def build(pooling_type, **fields):
     config = WhisperSerConfig(
         pooling_type=pooling_type, d_model=D_MODEL, num_pooling_heads=HEADS, pooling_head_dim=DIM, **fields
     )
-    return build_pooling(config).eval()
+    return build_pooling(config, D_MODEL).eval()
 
 
 def pool(pooling, hidden: torch.Tensor, mask: torch.Tensor):
@@ -77,16 +77,30 @@ def test_mean_pooling_by_hand():
 
 
 @torch.no_grad()
-def test_statistics_pooling_is_mean_and_deviation():
+def test_statistics_pooling_is_mean_and_deviation_standardised_over_utterances():
     pooling = build("statistics")
+    pooling.mean.normal_()
+    pooling.deviation.uniform_(0.5, 2)
     hidden = torch.randn(len(LENGTHS), max(LENGTHS), D_MODEL)
     mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
     pooled, _ = pool(pooling, hidden, mask)
     for row, length in enumerate(LENGTHS):
         frames = hidden[row, :length]
         deviation = torch.stack([frames[:, c].var(correction=0) for c in range(D_MODEL)]).add(1e-6).sqrt()
-        expected = pooling.out(torch.cat([frames.mean(0), deviation]))
+        expected = (torch.cat([frames.mean(0), deviation]) - pooling.mean) / pooling.deviation
         assert torch.allclose(pooled[row], expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_statistics_that_were_fitted_have_mean_0_and_deviation_1_over_utterances():
+    pooling = build("statistics")
+    utterances = [3 * torch.randn(length, D_MODEL) + torch.arange(D_MODEL) for length in (5, 9, 2, 7)]
+    masks = [torch.ones(1, len(frames), dtype=torch.bool) for frames in utterances]
+    pairs = list(zip(utterances, map(Packing.of, masks), strict=True))
+    pooling.fit(pooling.statistics(frames, packing) for frames, packing in pairs)
+    pooled = torch.cat([pooling(frames, packing)[0] for frames, packing in pairs])
+    assert torch.allclose(pooled.mean(0), torch.zeros(2 * D_MODEL), atol=1e-5)
+    assert torch.allclose(pooled.std(0, correction=0), torch.ones(2 * D_MODEL), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["attentive", "qkv"])

@@ -221,9 +221,9 @@ def train(
     if resumable:
         with settings.main_process_first(desc="checkpoints"):
             resume = _checkpoint_to_resume(arguments)
-    if arguments.model.model_name_or_path is None and model.config.channel_standardisation:
-        features = inputs.features
-        model.whisper_ser.standardisation.fit(features.read(path) for path in split.train["path"][:])
+    if arguments.model.model_name_or_path is None:
+        features, trained = inputs.features, split.train["path"][:]
+        model.whisper_ser.fit(lambda: (features.read(path) for path in trained))
     # What validates and tests is heard as it was recorded.
     unaltered = inputs._replace(copies=())
     examples = {name: _examples(part, unaltered, model) for name, part in zip(split._fields, split, strict=True)}

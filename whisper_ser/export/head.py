@@ -41,7 +41,7 @@ def averaged(nodes: Nodes, states: str, frames: str, group: int) -> tuple[str, s
 
 
 def project(nodes: Nodes, layers: list[str], model: WhisperSerModel) -> str:
-    """Returns the projected frames `(..., pooled_width)` of the states `(..., width)` of each layer read."""
+    """Returns the projected frames `(..., frame_width)` of the states `(..., width)` of each layer read."""
     if model.config.channel_standardisation:
         scale = array(model.standardisation.deviation.reciprocal())
         shift = -array(model.standardisation.mean) * scale
@@ -53,8 +53,10 @@ def project(nodes: Nodes, layers: list[str], model: WhisperSerModel) -> str:
 def _projected(nodes: Nodes, layers: list[str], head: HeadParts) -> str:
     if isinstance(head, Member):
         layers = [layers[row] for row in head.rows]
-    weight, bias = linear(head.projector)
     mixed = _mixed(nodes, layers, head.mixing)
+    if head.pools_states:
+        return mixed
+    weight, bias = linear(head.projector)
     return norm(nodes, nodes.op("Add", nodes.op("MatMul", mixed, weight), bias), head.projector_norm)
 
 
@@ -85,14 +87,16 @@ def classify(nodes: Nodes, vectors: str, frames: str, model: WhisperForEmotionCl
     """Returns probabilities `(batch, labels)`.
 
     Args:
-        vectors: projected frames `(batch, frames, pooled_width)`; anything finite behind a shorter clip.
+        vectors: projected frames `(batch, frames, frame_width)`; anything finite behind a shorter clip.
         frames: real ones of each clip `(batch,)`.
     """
     real = _mask(nodes, frames, nodes.size(vectors, 1))
-    heads, width = model.whisper_ser.heads, model.config.d_model
-    logits = []
-    for number, (head, classifier) in enumerate(zip(heads, model.classifiers, strict=True)):
-        own = vectors if len(heads) == 1 else nodes.cut(vectors, number * width, (number + 1) * width, axis=-1)
+    heads = model.whisper_ser.heads
+    logits, begin = [], 0
+    for head, classifier in zip(heads, model.classifiers, strict=True):
+        end = begin + head.frame_width
+        own = vectors if len(heads) == 1 else nodes.cut(vectors, begin, end, axis=-1)
+        begin = end
         logits.append(nodes.op("Gemm", _pooled(nodes, own, real, head), *linear(classifier)))
     return nodes.op("Softmax", nodes.op("Mul", _joined(nodes, logits), 1 / model.config.temperature), axis=-1)
 
@@ -101,6 +105,8 @@ def _pooled(nodes: Nodes, vectors: str, real: str, head: HeadParts) -> str:
     if type(head.pooling) not in POOLINGS:
         raise ExportError(f"{type(head.pooling).__name__} has no form in ONNX here.")
     pooled = POOLINGS[type(head.pooling)](nodes, vectors, real, head.pooling)
+    if head.pools_states:
+        pooled = norm(nodes, nodes.op("Gemm", pooled, *linear(head.projector)), head.projector_norm)
     return norm(nodes, pooled, head.pooled_norm) if isinstance(head.pooled_norm, nn.LayerNorm) else pooled
 
 
@@ -132,11 +138,13 @@ def _pool_mean(nodes: Nodes, vectors: str, real: str, pooling: nn.Module) -> str
 
 
 def _pool_statistics(nodes: Nodes, vectors: str, real: str, pooling: nn.Module) -> str:
+    """Returns standardised statistics `(batch, 2 * frame_width)`."""
     mean = _mean(nodes, vectors, real)
     distance = nodes.op("Sub", vectors, mean)
     variance = _mean(nodes, nodes.op("Mul", distance, distance), real)
-    both = nodes.op("Concat", mean, _deviation(nodes, variance), axis=2)
-    return nodes.op("Gemm", nodes.op("Squeeze", both, [1]), *linear(pooling.out))  # type: ignore[arg-type]
+    both = nodes.op("Squeeze", nodes.op("Concat", mean, _deviation(nodes, variance), axis=2), [1])
+    assert isinstance(pooling, StatisticsPooling)
+    return nodes.op("Div", nodes.op("Sub", both, array(pooling.mean)), array(pooling.deviation))
 
 
 def _pool_attentive(nodes: Nodes, vectors: str, real: str, pooling: nn.Module) -> str:

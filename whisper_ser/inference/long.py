@@ -21,7 +21,7 @@ PASS_FRAMES = 2000
 
 
 def recording_vectors(blocks: Iterable[np.ndarray], recognizer: Recognizer) -> torch.Tensor:
-    """Returns the frame vectors `(frames, pooled_width)` of a recording, on the device of the model.
+    """Returns the frame vectors `(frames, frame_width)` of a recording, on the device of the model.
 
     The log-mel frames (115 MB an hour for 80 channels) and the vectors (184 MB for a head of 256) are kept; waveform
     and encoder states pass by.
@@ -34,7 +34,7 @@ def recording_vectors(blocks: Iterable[np.ndarray], recognizer: Recognizer) -> t
     mel.clamp_(min=mel.max() - WHISPER_RANGE)
     model = recognizer.model
     frames = math.ceil(math.ceil(len(mel) / 2) / model.config.frame_averaging)
-    vectors = torch.empty(frames, model.config.pooled_width, dtype=model.dtype, device=model.device)
+    vectors = torch.empty(frames, model.config.frame_width, dtype=model.dtype, device=model.device)
     begin = 0
     for stretch in _vectors(mel, recognizer):
         vectors[begin : begin + len(stretch)] = stretch

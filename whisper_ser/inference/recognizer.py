@@ -18,7 +18,7 @@ from whisper_ser.loading import load_saved
 class Recognizer:
     """A trained model in evaluation mode, and the extractor that feeds it.
 
-    A frame vector `(pooled_width,)` is what the pooling reads of one encoder frame. Whatever is pooled over - a file,
+    A frame vector `(frame_width,)` is what the pooling reads of one encoder frame. Whatever is pooled over - a file,
     a window, a segment - is pooled over these vectors, so that one pass of the encoder answers every question.
     """
 
@@ -52,7 +52,7 @@ class Recognizer:
 
     @torch.no_grad()
     def frame_vectors(self, features: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Returns the frame vectors `(frames, pooled_width)` of each clip."""
+        """Returns the frame vectors `(frames, frame_width)` of each clip."""
         vectors, packing = self.model.whisper_ser.frame_vectors(**self._placed(features))
         return list(vectors.split(packing.mask.sum(1).tolist()))
 
@@ -67,12 +67,12 @@ class Recognizer:
 
     @torch.no_grad()
     def project(self, states: torch.Tensor) -> torch.Tensor:
-        """Returns the frame vectors `(frames, pooled_width)` of encoder states `(layers, frames, width)`."""
+        """Returns the frame vectors `(frames, frame_width)` of encoder states `(layers, frames, width)`."""
         return self.model.whisper_ser.frame_vectors(encoder_hidden_states=states[None])[0]
 
     @torch.no_grad()
     def pool(self, vectors: torch.Tensor, counts: Sequence[int]) -> np.ndarray:
-        """Returns probabilities `(batch, labels)` of joined frame vectors `(frames, pooled_width)`, `counts` each."""
+        """Returns probabilities `(batch, labels)` of joined frame vectors `(frames, frame_width)`, `counts` each."""
         lengths = torch.tensor(counts, device=vectors.device)
         packing = Packing.of(torch.arange(max(counts), device=vectors.device) < lengths[:, None])
         return _softmax(self.model.classify(self.model.whisper_ser.pool_vectors(vectors, packing)))

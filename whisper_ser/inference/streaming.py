@@ -128,7 +128,7 @@ def encoded(chunks: list[Chunk], recognizer: Recognizer) -> list[Piece]:
         features = recognizer.features([chunk.audio for chunk in group if chunk.audio is not None])
         vectors.update(zip([chunk.start for chunk in group], recognizer.frame_vectors(features), strict=True))
     model = recognizer.model
-    nothing = torch.empty(0, model.config.pooled_width, device=model.device, dtype=model.dtype)
+    nothing = torch.empty(0, model.config.frame_width, device=model.device, dtype=model.dtype)
     pieces = []
     for chunk in chunks:
         found = vectors.get(chunk.start, nothing)

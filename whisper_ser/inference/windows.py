@@ -24,7 +24,7 @@ POOLED_FRAMES = 4000
 class Piece(NamedTuple):
     """A stretch of a recording in frames of 20 ms, speech or silence, and the frame vectors of what was encoded.
 
-    `positions` `(vectors,)` are the frames that the vectors `(vectors, pooled_width)` begin with.
+    `positions` `(vectors,)` are the frames that the vectors `(vectors, frame_width)` begin with.
     """
 
     start: int
@@ -64,7 +64,7 @@ class WindowPooling:
         self._window, self._hop = window, hop
         self._least_speech = max(1, min(LEAST_SPEECH, round(window * FRAMES_PER_SECOND / 2)))
         model = recognizer.model
-        self._vectors = torch.empty(0, model.config.pooled_width, device=model.device, dtype=model.dtype)
+        self._vectors = torch.empty(0, model.config.frame_width, device=model.device, dtype=model.dtype)
         self._positions, self._spoken = np.empty(0, int), np.empty(0, int)
         self._waiting: deque[Piece] = deque()
         self._next_window = 0
