@@ -51,6 +51,8 @@ from whisper_ser.inference.speed import optimised
 RATE = 16000
 WINDOW_SECONDS = 30
 LABELS = ["angry", "happy", "neutral", "sad"]
+SETTLE_SECONDS = 0.3
+"""Before each measurement: threads of whoever ran before wait busily for up to 0.2 s."""
 WARM_UNLESS_LONGER = 0.5
 """Seconds above which a call is long enough not to notice what ran before it, and is not made twice."""
 Clips = list[np.ndarray]
@@ -307,6 +309,7 @@ def timed(
 
 
 def duration(call: Callable[[], Any], before: list[float], clock: Callable[[], float]) -> float:
+    time.sleep(SETTLE_SECONDS)
     with torch.inference_mode():
         if not before or min(before) < WARM_UNLESS_LONGER:
             call()

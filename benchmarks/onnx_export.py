@@ -34,6 +34,8 @@ from whisper_ser.export.runner import OnnxModel
 from whisper_ser.inference.recognizer import Recognizer, load_model
 from whisper_ser.inference.speed import optimised
 
+SETTLE_SECONDS = 0.3
+"""Before each measurement: threads of whoever ran before wait busily for up to 0.2 s."""
 Answer = Callable[[np.ndarray], np.ndarray]
 """From a waveform `(samples,)` to probabilities `(labels,)`."""
 
@@ -152,6 +154,7 @@ def timed(answers: dict[str, Answer], clip: np.ndarray, threads: int, arguments:
     for repeat in tqdm(range(arguments.repeats), desc=f"{threads} threads", leave=False):
         random.Random(repeat).shuffle(order)
         for name in order:
+            time.sleep(SETTLE_SECONDS)
             answers[name](clip)  # what ran before has taken the caches
             begin = clock()
             answers[name](clip)
