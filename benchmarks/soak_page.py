@@ -40,6 +40,8 @@ PAGE = Path(__file__).parent.parent / "app.py"
 CHECKS = 10
 """Times that memory, handles and threads of the page are counted."""
 TOLERANCE = 1e-3
+WEIGHTS = (8, 8, 4, 1, 4)
+"""How often each recording is uploaded, in the order of `_recordings`."""
 PATIENCE_SECONDS = 300
 
 
@@ -80,7 +82,7 @@ def soak(model: str | Path, requests: int, visitors: int = 4, seed: int = 0) -> 
             every = max(visitors, requests // CHECKS)
             with ThreadPoolExecutor(visitors) as pool, tqdm(total=requests, desc="requests", leave=False) as bar:
                 for done in range(0, requests, every):
-                    batch = [draw.choice(list(recordings.items())) for _ in range(min(every, requests - done))]
+                    batch = draw.choices(list(recordings.items()), WEIGHTS, k=min(every, requests - done))
                     # Each client asks one question at a time, as a visitor does.
                     shares = [batch[number::visitors] for number in range(visitors)]
                     for found in pool.map(_visit, clients, shares):
