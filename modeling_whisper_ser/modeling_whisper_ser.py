@@ -324,7 +324,7 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_frame_counts: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Packing]:
-        """Returns what is pooled, packed frames `(frames, frame_width)`, and whose they are; arguments as of `forward`.
+        """Returns what is pooled, packed frames `(frames, frame_width)`, and whose they are; called as `forward` is.
 
         Those of an ensemble are the members' side by side.
         """
