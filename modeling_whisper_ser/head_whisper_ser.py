@@ -5,7 +5,7 @@ from torch import nn
 
 from .configuration_whisper_ser import WhisperSerConfig
 from .mixing_whisper_ser import AttendedLayers, JoinedLayers, WeightedLayers, build_mixing
-from .pooling_whisper_ser import Packing, StatisticsPooling, build_pooling
+from .pooling_whisper_ser import Packing, build_pooling
 
 
 class HeadParts:
@@ -30,11 +30,12 @@ class HeadParts:
         """Adds the parts, with weights to be trained."""
         self.input_dropout = nn.Dropout(config.input_dropout)
         self.mixing = build_mixing(config)
-        self.pooling = build_pooling(config, self.mixing.width)
-        self.pools_states = isinstance(self.pooling, StatisticsPooling)
+        self.pools_states = config.pooling_type == "statistics"
         self.frame_width = self.mixing.width if self.pools_states else config.d_model
+        # Weights are drawn in this order: another one would give another model of the same seed.
         self.projector = nn.Linear((2 if self.pools_states else 1) * self.mixing.width, config.d_model)
         self.projector_norm = nn.LayerNorm(config.d_model)
+        self.pooling = build_pooling(config, self.mixing.width)
         self.pooled_norm = nn.LayerNorm(config.d_model) if config.layer_norm_after_pooling else nn.Identity()
 
     def project(self, states: torch.Tensor, packing: Packing, owned: bool = False) -> torch.Tensor:

@@ -194,8 +194,11 @@ def test_coverage_of_a_run_is_that_of_its_test_utterances(run):
     for point in points:
         expected = slow_coverage(confidence.tolist(), right.tolist(), point["threshold"])
         assert (point["coverage"], point["wa"]) == pytest.approx(expected)
-    answers = predict(test["path"].tolist(), run / "model", abstain_below=points[3]["threshold"] - 1e-4)
-    assert np.mean([a.label != "uncertain" for a in answers]) == pytest.approx(points[3]["coverage"])
+    # In the widest gap: stored states were rounded to float16, which moves probabilities a little.
+    ranked = np.sort(confidence)
+    widest = np.diff(ranked).argmax()
+    answers = predict(test["path"].tolist(), run / "model", abstain_below=ranked[widest : widest + 2].mean())
+    assert sum(a.label != "uncertain" for a in answers) == len(ranked) - 1 - widest
     assert (run / "coverage.png").read_bytes().startswith(b"\x89PNG")
 
 
