@@ -31,6 +31,7 @@ def run(monkeypatch, name: str, *arguments) -> None:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_latency_of_every_contestant_on_one_encoder(small_checkpoint, tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

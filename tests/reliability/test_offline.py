@@ -82,7 +82,7 @@ def commands(trained, corpus, small_checkpoint, tmp_path) -> dict[str, list[str]
     }
 
 
-@pytest.mark.parametrize("offline", [None, "1"])
+@pytest.mark.parametrize("offline", [None, pytest.param("1", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["predict", "train"])
 def test_commands_ask_nobody(run, commands, tried, name, offline):
     done, asked = run(offline, *commands[name])
