@@ -36,6 +36,8 @@ from whisper_ser.page.recordings import LARGEST_BYTES, LONGEST_MINUTES, read_rec
 CLEANING = (60, 3600)
 """Seconds from one deletion to the next, and age from which on recordings are deleted."""
 MOST_WAITING = 20
+MOST_THREADS = 4
+"""One answers, the others read uploads and write files. Each keeps memory of its own, whatever it has once done."""
 MOST_STEPS = 400
 """Of a timeline: longer recordings get longer steps."""
 INCHES = 5.0
@@ -184,6 +186,7 @@ def serve(blocks: gr.Blocks, **options: Any) -> None:
         run_history=False,  # keeps recordings in the browser, which others may use
         footer_links=[],
         enable_monitoring=False,
+        max_threads=MOST_THREADS,
         max_file_size=LARGEST_BYTES,
         blocked_paths=[str(Path(__file__).parent)],
         app_kwargs={"middleware": [Middleware(Guard, largest_upload=LARGEST_BYTES)]},

@@ -22,11 +22,12 @@ from whisper_ser.audit import AuditResult, audit, check
 from whisper_ser.corpora.load import load
 from whisper_ser.cross_validation import cross_validate
 from whisper_ser.errors import WhisperSerError
-from whisper_ser.folds import Fold
+from whisper_ser.folds import Fold, training_paths
 from whisper_ser.listening import Sound, listen
 from whisper_ser.models import build_model
 from whisper_ser.planning import plan_folds
 from whisper_ser.protocols import Split
+from whisper_ser.refitting import train_as_asked
 from whisper_ser.report.ablation import write_ablation
 from whisper_ser.report.cross_validation import cross_validation_summary, write_cross_validation
 from whisper_ser.report.latency import measure_latency
@@ -34,7 +35,7 @@ from whisper_ser.report.recipe import recipe, write_recipe
 from whisper_ser.report.run import check_output, summary, write_run
 from whisper_ser.report.sweep import write_sweep_report
 from whisper_ser.sweep import sweep
-from whisper_ser.training import prepare_inputs, remove_checkpoints, train
+from whisper_ser.training import prepare_inputs, remove_checkpoints
 
 TRY_IT = """{python} -c "
 from transformers import pipeline
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> None:
 
 def plan(corpus: Dataset, arguments: Arguments) -> list[Fold]:
     """Returns the folds to train and test on: one, or those of a cross-validation."""
-    drawn = 0.2 if arguments.training.selection == "validation" else 0.0
+    drawn = 0.2 if arguments.training.selection == "validation" or arguments.training.refit else 0.0
     return plan_folds(corpus, arguments.data, arguments.training.seed, drawn)
 
 
@@ -85,9 +86,10 @@ def train_one(
     # New weights are drawn before the Trainer would seed.
     set_seed(arguments.training.seed)
     model, extractor = build_model(arguments.model, split.train.features["emotion"].names)
-    store, trained = Path(arguments.data.feature_dir), split.train["path"][:]
+    store = Path(arguments.data.feature_dir)
+    trained = training_paths([Fold("test", split)], arguments.training.refit)
     inputs = prepare_inputs(model, extractor, sounds, store, copies=arguments.training.copies, trained=trained)
-    training = train(model, extractor, inputs, split, arguments)
+    training = train_as_asked(model, extractor, inputs, split, arguments)
     if PartialState().is_main_process:
         metrics = write_run(output_dir, training, extractor, split, inputs.hours, audited, warnings, arguments)
         remove_checkpoints(output_dir)

@@ -43,7 +43,8 @@ def compare_variants(
     """
     variants = variants_of(arguments)
     for name, settings in variants.items():
-        if settings.training.selection == "validation" and not all(len(fold.split.validation) for fold in folds):
+        validates = settings.training.selection == "validation" or settings.training.refit
+        if validates and not all(len(fold.split.validation) for fold in folds):
             raise RecipeError(f"The variant {name!r} needs validation speakers: give --validation_fraction, as 0.2.")
     main = PartialState().is_main_process
     cells = [cell for settings in variants.values() for cell in _with_configs(folds, sounds, settings)]

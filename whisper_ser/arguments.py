@@ -174,7 +174,7 @@ class DataArguments:
         "Where the encoder's states are kept, for this run and others on the same audio.", "outputs/features"
     )
     validation_fraction: float | None = _option(
-        "Share of the speakers drawn for validation; by default 0.2 with selection=validation, else none."
+        "Share of the speakers drawn for validation; by default 0.2 with selection=validation or refit, else none."
     )
 
 
@@ -205,6 +205,9 @@ class SerTrainingArguments(TrainingArguments):
     )
     ema_decay: float | None = _option(
         "Evaluate and keep an exponential moving average of the trained weights, such as 0.99 a step."
+    )
+    refit: bool = _option(
+        "When the validation speakers have given the temperature, train anew on them too, and keep it.", False
     )
     augment: list[str] | None = _option(
         "Train on altered copies of the training utterances as well; each copy draws some of these. For each "
@@ -363,6 +366,12 @@ def _check(arguments: Arguments) -> None:
         raise RecipeError("Use --label_smoothing, kept with the model, instead of label_smoothing_factor.")
     if training.load_best_model_at_end and training.selection == "last":
         raise RecipeError("--load_best_model_at_end contradicts selection=last: use --selection validation.")
+    if training.refit and training.selection != "last":
+        raise RecipeError(
+            "--refit trains anew without validation speakers to choose an epoch by: leave selection at last."
+        )
+    if training.refit and data.validation_fraction == 0:
+        raise RecipeError("--refit fits a temperature on validation speakers first: raise validation_fraction.")
     if training.fp16_full_eval or training.bf16_full_eval:
         raise RecipeError("Half-precision evaluation would save the model in half precision: leave it off.")
     if training.dataloader_drop_last:

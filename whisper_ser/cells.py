@@ -32,8 +32,9 @@ from whisper_ser.folds import Fold
 from whisper_ser.listening import Sound
 from whisper_ser.models import build_model
 from whisper_ser.protocols import Split
+from whisper_ser.refitting import train_as_asked
 from whisper_ser.report.run import check_predictions, read_metrics, write_fold
-from whisper_ser.training import BEST, SETTINGS_THAT_MATTER, Inputs, train
+from whisper_ser.training import BEST, SETTINGS_THAT_MATTER, Inputs
 
 
 class TrainingError(WhisperSerError, RuntimeError):
@@ -119,7 +120,8 @@ def run_cell(cell: Cell, bench: Bench) -> dict[str, Any]:
     arguments = cell.arguments._replace(training=_quiet(cell.arguments.training, cell.folder, bench.curves))
     # Learning curves are those of the validation part; where there is none, those of the test part.
     follow_test = bench.curves and not len(split.validation)
-    training = train(model, bench.extractor, inputs, split, arguments, resumable=False, follow_test=follow_test)
+    options = {"resumable": False, "follow_test": follow_test}
+    training = train_as_asked(model, bench.extractor, inputs, split, arguments, **options)
     metrics: dict[str, Any] = {}
     if PartialState().is_main_process:
         metrics = write_fold(cell.folder, training, split, inputs.hours, arguments, cell.identity)

@@ -44,7 +44,7 @@ def cross_validate(
     if todo:
         model, extractor = build_model(arguments.model, folds[0].split.train.features["emotion"].names)
         store, copies = Path(arguments.data.feature_dir), arguments.training.copies
-        trained = training_paths(folds) if copies else ()
+        trained = training_paths(folds, arguments.training.refit) if copies else ()
         inputs = prepare_inputs(model, extractor, sounds, store, copies=copies, trained=trained)
         if arguments.model.model_name_or_path is None and not inputs.log_mels:
             todo = [cell._replace(config=model.config) for cell in todo]

@@ -79,7 +79,8 @@ def _of_a_step(config: WhisperSerConfig) -> dict[str, Any]:
 def _steps(fold: Fold, arguments: Arguments) -> float:
     """Returns the steps of one training; a step forward only, of the evaluation, is half of one."""
     train, validation, test = (len(part) / arguments.training.train_batch_size for part in fold.split)
-    return arguments.training.num_train_epochs * (math.ceil(train) + (validation or test) / 2)
+    anew = math.ceil(train + validation) if arguments.training.refit else 0
+    return arguments.training.num_train_epochs * (math.ceil(train) + anew + (validation or test) / 2)
 
 
 def _seconds_to_encode(config: WhisperSerConfig, device: torch.device) -> float:

@@ -36,9 +36,9 @@ class Fold(NamedTuple):
     split: Split
 
 
-def training_paths(folds: Iterable[Fold]) -> set[str]:
-    """Returns the paths of all utterances that train in any of the folds."""
-    return {path for fold in folds for path in fold.split.train["path"]}
+def training_paths(folds: Iterable[Fold], refit: bool = False) -> set[str]:
+    """Returns the paths of all utterances that train in any of the folds; with `refit`, those that validate do too."""
+    return {path for fold in folds for part in fold.split[: 1 + refit] for path in part["path"]}
 
 
 def folds(

@@ -165,8 +165,9 @@ def _train(
     store = Path(arguments.data.feature_dir)
     if arguments.sweep.layers_at_once:
         store = _only(store_folders(_own_store(arguments), model, extractor, read), _own_store(arguments))
-    copies = arguments.training.copies
-    inputs = prepare_inputs(model, extractor, sounds, store, read, copies, training_paths(folds) if copies else ())
+    copies, refit = arguments.training.copies, arguments.training.refit
+    trained = training_paths(folds, refit) if copies else ()
+    inputs = prepare_inputs(model, extractor, sounds, store, read, copies, trained)
     by_cell = {variant.cell.folder: variant for variant in variants}
     cells = [variant.cell for variant in variants]
     bench = Bench(folds, inputs, extractor, curves=True)

@@ -46,6 +46,7 @@ SETTINGS_THAT_MATTER = (
     "encoder_weight_decay",
     "layerwise_lr_decay",
     "ema_decay",
+    "refit",
     "augment",
     "augment_copies",
     "lr_scheduler_type",
@@ -64,6 +65,9 @@ SETTINGS_THAT_MATTER = (
     "world_size",
 )
 """Training arguments that change the numbers: a run is only resumed under the same."""
+
+CHECKPOINTS, CALIBRATION = "checkpoints", "calibration"
+"""Folders of an unfinished run; the second holds the first of a training that is refitted."""
 
 BEST = {"validation": "validation_ua", "test_best": "test_wa"}
 """What each selection compares epochs by. The authors' code takes the accuracy on the test fold."""
@@ -405,8 +409,13 @@ def _metrics(prediction: EvalPrediction) -> dict[str, float]:
     return scores(np.asarray(prediction.label_ids), np.asarray(prediction.predictions).argmax(-1))
 
 
+def calibration_folder(arguments: SerTrainingArguments) -> Path:
+    """Returns where the first training of `refit` keeps its checkpoints, until the second has ended."""
+    return Path(arguments.output_dir) / CALIBRATION
+
+
 def _checkpoints(arguments: SerTrainingArguments) -> Path:
-    return Path(arguments.output_dir) / "checkpoints"
+    return Path(arguments.output_dir) / CHECKPOINTS
 
 
 def _checkpoint_to_resume(arguments: Arguments) -> str | None:
@@ -488,9 +497,10 @@ def _refuse_other_settings(noted: dict[str, dict], settings: dict[str, dict], fo
 
 def remove_checkpoints(output_dir: Path) -> None:
     """Removes what only an interrupted run needs, and nothing else that may lie there."""
-    folder = output_dir / "checkpoints"
-    for checkpoint in _saved(folder):
-        shutil.rmtree(checkpoint, ignore_errors=True)
-    (folder / SETTINGS).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+    for folder in (output_dir / CALIBRATION / CHECKPOINTS, output_dir / CHECKPOINTS):
+        for checkpoint in _saved(folder):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        (folder / SETTINGS).unlink(missing_ok=True)
+    for folder in (output_dir / CALIBRATION / CHECKPOINTS, output_dir / CALIBRATION, output_dir / CHECKPOINTS):
+        with contextlib.suppress(OSError):
+            folder.rmdir()

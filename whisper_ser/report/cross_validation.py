@@ -71,6 +71,7 @@ def write_cross_validation(
         "protocol": {
             "name": protocol,
             "selection": of_folds[0]["protocol"]["selection"],
+            "refit": of_folds[0]["protocol"]["refit"],
             "seeds": list(folders),
         },
         "audit": asdict(audit),

@@ -119,4 +119,7 @@ def _selection(protocol: dict[str, Any]) -> str:
         "test_best": "epoch chosen on the test part itself, which flatters",
     }
     seeds = protocol.get("seeds") or [protocol["seed"]]
-    return f"{kept[protocol['selection']]}; seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    refit = (
+        "; trained anew on validation speakers too, once they gave the temperature" if protocol.get("refit") else ""
+    )
+    return f"{kept[protocol['selection']]}{refit}; seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"

@@ -231,6 +231,7 @@ def _metrics(
         "protocol": {
             **{f"{name}_speakers": speakers for name, speakers in everyone.items()},
             "selection": training_arguments.selection,
+            "refit": training_arguments.refit,
             "seed": training_arguments.seed,
         },
         "history": training.history,
