@@ -30,6 +30,7 @@ from whisper_ser.inference.recognizer import Recognizer
 from whisper_ser.page.charts import bars, colours, legend, segments, time_unit
 from whisper_ser.page.examples import write_examples
 from whisper_ser.page.guard import Guard
+from whisper_ser.page.memory import give_back
 from whisper_ser.page.models import chosen_models, load_models
 from whisper_ser.page.recordings import LARGEST_BYTES, LONGEST_MINUTES, read_recording
 
@@ -159,6 +160,8 @@ def recognise(models: dict[str, Recognizer], path: str | None, name: str) -> Ite
             yield [probabilities, *timeline_shown, *attention_shown]
     except AudioFileError as error:
         raise gr.Error(f"This recording {error.reason}.", print_exception=False) from None
+    finally:
+        give_back()
 
 
 def over_time(recording: np.ndarray, recognizer: Recognizer, seconds: float) -> list[Any]:

@@ -5,7 +5,7 @@
 The page runs in a process of its own. Visitors at the same time upload recordings of several formats and lengths, and
 files that are none. A request is an error if its answer is not that of `predict`, or not the message it should be.
 What is uploaded lies on the disk for an hour and goes when the page ends; files left are counted after its end. Growth
-is counted from the middle of the run. Counting handles needs Linux or macOS.
+is that of the last third of the run over the one before it, medians. Counting handles needs Linux or macOS.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def main() -> None:
         print("| {requests} | {megabytes:.1f} | {handles} | {threads} |".format(**state))
     print(
         f"\n{arguments.requests} requests of {arguments.visitors} visitors in {figures['seconds']:.0f} s, errors: "
-        f"{len(figures['errors'])}, memory grew by {figures['grown_megabytes']:.1f} MB in the second half, files left "
+        f"{len(figures['errors'])}, memory grew by {figures['grown_megabytes']:.1f} MB in the last third, files left "
         f"after the end: {figures['left']}"
     )
     for error in figures["errors"][:10]:
@@ -69,7 +70,7 @@ def main() -> None:
 
 
 def soak(model: str | Path, requests: int, visitors: int = 4, seed: int = 0) -> dict[str, Any]:
-    """Returns the states along the way, the errors as text, growth in the second half in MB, and files left."""
+    """Returns the states along the way, the errors as text, growth in the last third in MB, and files left."""
     errors: list[str] = []
     states: list[dict[str, float]] = []
     begin = time.perf_counter()
@@ -90,8 +91,12 @@ def soak(model: str | Path, requests: int, visitors: int = 4, seed: int = 0) -> 
                     bar.update(len(batch))
                     states.append(_state(page, done + len(batch)))
         left = sorted(path.name for path in places.iterdir())
-    middle = states[len(states) // 2]
-    grown = states[-1]["megabytes"] - middle["megabytes"]
+    # Memory is counted while the next recordings are on their way: the middle of several says more than one.
+    third = max(1, len(states) // 3)
+    middle, end = (
+        median(state["megabytes"] for state in part) for part in (states[-2 * third : -third], states[-third:])
+    )
+    grown = end - middle
     seconds = time.perf_counter() - begin
     return {"states": states, "errors": errors, "grown_megabytes": grown, "left": left, "seconds": seconds}
 

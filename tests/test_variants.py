@@ -152,24 +152,35 @@ def test_variants_and_a_sweep_are_not_mixed(corpus, small_checkpoint, tmp_path):
 def test_the_published_ablation_changes_one_ingredient_at_a_time():
     arguments = parse_arguments([str(ROOT / "recipes" / "ablation.json"), "--data_dir", "x"])
     settings = {name: recipe(variant) for name, variant in variants_of(arguments).items()}
+    best = json.loads((ROOT / "recipes" / "best.json").read_text())
+    # Of each ingredient, the settings that it consists of.
+    layers, head = {"layer_index", "layer_indices", "layer_mixing"}, {"ensemble", "pooling_type"}
+    window, dropout = {"pad_to_seconds", "chunk_seconds"}, {"input_dropout", "classifier_dropout"}
+    copies, standardisation = {"augment", "augment_copies"}, {"channel_standardisation"}
+    groups = {
+        "best on layer 3 alone": layers,
+        "best without the statistics head": head,
+        "best without the QKV head": {*head, "input_dropout"},
+        "best without altered copies": copies,
+        "best without dropout": {*dropout, "ensemble"},
+        "best without standardisation": standardisation,
+        "best in a window of 30 s": window,
+        "paper on layer 3": layers,
+        "paper on layers 2 to 4": layers,
+        "paper with a statistics head": head,
+        "paper with altered copies": copies,
+        "paper with dropout": dropout,
+        "paper with standardisation": standardisation,
+        "paper on spoken frames": window,
+    }
 
-    def changed(one: str, other: str) -> set[str]:
-        names = {*settings[one], *settings[other]} - {"output_dir"}
-        return {name for name in names if settings[one].get(name) != settings[other].get(name)}
+    def changed(one: dict, other: dict) -> set[str]:
+        return {name for name in {*one, *other} - {"output_dir"} if one.get(name) != other.get(name)}
 
-    removed = [name.removeprefix("ours without ") for name in settings if name.startswith("ours without ")]
-    added = [name.removeprefix("ours with ") for name in settings if name.startswith("ours with ")]
-    wanted = [f"ours without {one}" for one in removed] + [f"ours with {one}" for one in added]
-    assert [*settings] == ["ours", *wanted, "paper", *(f"paper with {one}" for one in removed + added)]
-    for one in removed + added:
-        (setting,) = changed("paper", f"paper with {one}") - {"augment_copies"}
-        if one in removed:
-            assert changed("ours", f"ours without {one}") == {setting}
-            assert settings[f"paper with {one}"].get(setting) == settings["ours"].get(setting)
-            assert settings[f"ours without {one}"].get(setting) == settings["paper"].get(setting)
-        else:
-            assert changed("ours", f"ours with {one}") - {"augment_copies"} == {setting}
-            assert settings[f"paper with {one}"][setting] == settings[f"ours with {one}"][setting]
-    assert {setting for one in removed for setting in changed("paper", f"paper with {one}")} == changed(
-        "ours", "paper"
-    )
+    assert {*settings} == {"best", "paper", *groups}
+    assert changed(settings["best"], best) <= {"refit", "selection", "data_dir"}
+    for name, group in groups.items():
+        found = changed(settings[name], settings[name.split()[0]])
+        assert found and found <= group, name
+    for one in (layers, copies, dropout - {"classifier_dropout"}, standardisation, window):
+        assert any(one & changed(settings[name], settings["paper"]) for name in groups if name.startswith("paper"))
