@@ -10,9 +10,22 @@ from conftest import RATE, save_small_model, speechlike
 from transformers import WhisperConfig, pipeline
 
 import whisper_ser
+from modeling_whisper_ser import PackingError
+from modeling_whisper_ser.packed_encoder_whisper_ser import check_packing
+from whisper_ser import cli
 from whisper_ser.audio import read_audio
 from whisper_ser.errors import AudioFileError, InferenceError
+from whisper_ser.inference import sharded
+from whisper_ser.inference.answering import answering
 from whisper_ser.inference.outputs import Failure
+
+
+def packs(precision: str) -> bool:
+    try:
+        check_packing(precision)
+    except PackingError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +191,60 @@ def test_importing_the_package_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     with pytest.raises(AttributeError, match="predickt"):
         _ = whisper_ser.predickt
+
+
+def test_a_model_named_runs_packed_and_answers_alike(small_model, recognizer):
+    clips = [speechlike(seconds, 120, 3) for seconds in (0.4, 1.3, 2.6)]
+    named = whisper_ser.predict(clips, small_model, device="cpu")
+    for one, other in zip(named, whisper_ser.predict(clips, recognizer), strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+    assert type(answering(small_model, "cpu").model.whisper_ser.encoder) is not type(
+        recognizer.model.whisper_ser.encoder
+    )
+
+
+@pytest.mark.skipif(not packs("int8"), reason="no AVX-512 VNNI")
+def test_int8_is_one_argument(small_model, recognizer):
+    clip = speechlike(1.3, 120, 3)
+    (exact,), (rough,) = (
+        whisper_ser.predict(clip, recognizer),
+        whisper_ser.predict(clip, small_model, precision="int8"),
+    )
+    found = [rough.probabilities[label] for label in recognizer.labels]
+    assert found == pytest.approx([exact.probabilities[label] for label in recognizer.labels], abs=0.05)
+    assert rough.probabilities != exact.probabilities
+
+
+def test_an_exported_file_answers_as_its_model(small_model, recognizer, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    from whisper_ser.export.onnx_file import export_onnx
+
+    file = tmp_path / "model.onnx"
+    export_onnx(small_model, file)
+    # One is longer than what a model on torch reads stretch by stretch.
+    clips = [speechlike(1.3, 120, 3), np.tile(speechlike(2.0, 90, 4), 31)]
+    for one, other in zip(whisper_ser.predict(clips, file), whisper_ser.predict(clips, recognizer), strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4) and one.seconds == other.seconds
+    soundfile.write(tmp_path / "a.wav", clips[0], 16000)
+    assert cli.main(["predict", str(tmp_path / "a.wav"), "--model", str(file), "--format", "csv"]) == 0
+    assert "a.wav" in capsys.readouterr().out
+    shards = ["predict", str(tmp_path / "a.wav"), "--model", str(file), "--output_dir", str(tmp_path / "answers")]
+    assert cli.main(shards) == 0 and (tmp_path / "answers" / "predictions.parquet").is_file()
+    for more, words in (
+        (["--precision", "int8"], "a precision of its own"),
+        (["--plot", str(tmp_path / "a.png")], "an exported model does not tell"),
+        (["--timeline"], "whole recordings only"),
+    ):
+        assert cli.main(["predict", str(tmp_path / "a.wav"), "--model", str(file), *more]) != 0
+        assert words in capsys.readouterr().err
+
+
+def test_answers_in_another_precision_are_other_shards(recognizer, tmp_path):
+    files = [str(tmp_path / "a.wav")]
+    names = {
+        shard.path
+        for precision in (None, "int8")
+        for shard in sharded.shards_of(files, tmp_path, recognizer, sharded.Question(precision=precision))
+    }
+    assert len(names) == 2

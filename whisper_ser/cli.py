@@ -4,7 +4,7 @@ import argparse
 import sys
 from types import ModuleType
 
-from modeling_whisper_ser import AudioError, ConfigError, MissingWeightsError
+from modeling_whisper_ser import AudioError, ConfigError, MissingWeightsError, PackingError
 from whisper_ser import __version__
 from whisper_ser.commands import compare, describe, export, predict, timeline, verify
 from whisper_ser.errors import WhisperSerError
@@ -12,7 +12,7 @@ from whisper_ser.errors import WhisperSerError
 COMMANDS: tuple[ModuleType, ...] = (compare, describe, export, predict, timeline, verify)
 """Each has `add_parser(subparsers)`, which names its `run(arguments)` as the default of `run`."""
 
-USER_ERRORS = (WhisperSerError, AudioError, ConfigError, MissingWeightsError, OSError)
+USER_ERRORS = (WhisperSerError, AudioError, ConfigError, MissingWeightsError, PackingError, OSError)
 """Reported in one line instead of a stack trace."""
 
 

@@ -26,6 +26,7 @@ from whisper_ser.inference.formats import (
 from whisper_ser.inference.inputs import STANDARD_INPUT, audio_files
 from whisper_ser.inference.outputs import Failure, Prediction
 from whisper_ser.inference.predict import predict_each
+from whisper_ser.inference.recognizer import Recognizer
 
 FORMATS = ("table", "json", "jsonl", "csv", "parquet")
 ALL_FORMATS = (*FORMATS, "vtt")
@@ -73,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not files:
         return report(problems)
     recognizer = load_quietly(arguments)
+    if arguments.plot is not None and not isinstance(recognizer, Recognizer):
+        raise InferenceError("--plot draws attention, which an exported model does not tell: name the model's folder.")
     results = predict_each(
         open_all(files),
         recognizer,

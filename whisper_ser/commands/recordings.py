@@ -10,16 +10,18 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from whisper_ser.errors import InferenceError
+from whisper_ser.inference.answering import Answering, answering, is_exported, recognizer_of
 from whisper_ser.inference.decoding import Audio
 from whisper_ser.inference.formats import shown
 from whisper_ser.inference.inputs import STANDARD_INPUT
 from whisper_ser.inference.outputs import Failure
 from whisper_ser.inference.recognizer import Recognizer, load_model
+from whisper_ser.inference.speed import PRECISIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
     """Adds the arguments that both commands have."""
-    parser.add_argument("--model", required=True, help="folder or Hub id of a trained model")
+    parser.add_argument("--model", required=True, help="folder or Hub id of a trained model, or model.onnx")
     parser.add_argument(
         "--channels",
         choices=("mix", "separate"),
@@ -30,12 +32,25 @@ def add_arguments(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> 
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there, whole or not at all, not to screen")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the answer for one recording")
     parser.add_argument("--device", help="such as cpu or cuda:0; default: a GPU if there is one")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="on a CPU: float32 (default), or int8, faster and less exact (AVX-512 VNNI)",
+    )
 
 
-def load_quietly(arguments: argparse.Namespace) -> Recognizer:
-    """Returns the model, without a bar for its weights between the answers."""
+def load_quietly(arguments: argparse.Namespace, pack: bool = True) -> Answering:
+    """Returns the model, without a bar for its weights between the answers; as it was saved without `pack`."""
     logging.disable_progress_bar()
+    if pack or is_exported(arguments.model):
+        return answering(arguments.model, arguments.device, arguments.precision)
     return load_model(arguments.model, arguments.device)
+
+
+def load_for_frames(arguments: argparse.Namespace) -> Recognizer:
+    """As `load_quietly`; an exported model, which tells of no frames, is an error."""
+    logging.disable_progress_bar()
+    return recognizer_of(arguments.model, arguments.device, arguments.precision)
 
 
 def open_all(files: list[str]) -> Iterator[Audio]:

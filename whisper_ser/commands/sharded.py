@@ -16,6 +16,7 @@ from tqdm import tqdm
 from whisper_ser.commands.printing import report, write_lines
 from whisper_ser.commands.recordings import load_quietly
 from whisper_ser.errors import InferenceError
+from whisper_ser.inference.answering import Answering, packed
 from whisper_ser.inference.formats import failure_object, json_text
 from whisper_ser.inference.inputs import STANDARD_INPUT, audio_files
 from whisper_ser.inference.outputs import Failure, Prediction
@@ -72,9 +73,11 @@ def run(arguments: argparse.Namespace, write: Write) -> int:
     files, problems = audio_files(arguments.files)
     if not files:
         return report(problems)
-    recognizer = load_quietly(arguments)
-    question = Question(arguments.top_k, arguments.abstain_below, arguments.channels)
+    recognizer = load_quietly(arguments, pack=False)
+    question = Question(arguments.top_k, arguments.abstain_below, arguments.channels, arguments.precision)
     shards = shards_of(files, arguments.output_dir / "shards", recognizer, question, arguments.shard_files)
+    if isinstance(recognizer, Recognizer):
+        recognizer = packed(recognizer, arguments.precision)
     todo = [shard for shard in shards[process.process_index :: process.num_processes] if not shard.done]
     if not _answer_all(todo, recognizer, question, arguments.batch_size, process.is_main_process):
         return TERMINATED
@@ -100,7 +103,7 @@ def _process(arguments: argparse.Namespace) -> PartialState:
     return process
 
 
-def _answer_all(todo: list[Shard], recognizer: Recognizer, question: Question, batch_size: int, shown: bool) -> bool:
+def _answer_all(todo: list[Shard], recognizer: Answering, question: Question, batch_size: int, shown: bool) -> bool:
     """Answers the shards; returns False if it was told to stop, which it does between two of them."""
     with _told_to_stop() as told, tqdm(todo, unit="shard", disable=not (shown and sys.stderr.isatty())) as bar:
         for shard in bar:

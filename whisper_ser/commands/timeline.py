@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from whisper_ser.commands.printing import report, write_lines
-from whisper_ser.commands.recordings import add_arguments, check_plot, load_quietly, open_all
+from whisper_ser.commands.recordings import add_arguments, check_plot, load_for_frames, open_all
 from whisper_ser.errors import AudioFileError, InferenceError
 from whisper_ser.inference.formats import (
     csv_lines,
@@ -71,7 +71,7 @@ def run_files(arguments: argparse.Namespace) -> int:
         raise InferenceError(f"--format vtt makes subtitles for one recording, channels mixed; got {len(files)}.")
     if not files:
         return report(problems)
-    recognizer = load_quietly(arguments)
+    recognizer = load_for_frames(arguments)
     timelines = _timelines(files, recognizer, arguments, problems)
     write_lines(_lines(timelines, arguments.format), arguments.output)
     return report(problems)
@@ -129,7 +129,7 @@ def run_stream(arguments: argparse.Namespace) -> int:
         raise InferenceError("A stream has no end to wait for: take --format jsonl, and leave --cut out.")
     if arguments.raw_rate < 1 or arguments.raw_channels < 1:
         raise InferenceError("--raw_rate and --raw_channels must be at least 1.")
-    recognizer = load_quietly(arguments)
+    recognizer = load_for_frames(arguments)
     updates = stream(
         _raw_blocks(arguments.raw_rate, arguments.raw_channels),
         recognizer,

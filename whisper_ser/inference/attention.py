@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from whisper_ser.errors import InferenceError
+from whisper_ser.inference.answering import recognizer_of
 from whisper_ser.inference.decoding import Audio, decode
 from whisper_ser.inference.predict import named
-from whisper_ser.inference.recognizer import Recognizer, load_model
+from whisper_ser.inference.recognizer import Recognizer
 
 LONGEST_SECONDS = 120
 
@@ -49,7 +50,7 @@ def explain(
         AudioFileError: the recording cannot be used.
         InferenceError: it is longer than two minutes: no picture could show it.
     """
-    recognizer = model if isinstance(model, Recognizer) else load_model(model, device)
+    recognizer = recognizer_of(model, device)
     ((name, _),) = named([audio])
     rate = recognizer.sampling_rate
     blocks: list[np.ndarray] = []

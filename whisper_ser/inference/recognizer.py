@@ -38,6 +38,10 @@ class Recognizer:
         """Returns the model's inputs for mono clips `(samples,)` at `sampling_rate`."""
         return dict(self.extractor(list(clips), sampling_rate=self.sampling_rate, return_tensors="pt"))
 
+    def probabilities(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns `(clips, labels)` for mono clips `(samples,)` at `sampling_rate`, run together."""
+        return self.classify(self.features(clips))
+
     @torch.no_grad()
     def classify(self, features: dict[str, torch.Tensor]) -> np.ndarray:
         """Returns probabilities `(batch, labels)`: what the stock pipeline gives."""

@@ -16,12 +16,11 @@ from typing import NamedTuple
 
 from whisper_ser import __version__
 from whisper_ser.errors import InferenceError
-from whisper_ser.features import digest_weights
 from whisper_ser.files import replacing
+from whisper_ser.inference.answering import Answering, identity
 from whisper_ser.inference.formats import failure_object, json_text, prediction_object
 from whisper_ser.inference.outputs import Failure, Prediction
 from whisper_ser.inference.predict import Channels, predict_each
-from whisper_ser.inference.recognizer import Recognizer
 
 SHARD_FILES = 1024
 """Files in a shard. A multiple of the clips that `predict_each` reads before it sorts them: their batches, and so the
@@ -35,6 +34,7 @@ class Question:
     top_k: int | None = None
     abstain_below: float = 0.0
     channels: Channels = "mix"
+    precision: str | None = None
 
 
 class Shard(NamedTuple):
@@ -49,15 +49,16 @@ class Shard(NamedTuple):
 
 
 def shards_of(
-    files: Sequence[str], folder: Path, recognizer: Recognizer, question: Question, size: int = SHARD_FILES
+    files: Sequence[str], folder: Path, recognizer: Answering, question: Question, size: int = SHARD_FILES
 ) -> list[Shard]:
     """Returns the shards of the files, `size` in each, kept in `folder`.
 
-    A batch size or a device is no part of the hash: it may change when the work goes on.
+    The recognizer is not packed yet. A batch size or a device is no part of the hash: it may change when the work
+    goes on.
     """
     if size < 1:
         raise InferenceError(f"shard_files={size} must be at least 1.")
-    asked = json.dumps({"version": __version__, "model": _identity(recognizer), **asdict(question)}).encode()
+    asked = json.dumps({"version": __version__, "model": identity(recognizer), **asdict(question)}).encode()
     shards = []
     for number, start in enumerate(range(0, len(files), size)):
         some = list(files[start : start + size])
@@ -66,7 +67,7 @@ def shards_of(
     return shards
 
 
-def answer(shard: Shard, recognizer: Recognizer, question: Question, batch_size: int = 8) -> None:
+def answer(shard: Shard, recognizer: Answering, question: Question, batch_size: int = 8) -> None:
     """Predicts the files of a shard and writes its answers."""
     results = list(predict_each(shard.files, recognizer, **asdict(question), batch_size=batch_size))
     with replacing(shard.path) as written, open(written, "w", encoding="utf-8", newline="\n") as lines:
@@ -106,12 +107,3 @@ def _state(file: str) -> tuple[str, int, int]:
     except OSError:
         return file, -1, -1
     return file, state.st_size, state.st_mtime_ns
-
-
-def _identity(recognizer: Recognizer) -> str:
-    """Returns the SHA-256 of a model's weights and of its settings and its extractor's."""
-    digest = hashlib.sha256()
-    digest_weights(digest, recognizer.model)
-    digest.update(recognizer.model.config.to_json_string().encode())
-    digest.update(recognizer.extractor.to_json_string().encode())
-    return digest.hexdigest()

@@ -8,10 +8,11 @@ import torch
 
 from whisper_ser.audio import check_rate, check_samples
 from whisper_ser.errors import AudioFileError, InferenceError
+from whisper_ser.inference.answering import recognizer_of
 from whisper_ser.inference.chunks import Chunk, Chunker
 from whisper_ser.inference.decoding import Resampler
 from whisper_ser.inference.outputs import Update
-from whisper_ser.inference.recognizer import Recognizer, load_model
+from whisper_ser.inference.recognizer import Recognizer
 from whisper_ser.inference.windows import Piece, WindowPooling
 
 CHUNKS_ENCODED = 8
@@ -108,7 +109,7 @@ def stream(
 
 def recognizer_for_time(model: str | os.PathLike | Recognizer, device: str | torch.device | None) -> Recognizer:
     """Returns the model, loaded; raises `InferenceError` where its frames would not be those of the audio."""
-    recognizer = model if isinstance(model, Recognizer) else load_model(model, device)
+    recognizer = recognizer_of(model, device)
     seconds = recognizer.extractor.pad_to_seconds
     if seconds is not None:
         raise InferenceError(

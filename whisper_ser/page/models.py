@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from whisper_ser.errors import InferenceError
-from whisper_ser.inference.recognizer import Recognizer, load_model
-from whisper_ser.inference.speed import optimised
+from whisper_ser.inference.answering import recognizer_of
+from whisper_ser.inference.recognizer import Recognizer
 
 MODEL_VARIABLE = "WHISPER_SER_MODEL"
 """Environment variable that names the models of a Space, separated by commas."""
@@ -37,17 +36,17 @@ def load_models(models: Sequence[str]) -> dict[str, Recognizer]:
     A Hub id is its own name, a folder is called by its last part, and `run/model` by its run.
 
     Raises:
-        InferenceError, MissingWeightsError, OSError: as `load_model`.
+        InferenceError, MissingWeightsError, OSError: as `load_model`; an exported model.
     """
     loaded: dict[str, Recognizer] = {}
     for model in models:
-        recognizer = load_model(model)
+        recognizer = recognizer_of(model)
         name = short = _short_name(model)
         number = 1
         while name in loaded:
             number += 1
             name = f"{short} ({number})"
-        loaded[name] = replace(recognizer, model=optimised(recognizer.model))
+        loaded[name] = recognizer
     return loaded
 
 
