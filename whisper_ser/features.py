@@ -201,8 +201,9 @@ def fill(
     shown = files and process.is_main_process
     what = f"encoding copy {copy.number}" if copy else "encoding"
     with tqdm(total=files, desc=what, unit="file", leave=False, disable=not shown) as progress:
+        fast = optimised(model.to(process.device)) if mine else model
         for number in mine:
-            shard = _encode(model, extractor, todo.shards[number], sounds, layers, copy, progress)
+            shard = _encode(fast, extractor, todo.shards[number], sounds, layers, copy, progress)
             for layer, states in zip(layers, shard, strict=True):
                 _write_shard(folders[layer], states)
     process.wait_for_everyone()
@@ -223,8 +224,7 @@ def _encode(
     progress: tqdm,
 ) -> list[dict[str, torch.Tensor]]:
     """Returns the states `(frames, width)` of a shard's utterances by key, for each layer."""
-    device = PartialState().device
-    base = optimised(model.to(device)).whisper_ser
+    device, base = model.device, model.whisper_ser
     shard: list[dict[str, torch.Tensor]] = [{} for _ in layers]
     for batch in batches:
         rate = extractor.sampling_rate
