@@ -15,6 +15,7 @@ from whisper_ser.listening import listen
 
 def load(name: str):
     """Returns a script of `benchmarks/` as a module."""
+    sys.path[:0] = [] if str(ROOT / "benchmarks") in sys.path else [str(ROOT / "benchmarks")]
     spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -36,7 +37,7 @@ def test_latency_of_every_contestant_on_one_encoder(small_checkpoint, tmp_path, 
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     output, tasks = tmp_path / "latency.json", [f"{small_checkpoint.name}, layer 2"]
-    given = ["--layer_index", 2, "--seconds", 4.5, "--batches", 2, "--repeats", 3, "--threads", 1, "--no_memory"]
+    given = ["--layer_index", 2, "--seconds", 4.5, "--batches", 2, "--repeats", 3, "--threads", 1]
     run(monkeypatch, "bench_latency", "--encoder", small_checkpoint, *given, "--tasks", *tasks, "--output", output)
     figures = {row["name"]: row for row in json.loads(output.read_text())["figures"]}
     assert {"transformers window", "ours plain", "ours float32", "onnxruntime float32 spoken"} <= figures.keys()
@@ -50,7 +51,7 @@ def test_latency_of_every_contestant_on_one_encoder(small_checkpoint, tmp_path, 
 
 
 def test_a_rival_that_computes_something_else_is_refused(small_checkpoint):
-    latency = load("bench_latency")
+    latency = load("latency_contestants")
     encoder = latency.cut_model(str(small_checkpoint), 1).whisper_ser.encoder
     with torch.inference_mode():
         right = lambda mels: encoder(torch.from_numpy(mels))[0][:, 0].numpy()  # noqa: E731
@@ -60,7 +61,7 @@ def test_a_rival_that_computes_something_else_is_refused(small_checkpoint):
 
 
 def test_rivals_get_every_spoken_frame_once(small_checkpoint):
-    latency = load("bench_latency")
+    latency = load("latency_contestants")
     model, seen = latency.cut_model(str(small_checkpoint), 1), []
     clips = [speechlike(4.5), speechlike(0.31), speechlike(4.5, seed=1)]
     latency.in_equal_chunks(model, "spoken", lambda mels: seen.append(mels.shape[:2]) or mels)(clips)
