@@ -27,10 +27,10 @@ from whisper_ser.errors import AudioFileError, InferenceError, WhisperSerError
 from whisper_ser.inference.attention import LONGEST_SECONDS, explain
 from whisper_ser.inference.plots import attention_figure
 from whisper_ser.inference.recognizer import Recognizer
+from whisper_ser.memory import give_back
 from whisper_ser.page.charts import bars, colours, legend, segments, time_unit
 from whisper_ser.page.examples import write_examples
 from whisper_ser.page.guard import Guard
-from whisper_ser.page.memory import give_back
 from whisper_ser.page.models import chosen_models, load_models
 from whisper_ser.page.recordings import LARGEST_BYTES, LONGEST_MINUTES, read_recording
 

@@ -161,6 +161,8 @@ def onnxruntime(file: Path, window: bool, threads: int) -> Run:
 def ctranslate2(precision: str, frames: str, threads: int) -> Run:
     import ctranslate2 as engine
 
+    # Its threads and torch's are both OpenMP's. More of them than cores, and all wait without a core, and wake slowly.
+    torch.set_num_threads(1)
     folder = resolve_encoder(DEMO_ENCODER)
     whisper = engine.models.Whisper(folder, device="cpu", compute_type=precision, intra_threads=threads)
     model = cut_model(DEMO_ENCODER, None)

@@ -31,6 +31,7 @@ from whisper_ser.errors import FeatureStoreError
 from whisper_ser.files import replacing
 from whisper_ser.inference.speed import optimised
 from whisper_ser.listening import Sound
+from whisper_ser.memory import give_back
 
 logger = logging.get_logger(__name__)
 
@@ -206,6 +207,9 @@ def fill(
             shard = _encode(fast, extractor, todo.shards[number], sounds, layers, copy, progress)
             for layer, states in zip(layers, shard, strict=True):
                 _write_shard(folders[layer], states)
+    if mine:
+        del fast
+        give_back()
     process.wait_for_everyone()
     places = {layer: _scan(of_layer) for layer, of_layer in folders.items()} if todo.missing else todo.places
     keys = {path: sound.sample_hash for path, sound in sounds.items()}
