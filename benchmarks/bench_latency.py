@@ -15,6 +15,8 @@ same run, precision and number of threads.
 
 import argparse
 import gc
+import importlib.metadata
+import importlib.util
 import itertools
 import json
 import platform
@@ -42,6 +44,7 @@ SETTLE_SECONDS = 0.3
 """Before each measurement: threads of whoever ran before wait busily for up to 0.2 s."""
 WARM_UNLESS_LONGER = 0.5
 """Seconds above which a call is long enough not to notice what ran before it, and is not made twice."""
+RIVALS = ("onnxruntime", "ctranslate2")
 STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 """Where Linux tells memory, and where its peak is set back."""
 
@@ -114,6 +117,9 @@ def key(one: Contestant) -> str:
 def serve(contestants: list[Contestant], arguments: argparse.Namespace) -> None:
     """Answers questions from standard input, one a line: who, seconds and batch; with the time and the peak (MB)."""
     clock = time.process_time if arguments.processor_time else time.perf_counter
+    for library in RIVALS:
+        if importlib.util.find_spec(library):
+            importlib.import_module(library)
     before, runs = resident("VmRSS"), {one.name: one.build() for one in contestants}
     fastest: dict[tuple, float] = {}
     print(json.dumps({"ready": True}), flush=True)
@@ -157,8 +163,11 @@ class Server:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.process.kill()
-        self.process.communicate()
+        try:
+            self.process.communicate(timeout=10)  # its questions end, and so does it
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
 
     def answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -272,9 +281,9 @@ def machine(threads: int) -> dict[str, Any]:
     cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("model name", "flags"))]
     flags = cpu[1].split() if len(cpu) > 1 else []
     versions = {"torch": torch.__version__, "python": platform.python_version()}
-    for module in ("transformers", "onnxruntime", "ctranslate2"):
-        if module in sys.modules:
-            versions[module] = sys.modules[module].__version__
+    for library in ("transformers", *RIVALS):
+        if importlib.util.find_spec(library):
+            versions[library] = importlib.metadata.version(library)
     return {
         "processor": cpu[0].split(":")[1].strip() if cpu else platform.processor(),
         "instructions": [flag for flag in flags if flag.startswith(("avx512", "amx", "avx2", "avx_vnni"))],

@@ -97,6 +97,7 @@ def test_what_leaves_nothing_to_fit_on_is_refused(corpus, small_checkpoint, tmp_
     for more, words in (
         (["--refit", "--selection", "validation"], "leave selection at last"),
         (["--refit", "--validation_fraction", "0"], "raise validation_fraction"),
+        (["--refit", "--resume_from_checkpoint", "checkpoint-3"], "leave resume_from_checkpoint out"),
     ):
         with pytest.raises(RecipeError, match=words):
             run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", *more))

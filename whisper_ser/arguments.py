@@ -370,6 +370,11 @@ def _check(arguments: Arguments) -> None:
         raise RecipeError(
             "--refit trains anew without validation speakers to choose an epoch by: leave selection at last."
         )
+    if training.refit and training.resume_from_checkpoint:
+        raise RecipeError(
+            "--refit trains twice, and no checkpoint is of both: leave resume_from_checkpoint out. The same command "
+            "goes on by itself where it was interrupted."
+        )
     if training.refit and data.validation_fraction == 0:
         raise RecipeError("--refit fits a temperature on validation speakers first: raise validation_fraction.")
     if training.fp16_full_eval or training.bf16_full_eval:

@@ -18,7 +18,7 @@ def give_back() -> None:
     """Returns what work before has left free to the system; a few milliseconds.
 
     Recordings of all lengths, one after the other, leave glibc's heap in pieces: without this a page that has answered
-    hundreds holds twice what it uses, and a training begins with 270 MB that the encoder needed.
+    hundreds holds a third more than it uses, and a training begins with 270 MB that the encoder needed.
     """
     if _trim is not None:
         _trim(0)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from whisper_ser.commands.printing import report, write_lines
 from whisper_ser.commands.recordings import load_quietly
 from whisper_ser.errors import InferenceError
-from whisper_ser.inference.answering import Answering, packed
+from whisper_ser.inference.answering import Answering, is_exported, packed
 from whisper_ser.inference.formats import failure_object, json_text
 from whisper_ser.inference.inputs import STANDARD_INPUT, audio_files
 from whisper_ser.inference.outputs import Failure, Prediction
@@ -92,14 +92,16 @@ def run(arguments: argparse.Namespace, write: Write) -> int:
 
 def _process(arguments: argparse.Namespace) -> PartialState:
     """Returns which of how many processes this is, and gives it its device."""
-    cpu = arguments.device == "cpu" or not torch.cuda.is_available()
+    exported = is_exported(arguments.model)
+    cpu = arguments.device == "cpu" or exported or not torch.cuda.is_available()
     process = PartialState(cpu=cpu)
     if int(os.environ.get("WORLD_SIZE", "1")) != process.num_processes:
         raise InferenceError(
             f"{os.environ['WORLD_SIZE']} processes were started, but this one knows of {process.num_processes}: start "
             "them with torchrun."
         )
-    arguments.device = arguments.device or str(process.device)
+    if not exported:
+        arguments.device = arguments.device or str(process.device)
     return process
 
 

@@ -78,7 +78,7 @@ def answering(
         )
     if device is not None and torch.device(device).type != "cpu":
         raise InferenceError(f"{model} runs on a CPU: leave device out, or name the folder of the model.")
-    exported = OnnxModel(model)
+    exported = OnnxModel(model, torch.get_num_threads())
     exported.verify()
     return ExportedRecognizer(exported)
 

@@ -160,7 +160,12 @@ def _fill(clip: _Clip, blocks: Iterator[np.ndarray], recognizer: Answering) -> N
             break
     else:
         heard.check(clip.file)
-        clip.samples = np.concatenate(first)
+        samples = np.concatenate(first)
+        if heard.samples > LONG_SECONDS * recognizer.sampling_rate:
+            # Clips wait for others of like length, and long ones would fill the memory meanwhile.
+            clip.probabilities = recognizer.probabilities([samples])[0]
+        else:
+            clip.samples = samples
     clip.seconds = heard.samples / recognizer.sampling_rate
 
 
