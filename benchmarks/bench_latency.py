@@ -60,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         contestants = chosen(arguments, Path(arguments.scratch or scratch))
         if arguments.serve is not None:
-            serve([one for one in contestants if arguments.serve in (key(one), PRODUCTS)], arguments)
+            serve([one for one in contestants if arguments.serve in (title(one), PRODUCTS)], arguments)
             return
         arguments.scratch = scratch
         figures = []
@@ -110,7 +110,7 @@ def chosen(arguments: argparse.Namespace, scratch: Path) -> list[Contestant]:
     return [one for one in found if arguments.tasks is None or one.task in arguments.tasks]
 
 
-def key(one: Contestant) -> str:
+def title(one: Contestant) -> str:
     return f"{one.task}: {one.name}"
 
 
@@ -145,11 +145,11 @@ def duration(run: Run, clips: Clips, usual: float, clock: Callable[[], float]) -
 
 
 def resident(name: str) -> float:
-    """Returns a line of the process's memory in MB, `nan` where there is none."""
+    """Returns a line of the process's memory in MB; 0 where the system tells none."""
     for line in STATUS.read_text().splitlines() if STATUS.exists() else ():
         if line.startswith(name):
             return int(line.split()[1]) / 1024
-    return float("nan")
+    return 0.0
 
 
 class Server:
@@ -191,7 +191,7 @@ def timed(group: list[Contestant], arguments: argparse.Namespace) -> list[dict[s
         for one in tqdm(group, desc=f"{task}: loading", leave=False):
             if one.prepare is not None:
                 one.prepare()
-            servers[one.name] = stack.enter_context(Server(key(one), arguments.scratch))
+            servers[one.name] = stack.enter_context(Server(title(one), arguments.scratch))
             servers[one.name].answer()
         multiplying = stack.enter_context(Server(PRODUCTS, arguments.scratch))
         multiplying.answer()
@@ -199,13 +199,12 @@ def timed(group: list[Contestant], arguments: argparse.Namespace) -> list[dict[s
         figures = []
         for seconds, batch in itertools.product(arguments.seconds, arguments.batches):
             answers = asked(servers, seconds, batch, f"{task}, {seconds:g} s x {batch}", arguments)
-            for name, given in answers.items():
-                times = [answer["seconds"] for answer in given]
-                row = {"seconds": seconds, "batch": batch, "task": task, "name": name, "repeats": len(times)}
-                row |= {"median_s": statistics.median(times), "best_s": min(times)}
-                figures.append(row | {"peak_mb": max(answer["peak_mb"] for answer in given)})
-            medians = {row["name"]: row["median_s"] for row in figures[-len(answers) :]}
-            figures = figures[: len(figures) - len(rates)]
+            times = {name: [answer["seconds"] for answer in given] for name, given in answers.items()}
+            medians = {name: statistics.median(taken) for name, taken in times.items()}
+            for one in group:
+                row = {"seconds": seconds, "batch": batch, "task": task, "name": one.name}
+                row |= {"repeats": len(times[one.name]), "median_s": medians[one.name], "best_s": min(times[one.name])}
+                figures.append(row | {"peak_mb": max(answer["peak_mb"] for answer in answers[one.name])})
             best = {one.name: one.operations / medians[one.name] for one in rates if one.operations is not None}
             figures += floors(task, arguments, seconds, batch, best)
     return figures
@@ -272,7 +271,7 @@ def cell(group: list[dict[str, Any]], name: str) -> str:
     row, reference = by_name[name], by_name.get("transformers window")
     text = f"{1000 * row['median_s'] / row['batch']:.1f}"
     notes = [] if reference is None or row is reference else [f"{reference['median_s'] / row['median_s']:.1f}x"]
-    notes += [f"{row['peak_mb']:.0f} MB"] if "peak_mb" in row else []
+    notes += [f"{row['peak_mb']:.0f} MB"] if row.get("peak_mb") else []
     return f"{text} ({'; '.join(notes)})" if notes else text
 
 

@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from argparse import Namespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import RATE, save_small_model, speechlike
 from transformers import WhisperConfig, pipeline
 
@@ -14,9 +17,10 @@ from modeling_whisper_ser import PackingError
 from modeling_whisper_ser.packed_encoder_whisper_ser import check_packing
 from whisper_ser import cli
 from whisper_ser.audio import read_audio
+from whisper_ser.commands.sharded import _process
 from whisper_ser.errors import AudioFileError, InferenceError
 from whisper_ser.inference import sharded
-from whisper_ser.inference.answering import answering
+from whisper_ser.inference.answering import ExportedRecognizer, answering
 from whisper_ser.inference.outputs import Failure
 
 
@@ -238,6 +242,43 @@ def test_an_exported_file_answers_as_its_model(small_model, recognizer, tmp_path
     ):
         assert cli.main(["predict", str(tmp_path / "a.wav"), "--model", str(file), *more]) != 0
         assert words in capsys.readouterr().err
+
+
+def test_exported_models_run_on_the_threads_and_the_device_of_a_cpu(tmp_path, monkeypatch):
+    built = []
+
+    class Exported:
+        def __init__(self, path, threads):
+            built.append(threads)
+
+        def verify(self):
+            pass
+
+    monkeypatch.setattr("whisper_ser.inference.answering.OnnxModel", Exported)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    answering(tmp_path / "model.onnx")
+    assert built == [3]  # torchrun tells torch how many, and ONNX Runtime would take all cores
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    state = lambda cpu: Mock(num_processes=1, device="cpu" if cpu else "cuda")  # noqa: E731
+    monkeypatch.setattr("whisper_ser.commands.sharded.PartialState", state)
+    for model, device in ((tmp_path / "model.onnx", None), (tmp_path, "cuda")):
+        arguments = Namespace(model=str(model), device=None)
+        _process(arguments)
+        assert arguments.device == device
+
+
+def test_long_recordings_do_not_wait_for_others_of_like_length():
+    asked = []
+
+    def probabilities(clips):
+        asked.append([round(len(clip) / RATE) for clip in clips])
+        return np.full((len(clips), 2), 0.5)
+
+    exported = ExportedRecognizer(Mock(labels=["a", "b"], sampling_rate=RATE, probabilities=probabilities))
+    whisper_ser.predict([np.tile(speechlike(2.0), count) for count in (1, 40, 2, 35)], exported)
+    assert asked[:2] == [[80], [70]] and sorted(asked[2]) == [2, 4]
+    with pytest.raises(InferenceError, match="whole recordings only"):
+        whisper_ser.timeline(speechlike(2.0), exported)
 
 
 def test_answers_in_another_precision_are_other_shards(recognizer, tmp_path):

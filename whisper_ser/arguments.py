@@ -375,7 +375,7 @@ def _check(arguments: Arguments) -> None:
             "--refit trains twice, and no checkpoint is of both: leave resume_from_checkpoint out. The same command "
             "goes on by itself where it was interrupted."
         )
-    if training.refit and data.validation_fraction == 0:
+    if training.refit and data.validation_fraction == 0 and not data.validation_speakers:
         raise RecipeError("--refit fits a temperature on validation speakers first: raise validation_fraction.")
     if training.fp16_full_eval or training.bf16_full_eval:
         raise RecipeError("Half-precision evaluation would save the model in half precision: leave it off.")

@@ -226,6 +226,7 @@ def _results(
         "protocol": {
             "name": arguments.data.protocol,
             "selection": arguments.training.selection,
+            "refit": arguments.training.refit,
             "seeds": arguments.sweep.seeds or [arguments.training.seed],
             "folds": [fold.name for fold in folds],
             "pad_to_seconds": arguments.model.pad_to_seconds,

@@ -26,6 +26,10 @@ class ExportedRecognizer:
         self._model = model
 
     @property
+    def path(self) -> Path:
+        return self._model.path
+
+    @property
     def labels(self) -> list[str]:
         return self._model.labels
 
@@ -84,14 +88,19 @@ def answering(
 
 
 def recognizer_of(
-    model: str | os.PathLike | Recognizer, device: str | torch.device | None = None, precision: str | None = None
+    model: str | os.PathLike | OnnxModel | Answering,
+    device: str | torch.device | None = None,
+    precision: str | None = None,
 ) -> Recognizer:
-    """As `answering`, where frames are asked for; an exported file, which tells of no frames, is an error."""
-    if isinstance(model, str | os.PathLike) and is_exported(model):
+    """As `answering`, where frames are asked for; an exported model, which tells of no frames, is an error."""
+    if isinstance(model, Recognizer):
+        return model
+    if isinstance(model, OnnxModel | ExportedRecognizer) or is_exported(model):
+        name = model.path if isinstance(model, OnnxModel | ExportedRecognizer) else model
         raise InferenceError(
-            f"{model} is an exported model, which answers for whole recordings only: name the folder of the model."
+            f"{name} is an exported model, which answers for whole recordings only: name the folder of the model."
         )
-    return model if isinstance(model, Recognizer) else packed(load_model(model, device), precision)
+    return packed(load_model(model, device), precision)
 
 
 def is_exported(model: str | os.PathLike) -> bool:

@@ -40,8 +40,13 @@ def protocol_line(results: dict[str, Any]) -> str:
     return (
         f"{corpus['name']}{about}: {corpus['utterances']} utterances of {corpus['speakers'] or 'unknown'} speakers, "
         f"{len(results['labels'])} classes; {protocol['name']}, {counted(protocol['folds'], 'fold')}, "
-        f"{speaker_overlap(results['audit'])}; {EPOCHS[protocol['selection']]}; {counted(protocol['seeds'], 'seed')}."
+        f"{speaker_overlap(results['audit'])}; {EPOCHS[protocol['selection']]}{_refitted(protocol)}; "
+        f"{counted(protocol['seeds'], 'seed')}."
     )
+
+
+def _refitted(protocol: dict[str, Any]) -> str:
+    return ", trained anew on validation speakers too" if protocol.get("refit") else ""
 
 
 def figure_line(results: dict[str, Any]) -> str:
@@ -49,7 +54,7 @@ def figure_line(results: dict[str, Any]) -> str:
     corpus, protocol = results["corpus"], results["protocol"]
     short = (
         f"{corpus['name']}, {len(results['labels'])} classes; {protocol['name']}, "
-        f"{counted(protocol['folds'], 'fold')}; selection={protocol['selection']}; "
+        f"{counted(protocol['folds'], 'fold')}; selection={protocol['selection']}{_refitted(protocol)}; "
         f"{counted(protocol['seeds'], 'seed')}"
     )
     return "\n".join([short, *results["warnings"]])
@@ -65,7 +70,7 @@ def stamp(results: dict[str, Any]) -> dict[str, Any]:
         "folds": len(protocol["folds"]),
         "seeds": len(protocol["seeds"]),
         "speakers": speaker_overlap(results["audit"]),
-        "selection": protocol["selection"],
+        "selection": protocol["selection"] + _refitted(protocol),
         "warnings": " ".join(results["warnings"]),
     }
 
