@@ -1,115 +1,12 @@
-"""Publish a trained model on the Hugging Face Hub: checked before, one commit, checked again afterwards.
+"""Publish a trained model on the Hugging Face Hub: the same as `whisper-ser push`.
 
 Such as: python push_to_hub.py outputs/emodb4/model --repo_id user/whisper-base-ser-emodb4 --dry_run
 """
 
-import argparse
-import shutil
 import sys
-import tempfile
-from pathlib import Path
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
-from transformers.utils import logging
-
-from modeling_whisper_ser import ConfigError, MissingWeightsError
-from whisper_ser.errors import PublishError, WhisperSerError
-from whisper_ser.files import replacing
-from whisper_ser.publishing.checks import check, file_list
-from whisper_ser.publishing.space import push_space, stage_space
-from whisper_ser.publishing.staging import stage
-from whisper_ser.publishing.upload import MAIN, Published, Target, push
-from whisper_ser.publishing.verify import verify_published
-
-APP = Path(__file__).with_name("app.py")
-
-USER_ERRORS = (WhisperSerError, ConfigError, MissingWeightsError, OSError)
-"""Reported in one line instead of a stack trace."""
-
-USE_IT = """
-from transformers import pipeline
-classifier = pipeline("audio-classification", model="{model}", {revision}trust_remote_code=True)
-print(classifier(audio))  # mono, 16,000 Hz
-"""
-
-
-def main(argv: list[str]) -> None:
-    arguments = parse(argv)
-    with tempfile.TemporaryDirectory() as workplace:
-        model, space = Path(workplace) / "model", Path(workplace) / "space"
-        metrics = stage(arguments.model, model, arguments.repo_id, arguments.results, arguments.about_corpus)
-        if arguments.space:
-            stage_space(space, APP, arguments.repo_id)
-        check(model, metrics)
-        if arguments.card:
-            with replacing(arguments.card) as card:
-                shutil.copy(model / "README.md", card)
-        if arguments.dry_run:
-            print(f"All checks passed; nothing was sent. {arguments.repo_id} would get:\n{file_list(model)}")
-        else:
-            publish(model, space, arguments)
-
-
-def publish(model: Path, space: Path, arguments: argparse.Namespace) -> None:
-    """Uploads the checked folders and says where they are."""
-    api = HfApi(library_name="whisper-ser")
-    target = Target(arguments.repo_id, "model", arguments.revision, arguments.private, arguments.create_pr)
-    published = push(api, model, target, f"Upload {arguments.repo_id}")
-    print(f"Uploaded: {published.url} (commit {published.commit}). Checking it as a stranger finds it ...", flush=True)
-    verify_published(api, arguments.repo_id, published, model)
-    print(f"Checked: {published.url}")
-    print(USE_IT.format(model=arguments.repo_id, revision=_revision(published, arguments)))
-    if arguments.space:
-        print(f"Space: {push_space(api, space, arguments.repo_id, arguments.private).url}")
-
-
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Returns the arguments.
-
-    Raises:
-        PublishError: `--repo_id` is none, or arguments contradict each other.
-    """
-    parser = argparse.ArgumentParser(prog="push_to_hub.py", description="Publish a trained model on the Hub.")
-    parser.add_argument("model", type=Path, help="folder model/ of a run, with metrics.json beside it")
-    parser.add_argument("--repo_id", required=True, help="user/name")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--revision", default=MAIN, help="branch to commit to, made where it is not there")
-    parser.add_argument("--create_pr", action="store_true", help="propose the commit as a pull request")
-    parser.add_argument("--dry_run", action="store_true", help="check everything, send nothing, ask for no token")
-    parser.add_argument("--card", type=Path, help="write the card to this file, too")
-    parser.add_argument("--results", type=Path, help="metrics.json of a cross-validation of the same recipe")
-    parser.add_argument(
-        "--about_corpus", help="of a table of your own: the published corpus it is, or a JSON file of facts"
-    )
-    parser.add_argument("--space", action="store_true", help="push app.py as a Space for the model, too")
-    arguments = parser.parse_args(argv)
-    try:
-        validate_repo_id(arguments.repo_id)
-    except HFValidationError as error:
-        raise PublishError(f"--repo_id {arguments.repo_id}: {error}") from None
-    if "/" not in arguments.repo_id:
-        raise PublishError(f"--repo_id {arguments.repo_id}: say whose it is to be, as user/{arguments.repo_id}.")
-    if arguments.create_pr and arguments.revision != MAIN:
-        raise PublishError("--create_pr proposes a commit to main: leave --revision out.")
-    if arguments.space and arguments.create_pr:
-        raise PublishError("--space needs the model itself on the Hub: push it when the pull request is merged.")
-    return arguments
-
-
-def _revision(published: Published, arguments: argparse.Namespace) -> str:
-    """Returns the argument that a model needs which is not on `main`."""
-    if arguments.create_pr:
-        return f'revision="{published.commit}", '
-    return "" if arguments.revision == MAIN else f'revision="{arguments.revision}", '
-
+from whisper_ser.cli import run
+from whisper_ser.commands.push import main
 
 if __name__ == "__main__":
-    logging.disable_progress_bar()
-    try:
-        main(sys.argv[1:])
-    except USER_ERRORS as error:
-        sys.exit(f"push_to_hub.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("push_to_hub.py: interrupted.")
+    sys.exit(run(main, sys.argv[1:], "push_to_hub.py"))

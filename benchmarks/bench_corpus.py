@@ -30,15 +30,15 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
-from whisper_ser.audio import read_audio
-from whisper_ser.checkpoints import resolve_encoder
-from whisper_ser.corpora.table import load_table
-from whisper_ser.features import fill
+from whisper_ser.audio.decoding import read_audio
+from whisper_ser.data.audio_index import listen
+from whisper_ser.data.corpora.table import load_table
+from whisper_ser.demo.encoder import resolve_encoder
 from whisper_ser.inference.formats import prediction_row, write_parquet
+from whisper_ser.inference.model import load_model
 from whisper_ser.inference.outputs import Prediction
-from whisper_ser.inference.recognizer import load_model
 from whisper_ser.inference.sharded import Question, answer, answers, shards_of
-from whisper_ser.listening import listen
+from whisper_ser.training.feature_store import fill
 
 RATE = 16000
 SOFTER = 0.995

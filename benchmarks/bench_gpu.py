@@ -26,7 +26,7 @@ from transformers.utils import logging
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from modeling_whisper_ser.encoder_whisper_ser import even_chunks
 from modeling_whisper_ser.packed_encoder_whisper_ser import typical_voices
-from whisper_ser.checkpoints import resolve_encoder
+from whisper_ser.demo.encoder import resolve_encoder
 
 RATE = 16000
 LABELS = ["angry", "happy", "neutral", "sad"]

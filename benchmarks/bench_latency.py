@@ -38,7 +38,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from modeling_whisper_ser.encoder_whisper_ser import even_chunks
-from whisper_ser.checkpoints import DEMO_ENCODER
+from whisper_ser.demo.encoder import DEMO_ENCODER
 
 SETTLE_SECONDS = 0.3
 """Before each measurement: threads of whoever ran before wait busily for up to 0.2 s."""

@@ -21,14 +21,13 @@ from datasets import Dataset, concatenate_datasets
 from safetensors.torch import load_file
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
-from whisper_ser.arguments import parse_arguments
-from whisper_ser.corpora.load import load
-from whisper_ser.features import Features, _scan, _write_shard, fill, store_folders
-from whisper_ser.listening import listen
-from whisper_ser.models import build_model
-from whisper_ser.planning import plan_folds
-from whisper_ser.protocols import Split
-from whisper_ser.training import Inputs, train
+from whisper_ser.data.audio_index import listen
+from whisper_ser.data.splits import Split
+from whisper_ser.training.data import load, plan_folds
+from whisper_ser.training.feature_store import Features, _scan, _write_shard, fill, store_folders
+from whisper_ser.training.models import build_model
+from whisper_ser.training.settings import parse_arguments
+from whisper_ser.training.trainer import Inputs, train
 
 
 def main() -> None:

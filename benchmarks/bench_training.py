@@ -1,7 +1,7 @@
 """What a cross-validation costs: wall time and memory of 5 folds of speakers x 30 epochs, ours against other ways.
 
-- ours: the states of the spoken frames from the feature store, through `whisper_ser.cross_validation`; also with
-  `frame_averaging`, which is another model.
+- ours: the states of the spoken frames from the feature store, through `whisper_ser.training.cross_validation`;
+  also with `frame_averaging`, which is another model.
 - one file an utterance: the states of the 30 s window, 1,500 frames, loaded from one file per utterance for every
   batch of every epoch, as the paper's released code does; the same head, a bare loop around it.
 - encoder every epoch: the stock Trainer on `WhisperForAudioClassification` with its encoder frozen, which is run anew
@@ -32,14 +32,14 @@ from datasets import Dataset
 from transformers import Trainer, TrainingArguments, WhisperConfig, WhisperForAudioClassification
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
-from whisper_ser.arguments import Arguments, parse_arguments
-from whisper_ser.audio import read_audio
-from whisper_ser.corpora.load import load
-from whisper_ser.cross_validation import cross_validate
-from whisper_ser.folds import Fold, folds
-from whisper_ser.listening import listen
-from whisper_ser.models import build_model
-from whisper_ser.training import prepare_inputs
+from whisper_ser.audio.decoding import read_audio
+from whisper_ser.data.audio_index import listen
+from whisper_ser.data.splits import Fold, folds
+from whisper_ser.training.cross_validation import cross_validate
+from whisper_ser.training.data import load
+from whisper_ser.training.models import build_model
+from whisper_ser.training.settings import Arguments, parse_arguments
+from whisper_ser.training.trainer import prepare_inputs
 
 FOLDS = 5
 BATCH = 16

@@ -23,9 +23,9 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
-from whisper_ser.audio import read_audio
-from whisper_ser.checkpoints import resolve_encoder
-from whisper_ser.corpora.table import load_table
+from whisper_ser.audio.decoding import read_audio
+from whisper_ser.data.corpora.table import load_table
+from whisper_ser.demo.encoder import resolve_encoder
 
 RATE = 16000
 

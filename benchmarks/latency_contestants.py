@@ -21,8 +21,8 @@ from transformers import WhisperFeatureExtractor, WhisperForAudioClassification
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from modeling_whisper_ser.encoder_whisper_ser import WhisperSerEncoder, even_chunks
 from modeling_whisper_ser.packed_encoder_whisper_ser import Scale, _FloatProduct, _IntegerProduct, typical_voices
-from whisper_ser.checkpoints import DEMO_ENCODER, resolve_encoder
-from whisper_ser.inference.recognizer import Recognizer
+from whisper_ser.demo.encoder import DEMO_ENCODER, resolve_encoder
+from whisper_ser.inference.model import Recognizer
 from whisper_ser.inference.speed import optimised
 
 RATE = 16000
@@ -143,7 +143,7 @@ def stock(encoder: str) -> Run:
 
 
 def export(encoder: str, layer: int | None, precision: str, window: bool, file: Path) -> None:
-    from whisper_ser.export.onnx_file import export_onnx
+    from whisper_ser.export.onnx import export_onnx
 
     model = cut_model(encoder, layer, **({"chunk_seconds": WINDOW_SECONDS} if window else {}))
     mels = model.config.encoder_config.num_mel_bins
@@ -152,7 +152,7 @@ def export(encoder: str, layer: int | None, precision: str, window: bool, file: 
 
 
 def onnxruntime(file: Path, window: bool, threads: int) -> Run:
-    from whisper_ser.export.runner import OnnxModel
+    from whisper_ser.inference.engines.onnx_runtime import OnnxModel
 
     model = OnnxModel(file, threads)
     return lambda clips: model.probabilities(windows(clips) if window else clips)

@@ -26,12 +26,12 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from modeling_whisper_ser import PackingError
-from whisper_ser.audio import read_audio
-from whisper_ser.corpora.table import load_table
-from whisper_ser.export.onnx_file import export_onnx
-from whisper_ser.export.products import PRECISIONS
-from whisper_ser.export.runner import OnnxModel
-from whisper_ser.inference.recognizer import Recognizer, load_model
+from whisper_ser.audio.decoding import read_audio
+from whisper_ser.data.corpora.table import load_table
+from whisper_ser.export.onnx import export_onnx
+from whisper_ser.inference.engines.onnx_runtime import OnnxModel
+from whisper_ser.inference.engines.products import PRECISIONS
+from whisper_ser.inference.model import Recognizer, load_model
 from whisper_ser.inference.speed import optimised
 
 SETTLE_SECONDS = 0.3

@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 import whisper_ser
 from whisper_ser.errors import AudioFileError
+from whisper_ser.inference.model import Recognizer
 from whisper_ser.inference.outputs import Prediction
-from whisper_ser.inference.recognizer import Recognizer
 
 CHECKS = 10
 """Times that memory, handles, threads and files are counted."""

@@ -20,8 +20,8 @@ from transformers.utils import logging
 
 from modeling_whisper_ser import PackingError, WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from modeling_whisper_ser.packed_encoder_whisper_ser import typical_voices
-from whisper_ser.files import replacing
-from whisper_ser.report.latency import processor_name
+from whisper_ser.io import replacing
+from whisper_ser.paper.latency import processor_name
 
 SECONDS = (1, 4, 30)
 

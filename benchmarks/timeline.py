@@ -21,10 +21,10 @@ import numpy as np
 import soundfile
 import torch
 
-from whisper_ser.audio import read_audio
-from whisper_ser.corpora.table import load_table
+from whisper_ser.audio.decoding import read_audio
+from whisper_ser.data.corpora.table import load_table
+from whisper_ser.inference.model import load_model
 from whisper_ser.inference.outputs import Span
-from whisper_ser.inference.recognizer import load_model
 from whisper_ser.inference.timeline import timeline
 
 RATE, PER_SECOND = 16000, 100

@@ -180,7 +180,7 @@ def same_start() -> None:
 @pytest.fixture(scope="session")
 def trained(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on tones by women and men, some of them mislabelled: its folder, to be copied before a change."""
-    import run_train
+    from whisper_ser.commands import train as run_train
 
     folder = write_corpus(tmp_path_factory.mktemp("people"), speakers=6)
     with open(folder / "metadata.csv", newline="") as file:

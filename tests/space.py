@@ -14,7 +14,7 @@ from pathlib import Path
 
 from conftest import ROOT
 
-from whisper_ser.publishing.space import stage_space
+from whisper_ser.hub.space import stage_space
 
 WITHOUT_THE_CHECKOUT = f"""
 import sys

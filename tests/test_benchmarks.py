@@ -10,7 +10,7 @@ import soundfile
 import torch
 from conftest import RATE, ROOT, speechlike
 
-from whisper_ser.listening import listen
+from whisper_ser.data.audio_index import listen
 
 
 def load(name: str):

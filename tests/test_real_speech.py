@@ -11,9 +11,9 @@ from conftest import RATE, ROOT
 from safetensors.torch import load_file
 from transformers import pipeline
 
-import run_train
 import whisper_ser
-from whisper_ser.audio import read_audio
+from whisper_ser.audio.decoding import read_audio
+from whisper_ser.commands import train as run_train
 
 pytestmark = pytest.mark.real
 
@@ -111,8 +111,8 @@ def exported(run, tmp_path_factory):
     """The model as ONNX, by precision, and a function from clips to what torch answers."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from whisper_ser.export.onnx_file import export_onnx
-    from whisper_ser.export.runner import OnnxModel
+    from whisper_ser.export.onnx import export_onnx
+    from whisper_ser.inference.engines.onnx_runtime import OnnxModel
 
     folder, recognizer = tmp_path_factory.mktemp("onnx"), whisper_ser.load_model(run / "model", "cpu")
     models = {

@@ -11,8 +11,8 @@ from transformers import AutoModelForAudioClassification
 
 import whisper_ser
 from modeling_whisper_ser import WhisperSerFeatureExtractor
-from whisper_ser.known_answer import read_known_answer, waveform
-from whisper_ser.publishing.verify import verify
+from whisper_ser.hub.verify import verify
+from whisper_ser.inference.reference_output import read_known_answer, waveform
 
 FOLDERS = sorted(path for path in (ROOT / "tests/fixtures").iterdir() if path.name.startswith("model-"))
 released = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

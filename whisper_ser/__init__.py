@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from whisper_ser.inference.model import load_model
     from whisper_ser.inference.predict import predict, predict_each
-    from whisper_ser.inference.recognizer import load_model
     from whisper_ser.inference.streaming import EmotionStream, stream
     from whisper_ser.inference.timeline import timeline
 
@@ -13,7 +13,7 @@ __all__ = ["EmotionStream", "load_model", "predict", "predict_each", "stream", "
 
 _HOMES = {
     "EmotionStream": "streaming",
-    "load_model": "recognizer",
+    "load_model": "model",
     "predict": "predict",
     "predict_each": "predict",
     "stream": "streaming",

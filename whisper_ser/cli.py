@@ -1,35 +1,58 @@
-"""The command `whisper-ser`: hands its words to the command they name."""
+"""The command `whisper-ser`: passes its arguments on to the command that they name."""
 
 import argparse
 import sys
-from types import ModuleType
+from collections.abc import Callable
+from importlib import import_module
 
-from modeling_whisper_ser import AudioError, ConfigError, MissingWeightsError, PackingError
 from whisper_ser import __version__
-from whisper_ser.commands import compare, describe, export, predict, timeline, verify
-from whisper_ser.errors import WhisperSerError
+from whisper_ser.errors import user_errors
 
-COMMANDS: tuple[ModuleType, ...] = (compare, describe, export, predict, timeline, verify)
-"""Each has `add_parser(subparsers)`, which names its `run(arguments)` as the default of `run`."""
-
-USER_ERRORS = (WhisperSerError, AudioError, ConfigError, MissingWeightsError, PackingError, OSError)
-"""Reported in one line instead of a stack trace."""
+COMMANDS = {
+    "train": "train, fine-tune and cross-validate",
+    "predict": "classify recordings",
+    "timeline": "emotions over time, in recordings and streams",
+    "describe": "show what a corpus holds: hours, speakers, labels per fold",
+    "compare": "tell whether one run is better than another",
+    "export": "write a model as a file that runs without torch",
+    "push": "publish a trained model on the Hugging Face Hub",
+    "verify": "check that a model is the one that was saved",
+    "app": "open a page on which people try models",
+}
+"""Each is a module of `whisper_ser.commands` with a function `main(argv)`, imported only when it is called."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns its exit status, 1 for an error of the user's input."""
-    parser = argparse.ArgumentParser(prog="whisper-ser", description="Speech emotion recognition.")
+    parser = argparse.ArgumentParser(
+        prog="whisper-ser",
+        description="Speech emotion recognition.",
+        epilog="whisper-ser COMMAND --help tells the arguments of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"whisper-ser {__version__}")
-    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(subparsers)
-    arguments = parser.parse_args(argv)
+    subparsers = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
+    for name, about in COMMANDS.items():
+        subparsers.add_parser(name, help=about, add_help=False)
+    given = sys.argv[1:] if argv is None else argv
+    command = parser.parse_args(given[:1]).command
+    module = import_module(f"whisper_ser.commands.{command}")
+    return run(module.main, given[1:], "whisper-ser")
+
+
+def run(command: Callable[[list[str]], int | None], argv: list[str], program: str) -> int:
+    """Runs `command(argv)` and returns its exit status; an error of the user's input is one line, with status 1.
+
+    Args:
+        program: the name that the line begins with.
+    """
     try:
-        return arguments.run(arguments) or 0
-    except USER_ERRORS as error:
-        print(f"whisper-ser: {error}", file=sys.stderr)
+        return command(argv) or 0
+    except user_errors() as error:
+        print(f"{program}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print(f"{program}: interrupted.", file=sys.stderr)
         return 130
 
 

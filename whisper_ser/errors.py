@@ -1,5 +1,6 @@
 """Errors that tell a person what was wrong, what was expected and what to do."""
 
+import sys
 from pathlib import Path
 
 LISTED = 1000
@@ -64,3 +65,13 @@ def listed(problems: list[str]) -> str:
     """Returns the problems one a line, the first `LISTED` of them."""
     more = [f"... and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
     return "\n".join(f"  {problem}" for problem in problems[:LISTED] + more)
+
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """Returns the errors that are reported in one line instead of a stack trace.
+
+    Those of the model count only where it was imported: importing it takes seconds.
+    """
+    model = sys.modules.get("modeling_whisper_ser")
+    of_model = (model.AudioError, model.ConfigError, model.MissingWeightsError, model.PackingError) if model else ()
+    return (WhisperSerError, OSError, *of_model)

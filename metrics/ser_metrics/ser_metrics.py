@@ -1,7 +1,7 @@
 """Figures of speech emotion recognition as a metric of Hugging Face `evaluate`.
 
-The functions below the class are those of `whisper_ser.evaluation`, word for word (a test of that package holds both
-equal), so that this file works alone.
+The functions below the class are those of `whisper_ser.evaluation.metrics`, word for word (a test of that package
+holds both equal), so that this file works alone.
 """
 
 from collections.abc import Sequence

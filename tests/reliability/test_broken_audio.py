@@ -15,12 +15,11 @@ import whisper_ser
 from reliability.broken_audio import broken, originals
 from reliability.processes import child, finished, note, notes
 from whisper_ser import cli
-from whisper_ser.audio import read_audio
+from whisper_ser.audio.decoding import decode, read_audio
+from whisper_ser.data.audio_index import hear
 from whisper_ser.errors import AudioFileError
-from whisper_ser.inference.decoding import decode
+from whisper_ser.inference.model import Recognizer
 from whisper_ser.inference.outputs import Failure
-from whisper_ser.inference.recognizer import Recognizer
-from whisper_ser.listening import hear
 
 MOST_SECONDS = 20
 """Of the processor for one file of a third of a second: a file may become a minute long by its header."""

@@ -13,7 +13,6 @@ from conftest import save_small_model, speechlike
 from safetensors.torch import load_file
 from test_encoder_checkpoint import write_ctranslate2
 
-import run_train
 import whisper_ser
 from modeling_whisper_ser import (
     ConfigError,
@@ -24,11 +23,11 @@ from modeling_whisper_ser import (
 )
 from reliability.processes import child, finished, note, notes
 from reliability.work import FLAGS, run_flags
-from whisper_ser import cli, training
-from whisper_ser.arguments import parse_arguments
-from whisper_ser.checksums import write_checksums
-from whisper_ser.corpora.emobox import load_emobox
-from whisper_ser.corpora.table import load_table
+from whisper_ser import cli
+from whisper_ser.commands import train as run_train
+from whisper_ser.data.audio_index import listen
+from whisper_ser.data.corpora.emobox import load_emobox
+from whisper_ser.data.corpora.table import load_table
 from whisper_ser.errors import (
     CheckpointError,
     CorpusError,
@@ -37,13 +36,15 @@ from whisper_ser.errors import (
     RecipeError,
     WhisperSerError,
 )
-from whisper_ser.features import fill
-from whisper_ser.known_answer import read_known_answer, write_known_answer
-from whisper_ser.known_waveform import KnownAnswerError
-from whisper_ser.listening import listen
-from whisper_ser.publishing.verify import verify
-from whisper_ser.report.run import check_predictions, read_metrics
-from whisper_ser.training import _last_whole_checkpoint
+from whisper_ser.evaluation.results import check_predictions, read_metrics
+from whisper_ser.hub.verify import verify
+from whisper_ser.inference.reference_output import read_known_answer, write_known_answer
+from whisper_ser.inference.reference_waveform import KnownAnswerError
+from whisper_ser.io import write_checksums
+from whisper_ser.training import trainer as training
+from whisper_ser.training.feature_store import fill
+from whisper_ser.training.settings import parse_arguments
+from whisper_ser.training.trainer import _last_whole_checkpoint
 
 TYPED = (WhisperSerError, ConfigError, MissingWeightsError, OSError)
 """What the doors tell in one line."""
@@ -296,7 +297,7 @@ def test_damaged_encoders_are_refused_or_read(small_whisper, small_checkpoint, t
 
 
 def try_exports(path: Path, times: int, log: Path) -> None:
-    from whisper_ser.export.runner import OnnxModel
+    from whisper_ser.inference.engines.onnx_runtime import OnnxModel
 
     voice = speechlike(0.7)
     expected = OnnxModel(path).probabilities([voice])
@@ -313,7 +314,7 @@ def try_exports(path: Path, times: int, log: Path) -> None:
 
 def test_damaged_exports_are_refused_or_answer_alike(small_model, tmp_path, times, tried):
     pytest.importorskip("onnx")
-    from whisper_ser.export.onnx_file import export_onnx
+    from whisper_ser.export.onnx import export_onnx
 
     path, log = tmp_path / "model.onnx", tmp_path / "log"
     export_onnx(small_model, path)

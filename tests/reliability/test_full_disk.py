@@ -16,11 +16,11 @@ from safetensors.numpy import load_file
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from reliability.processes import child, finished, notes
 from reliability.work import FLAGS, check_whole, command, run_flags, train
-from whisper_ser import features
+from whisper_ser.data.audio_index import listen
 from whisper_ser.errors import FeatureStoreError
-from whisper_ser.features import fill
-from whisper_ser.files import replacing
-from whisper_ser.listening import listen
+from whisper_ser.io import replacing
+from whisper_ser.training import feature_store as features
+from whisper_ser.training.feature_store import fill
 
 
 class Disk:
@@ -173,8 +173,8 @@ def test_a_store_removed_while_it_is_being_filled_says_so(small_checkpoint, corp
 
 
 def test_a_store_removed_during_a_training_ends_it_in_words(corpus, small_checkpoint, tmp_path, monkeypatch, tried):
-    import run_train
-    from whisper_ser import training
+    from whisper_ser.commands import train as run_train
+    from whisper_ser.training import trainer as training
 
     argv = run_flags(corpus, small_checkpoint, tmp_path / "run", *FLAGS)
     seal = training.write_checksums

@@ -12,7 +12,6 @@ import torch
 from conftest import save_small_model, speechlike, write_corpus, write_table
 from safetensors.torch import load_file, save_file
 
-import run_train
 import whisper_ser
 from modeling_whisper_ser import (
     ConfigError,
@@ -22,13 +21,14 @@ from modeling_whisper_ser import (
     WhisperSerFeatureExtractor,
 )
 from whisper_ser import cli
-from whisper_ser.arguments import parse_arguments
-from whisper_ser.corpora.table import load_table
-from whisper_ser.csv_cells import FORMULA_SIGNS
+from whisper_ser.commands import train as run_train
+from whisper_ser.data.corpora.table import load_table
 from whisper_ser.errors import CorpusError, InferenceError, PublishError, RecipeError
+from whisper_ser.hub.staging import stage
 from whisper_ser.inference.formats import csv_lines
-from whisper_ser.known_answer import write_known_answer
-from whisper_ser.publishing.staging import stage
+from whisper_ser.inference.reference_output import write_known_answer
+from whisper_ser.io import FORMULA_SIGNS
+from whisper_ser.training.settings import parse_arguments
 
 
 class Evil:
@@ -339,7 +339,7 @@ def test_a_report_has_no_formula(small_checkpoint, tmp_path, tried):
 
 
 def test_names_of_encoders_and_folds_become_no_paths(small_checkpoint, tmp_path, tried):
-    from whisper_ser.cells import fold_folder, folder_name
+    from whisper_ser.training.runs import fold_folder, folder_name
 
     for name in ("../../etc", "/etc/passwd", "..", "a/b", "a\0b", "con:", "~", ""):
         made = fold_folder(0, name)

@@ -25,7 +25,7 @@ from reliability.work import (
     train,
     train_until_a_rename,
 )
-from whisper_ser.export.runner import OnnxModel
+from whisper_ser.inference.engines.onnx_runtime import OnnxModel
 
 SWEEP = ["--layers", "1", "2", "--poolings", "mean", "qkv", "--num_train_epochs", "1", "--protocol", "loso"]
 

@@ -10,9 +10,9 @@ from hypothesis.extra import numpy as hnp
 
 import whisper_ser
 from modeling_whisper_ser import AudioError, feature_extraction_whisper_ser
-from whisper_ser import audio
+from whisper_ser.audio import decoding as audio
+from whisper_ser.audio.decoding import decode
 from whisper_ser.errors import AudioFileError
-from whisper_ser.inference.decoding import decode
 from whisper_ser.inference.outputs import Failure
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)

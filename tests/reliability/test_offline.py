@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from conftest import RATE, ROOT, speechlike
 
-from whisper_ser.checkpoints import resolve_encoder
+from whisper_ser.demo.encoder import resolve_encoder
 from whisper_ser.errors import CheckpointError
 
 GUARD = """
@@ -115,7 +115,7 @@ def test_offline_a_model_of_the_hub_is_not_asked_for(run, corpus, tried):
 
 
 def test_offline_an_encoder_that_is_not_here_is_refused_in_words(monkeypatch, tmp_path, tried):
-    monkeypatch.setattr("whisper_ser.checkpoints.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("whisper_ser.demo.encoder.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set"):
         resolve_encoder("openai/whisper-base")
     assert not list(Path(tmp_path).iterdir())

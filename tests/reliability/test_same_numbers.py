@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-import run_train
 import whisper_ser
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from reliability.processes import child, finished
 from reliability.work import FLAGS, run_flags, train
-from whisper_ser import features
-from whisper_ser.features import fill
-from whisper_ser.listening import listen
+from whisper_ser.commands import train as run_train
+from whisper_ser.data.audio_index import listen
+from whisper_ser.training import feature_store as features
+from whisper_ser.training.feature_store import fill
 
 TOLERANCE = 1e-5
 """Of a probability in float32, between batches of other sizes."""

@@ -8,7 +8,7 @@ import pytest
 from test_benchmarks import load
 
 from whisper_ser import load_model
-from whisper_ser.inference import decoding
+from whisper_ser.audio import decoding
 
 pytest.importorskip("psutil")
 FEW, MANY = 300, 5000

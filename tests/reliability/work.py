@@ -10,12 +10,14 @@ from typing import Any
 import pandas
 from safetensors import safe_open
 
-import run_train
 from reliability.processes import die, note
-from whisper_ser import checkpoints, cli, training
-from whisper_ser.checksums import read_sealed
-from whisper_ser.export.onnx_file import export_onnx
-from whisper_ser.known_answer import check_as_saved
+from whisper_ser import cli
+from whisper_ser.commands import train as run_train
+from whisper_ser.demo import encoder as checkpoints
+from whisper_ser.export.onnx import export_onnx
+from whisper_ser.inference.reference_output import check_as_saved
+from whisper_ser.io import read_sealed
+from whisper_ser.training import trainer as training
 
 FLAGS = [
     *("--layer_index", "2", "--num_train_epochs", "4", "--per_device_train_batch_size", "6"),

@@ -3,20 +3,18 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas
 
-from whisper_ser.comparison import ComparisonError, compare, comparison_table
-from whisper_ser.intervals import CONFIDENCE, RESAMPLES
-from whisper_ser.report.run import METRICS, PREDICTIONS, check_predictions, closing_remarks, read_metrics
+from whisper_ser.evaluation.bootstrap import CONFIDENCE, RESAMPLES
+from whisper_ser.evaluation.comparison import ComparisonError, compare, comparison_table
+from whisper_ser.evaluation.results import METRICS, PREDICTIONS, check_predictions, read_metrics
+from whisper_ser.report.run import closing_remarks
 
 
-def add_parser(subparsers: Any) -> None:
-    """Adds the command."""
-    parser = subparsers.add_parser(
-        "compare",
-        help="say whether one run is better than another, and how sure that is",
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="whisper-ser compare",
         description="Say whether one run is better than another on the same test utterances: paired bootstrap over "
         "their speakers, with the probability that the difference is real.",
         allow_abbrev=False,
@@ -30,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="what is printed")
-    parser.set_defaults(run=run)
+    return run(parser.parse_args(argv))
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -5,18 +5,16 @@ import json
 import sys
 from dataclasses import fields, make_dataclass
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 from transformers import HfArgumentParser
 
-from whisper_ser.arguments import DataArguments, SerTrainingArguments, check_protocol
-from whisper_ser.corpora.load import load
-from whisper_ser.description import describe
+from whisper_ser.data.splits import Fold, usual_protocol
+from whisper_ser.data.statistics import describe
 from whisper_ser.errors import ProtocolError, RecipeError
-from whisper_ser.folds import Fold, usual_protocol
-from whisper_ser.planning import plan_folds
 from whisper_ser.report.description import DESCRIPTION, DURATIONS, description_text, write_description
+from whisper_ser.training.data import load, plan_folds
+from whisper_ser.training.settings import DataArguments, SerTrainingArguments, check_protocol
 
 FOLDER_OPTIONAL = ("demo", "emobox")
 """Corpora that know where they are."""
@@ -24,11 +22,9 @@ OF_ITS_OWN = ("corpus", "data_dir", "allow_leaks", "feature_dir")
 """Settings of a run that are none here: corpus and folder are named first, leaks only shown, nothing encoded."""
 
 
-def add_parser(subparsers: Any) -> None:
-    """Adds the command, with the flags that say for `run_train.py` what it is trained on."""
-    parser = subparsers.add_parser(
-        "describe",
-        help="show what a corpus holds: hours, speakers, labels per fold",
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="whisper-ser describe",
         description="Show what a corpus holds: utterances, hours, speakers, labels per fold, and what folds share.",
         parents=[_data_flags()],
         allow_abbrev=False,
@@ -42,7 +38,8 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--output_dir", type=Path, help="by default outputs/describe/<corpus>")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="json: print nothing else")
-    parser.set_defaults(run=run, protocol="auto")
+    parser.set_defaults(protocol="auto")
+    return run(parser.parse_args(argv))
 
 
 def _data_flags() -> HfArgumentParser:

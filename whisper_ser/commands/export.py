@@ -2,15 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from transformers.utils import logging
 
 from whisper_ser.errors import ExportError
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("export", help="a model for other runtimes", description="Export a model.")
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="whisper-ser export", description="Export a model.")
     formats = parser.add_subparsers(title="formats", required=True, metavar="FORMAT")
     onnx = formats.add_parser(
         "onnx",
@@ -22,13 +21,13 @@ def add_parser(subparsers: Any) -> None:
     onnx.add_argument("model", metavar="MODEL", help="folder or Hub id of a trained model")
     onnx.add_argument("output", metavar="OUT", type=Path, help="the file; it may replace an earlier export")
     onnx.add_argument("--int8", action="store_true", help="8-bit products: smaller, faster and less exact")
-    onnx.set_defaults(run=run)
+    return run(parser.parse_args(argv))
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exports, and prints what was written."""
     try:
-        from whisper_ser.export.onnx_file import export_onnx  # onnx and onnxruntime may be absent
+        from whisper_ser.export.onnx import export_onnx  # onnx and onnxruntime may be absent
     except ModuleNotFoundError as error:
         if error.name not in ("onnx", "onnxruntime"):
             raise

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from whisper_ser.commands import sharded, timeline
+from whisper_ser.commands import sharded
 from whisper_ser.commands.printing import report, write_lines
 from whisper_ser.commands.recordings import (
     add_arguments,
@@ -14,7 +14,6 @@ from whisper_ser.commands.recordings import (
     open_all,
 )
 from whisper_ser.errors import InferenceError
-from whisper_ser.files import replacing
 from whisper_ser.inference.formats import (
     csv_lines,
     json_text,
@@ -24,25 +23,23 @@ from whisper_ser.inference.formats import (
     write_parquet,
 )
 from whisper_ser.inference.inputs import STANDARD_INPUT, audio_files
+from whisper_ser.inference.model import Recognizer
 from whisper_ser.inference.outputs import Failure, Prediction
 from whisper_ser.inference.predict import predict_each
-from whisper_ser.inference.recognizer import Recognizer
+from whisper_ser.io import replacing
 
 FORMATS = ("table", "json", "jsonl", "csv", "parquet")
-ALL_FORMATS = (*FORMATS, "vtt")
-"""With those of --timeline."""
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "predict",
-        help="the emotion of recordings",
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="whisper-ser predict",
         description="Predict the emotion of recordings of any format that libsndfile reads, any length and rate. Ends "
         "with status 1 if any of them could not be used; the others are answered all the same.",
         allow_abbrev=False,
     )
     parser.add_argument("files", nargs="+", metavar="FILE|FOLDER|GLOB|-", help="- reads an audio file from a pipe")
-    add_arguments(parser, ALL_FORMATS)
+    add_arguments(parser, FORMATS)
     parser.add_argument("--top_k", type=int, metavar="K", help="show only the K most probable labels")
     parser.add_argument(
         "--abstain_below",
@@ -53,20 +50,14 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--batch_size", type=int, default=8, help="recordings encoded together; default: %(default)s")
     sharded.add_arguments(parser)
-    parser.add_argument("--timeline", action="store_true", help="emotions over time, as `whisper-ser timeline` does")
-    timeline.add_time_arguments(parser)
-    parser.set_defaults(run=run)
+    return run(parser.parse_args(argv))
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Predicts, writes, and reports what failed."""
     sharded.check(arguments)
-    if arguments.timeline:
-        return _run_timeline(arguments)
     if arguments.output_dir is not None:
         return sharded.run(arguments, _write)
-    if arguments.format == "vtt":
-        raise InferenceError("--format vtt makes subtitles of a timeline: add --timeline.")
     files, problems = audio_files(arguments.files)
     check_plot(arguments, files)
     if arguments.format == "parquet" and arguments.output is None:
@@ -88,15 +79,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None and not problems:
         _draw(files[0], recognizer, arguments)
     return report(problems)
-
-
-def _run_timeline(arguments: argparse.Namespace) -> int:
-    if arguments.top_k is not None or arguments.abstain_below:
-        raise InferenceError("A timeline gives every probability: leave --top_k and --abstain_below out.")
-    if arguments.format not in ("table", *timeline.FORMATS):
-        raise InferenceError(f"--format {arguments.format} is none of a timeline's: {', '.join(timeline.FORMATS)}.")
-    arguments.format = timeline.FORMATS[0] if arguments.format == "table" else arguments.format
-    return timeline.run_files(arguments)
 
 
 def _successes(results: Iterator[Prediction | Failure], problems: list[str]) -> Iterator[Prediction]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from whisper_ser.files import replacing
+from whisper_ser.io import replacing
 
 
 def write_lines(lines: Iterable[str], output: Path | None) -> None:

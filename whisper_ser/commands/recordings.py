@@ -9,13 +9,12 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers.utils import logging
 
+from whisper_ser.audio.decoding import Audio
 from whisper_ser.errors import InferenceError
-from whisper_ser.inference.answering import Answering, answering, is_exported, recognizer_of
-from whisper_ser.inference.decoding import Audio
 from whisper_ser.inference.formats import shown
 from whisper_ser.inference.inputs import STANDARD_INPUT
+from whisper_ser.inference.model import Answering, Recognizer, answering, is_exported, load_model, recognizer_of
 from whisper_ser.inference.outputs import Failure
-from whisper_ser.inference.recognizer import Recognizer, load_model
 from whisper_ser.inference.speed import PRECISIONS
 
 

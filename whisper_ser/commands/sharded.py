@@ -16,11 +16,10 @@ from tqdm import tqdm
 from whisper_ser.commands.printing import report, write_lines
 from whisper_ser.commands.recordings import load_quietly
 from whisper_ser.errors import InferenceError
-from whisper_ser.inference.answering import Answering, is_exported, packed
 from whisper_ser.inference.formats import failure_object, json_text
 from whisper_ser.inference.inputs import STANDARD_INPUT, audio_files
+from whisper_ser.inference.model import Answering, Recognizer, is_exported, packed
 from whisper_ser.inference.outputs import Failure, Prediction
-from whisper_ser.inference.recognizer import Recognizer
 from whisper_ser.inference.sharded import SHARD_FILES, Question, Shard, answer, answers, shards_of
 
 FORMATS = ("parquet", "csv", "jsonl")
@@ -42,22 +41,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard_files",
         type=int,
-        default=SHARD_FILES,
         metavar="N",
-        help="recordings in a shard: what an interruption costs a process at most; default: %(default)s",
+        help="with --output_dir: recordings in a shard, what an interruption costs a process at most; default: "
+        f"{SHARD_FILES}",
     )
 
 
 def check(arguments: argparse.Namespace) -> None:
     """Raises `InferenceError` for what cannot be divided, or would be done by each of several processes."""
     if arguments.output_dir is None:
+        if arguments.shard_files is not None:
+            raise InferenceError("--shard_files is of shards in a folder: add --output_dir FOLDER.")
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise InferenceError("Several processes divide the recordings only with --output_dir FOLDER: add it.")
         return
     for given, name in (
         (arguments.output, "--output"),
         (arguments.plot, "--plot"),
-        (arguments.timeline, "--timeline"),
         (STANDARD_INPUT in arguments.files, STANDARD_INPUT),
     ):
         if given:
@@ -75,7 +75,8 @@ def run(arguments: argparse.Namespace, write: Write) -> int:
         return report(problems)
     recognizer = load_quietly(arguments, pack=False)
     question = Question(arguments.top_k, arguments.abstain_below, arguments.channels, arguments.precision)
-    shards = shards_of(files, arguments.output_dir / "shards", recognizer, question, arguments.shard_files)
+    size = arguments.shard_files or SHARD_FILES
+    shards = shards_of(files, arguments.output_dir / "shards", recognizer, question, size)
     if isinstance(recognizer, Recognizer):
         recognizer = packed(recognizer, arguments.precision)
     todo = [shard for shard in shards[process.process_index :: process.num_processes] if not shard.done]

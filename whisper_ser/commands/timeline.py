@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -22,9 +21,9 @@ from whisper_ser.inference.formats import (
     webvtt,
 )
 from whisper_ser.inference.inputs import STANDARD_INPUT, audio_files
+from whisper_ser.inference.model import Recognizer
 from whisper_ser.inference.outputs import Timeline, Update
 from whisper_ser.inference.predict import channels_of, named
-from whisper_ser.inference.recognizer import Recognizer
 from whisper_ser.inference.streaming import stream
 from whisper_ser.inference.timeline import timeline
 
@@ -32,23 +31,15 @@ FORMATS = ("text", "json", "jsonl", "csv", "vtt")
 BLOCKS_PER_SECOND = 10
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "timeline",
-        help="emotions over the time of recordings, or of a stream",
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="whisper-ser timeline",
         description="Show how emotions change over recordings of any length. With - raw audio (signed 16-bit, little "
         "endian) is read from a pipe and answered while it comes.",
         allow_abbrev=False,
     )
     parser.add_argument("files", nargs="+", metavar="FILE|FOLDER|GLOB|-", help="- reads raw audio from a pipe")
     add_arguments(parser, FORMATS)
-    add_time_arguments(parser)
-    parser.add_argument("--raw_rate", type=int, default=16000, help="hertz of raw audio; default: %(default)s")
-    parser.add_argument("--raw_channels", type=int, default=1, help="channels of raw audio; default: %(default)s")
-    parser.set_defaults(run=run)
-
-
-def add_time_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=float, default=3.0, help="seconds of a window; default: %(default)s")
     parser.add_argument("--hop", type=float, default=0.5, help="seconds between windows; default: %(default)s")
     parser.add_argument(
@@ -57,6 +48,9 @@ def add_time_arguments(parser: argparse.ArgumentParser) -> None:
         default="pauses",
         help="encode speech from pause to pause (default), or everything in even chunks as predict does",
     )
+    parser.add_argument("--raw_rate", type=int, default=16000, help="hertz of raw audio; default: %(default)s")
+    parser.add_argument("--raw_channels", type=int, default=1, help="channels of raw audio; default: %(default)s")
+    return run(parser.parse_args(argv))
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,22 +1,20 @@
 """`whisper-ser verify`: is this the model that was saved?"""
 
 import argparse
-from typing import Any
 
-from whisper_ser.known_answer import weight_hashes
-from whisper_ser.publishing.verify import fetched, verify
+from whisper_ser.hub.verify import fetched, verify
+from whisper_ser.inference.reference_output import weight_hashes
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "verify",
-        help="check a model against its known answer",
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="whisper-ser verify",
         description="Check that a model's weights and answer are those that were saved. The code of this package is "
         "run, none that comes with the model.",
     )
     parser.add_argument("model", help="folder, or Hub id")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub id")
-    parser.set_defaults(run=run)
+    return run(parser.parse_args(argv))
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from whisper_ser.audio.decoding import Audio, decode
 from whisper_ser.errors import InferenceError
-from whisper_ser.inference.answering import recognizer_of
-from whisper_ser.inference.decoding import Audio, decode
+from whisper_ser.inference.model import Recognizer, recognizer_of
 from whisper_ser.inference.predict import named
-from whisper_ser.inference.recognizer import Recognizer
 
 LONGEST_SECONDS = 120
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from modeling_whisper_ser.configuration_whisper_ser import FRAMES_PER_SECOND
-from whisper_ser.inference.silence import MARGIN, SMOOTHING, SpeechDetector
+from whisper_ser.audio.voice_activity import MARGIN, SMOOTHING, SpeechDetector
 
 SHORTEST_REST = FRAMES_PER_SECOND
 """Frames (1 s) by which speech must outlast the longest chunk before one is cut off: no chunk is a mere rest."""

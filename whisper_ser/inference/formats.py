@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet
 
-from whisper_ser.csv_cells import harmless
 from whisper_ser.inference.outputs import Failure, Prediction, Span, Timeline, Update
+from whisper_ser.io import harmless
 
 ROW_GROUP = 65536
 """Rows that are written to parquet together."""

@@ -8,7 +8,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from modeling_whisper_ser.encoder_whisper_ser import average_frames, even_chunks
-from whisper_ser.inference.recognizer import Recognizer
+from whisper_ser.inference.model import Recognizer
 
 STRETCH_FRAMES = 3000
 """Mel frames (30 s) computed at a time."""

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from transformers.audio_utils import hertz_to_mel
 
-from whisper_ser.files import replacing
 from whisper_ser.inference.attention import Explanation
 from whisper_ser.inference.formats import shown
 from whisper_ser.inference.outputs import Span, Timeline
+from whisper_ser.io import replacing
 
 PALETTE = (
     "#0072B2",

@@ -9,14 +9,12 @@ from typing import Any, Literal, TypeGuard
 import numpy as np
 import torch
 
-from whisper_ser.audio import SILENCE
+from whisper_ser.audio.decoding import SILENCE, Audio, channel_count, decode
 from whisper_ser.errors import AudioFileError, InferenceError
-from whisper_ser.export.runner import OnnxModel
-from whisper_ser.inference.answering import Answering, answering
-from whisper_ser.inference.decoding import Audio, channel_count, decode
+from whisper_ser.inference.engines.onnx_runtime import OnnxModel
 from whisper_ser.inference.long import recording_vectors
+from whisper_ser.inference.model import Answering, Recognizer, answering
 from whisper_ser.inference.outputs import UNCERTAIN, Failure, Prediction
-from whisper_ser.inference.recognizer import Recognizer
 
 Channels = Literal["mix", "separate"]
 

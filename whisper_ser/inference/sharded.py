@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 from whisper_ser import __version__
 from whisper_ser.errors import InferenceError
-from whisper_ser.files import replacing
-from whisper_ser.inference.answering import Answering, identity
 from whisper_ser.inference.formats import failure_object, json_text, prediction_object
+from whisper_ser.inference.model import Answering, identity
 from whisper_ser.inference.outputs import Failure, Prediction
 from whisper_ser.inference.predict import Channels, predict_each
+from whisper_ser.io import replacing
 
 SHARD_FILES = 1024
 """Files in a shard. A multiple of the clips that `predict_each` reads before it sorts them: their batches, and so the

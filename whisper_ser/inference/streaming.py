@@ -6,13 +6,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from whisper_ser.audio import check_rate, check_samples
+from whisper_ser.audio.decoding import Resampler, check_rate, check_samples
 from whisper_ser.errors import AudioFileError, InferenceError
-from whisper_ser.inference.answering import recognizer_of
 from whisper_ser.inference.chunks import Chunk, Chunker
-from whisper_ser.inference.decoding import Resampler
+from whisper_ser.inference.model import Recognizer, recognizer_of
 from whisper_ser.inference.outputs import Update
-from whisper_ser.inference.recognizer import Recognizer
 from whisper_ser.inference.windows import Piece, WindowPooling
 
 CHUNKS_ENCODED = 8

@@ -7,13 +7,13 @@ from typing import Literal
 import numpy as np
 import torch
 
+from whisper_ser.audio.decoding import Audio, decode
 from whisper_ser.errors import InferenceError
 from whisper_ser.inference.chunks import Chunker
-from whisper_ser.inference.decoding import Audio, decode
 from whisper_ser.inference.long import recording_vectors
+from whisper_ser.inference.model import Recognizer
 from whisper_ser.inference.outputs import Timeline, Update, join_segments
 from whisper_ser.inference.predict import named
-from whisper_ser.inference.recognizer import Recognizer
 from whisper_ser.inference.streaming import encoded, frame_positions, recognizer_for_time
 from whisper_ser.inference.windows import Piece, WindowPooling
 

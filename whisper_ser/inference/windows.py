@@ -10,8 +10,8 @@ import torch
 
 from modeling_whisper_ser.configuration_whisper_ser import FRAMES_PER_SECOND
 from whisper_ser.errors import InferenceError
+from whisper_ser.inference.model import Recognizer
 from whisper_ser.inference.outputs import Span, Update
-from whisper_ser.inference.recognizer import Recognizer
 
 LEAST_SPEECH = 15
 """Frames (0.3 s, or half a shorter window) of speech without which a window is silence."""

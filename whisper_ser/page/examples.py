@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from whisper_ser.corpora.demo import SAMPLE_RATE, SENTENCES, Espeak, planned_utterances
+from whisper_ser.demo.corpus import SAMPLE_RATE, SENTENCES, Espeak, planned_utterances
 from whisper_ser.errors import CorpusError
 
 SPEAKER = "f5"

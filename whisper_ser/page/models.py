@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from whisper_ser.errors import InferenceError
-from whisper_ser.inference.answering import recognizer_of
-from whisper_ser.inference.recognizer import Recognizer
+from whisper_ser.inference.model import Recognizer, recognizer_of
 
 MODEL_VARIABLE = "WHISPER_SER_MODEL"
 """Environment variable that names the models of a Space, separated by commas."""

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from whisper_ser.audio.decoding import decode
 from whisper_ser.errors import AudioFileError
-from whisper_ser.inference.decoding import decode
 
 LARGEST_BYTES = 100 * 2**20
 LONGEST_MINUTES = 30

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas
 
-from whisper_ser.comparison import compare
-from whisper_ser.files import replacing
-from whisper_ser.report.run import METRICS, PREDICTIONS
-from whisper_ser.report.sweep_protocol import cautions, protocol_line, stamp
-from whisper_ser.report.sweep_tables import Row, Table
+from whisper_ser.evaluation.comparison import compare
+from whisper_ser.evaluation.results import METRICS, PREDICTIONS
+from whisper_ser.io import replacing
+from whisper_ser.report.protocol import cautions, protocol_line, stamp
+from whisper_ser.report.tables import Row, Table
 
 TABLE = "variants"
 ABOUT = """In percent. WA, UA, macro F1 and ECE (expected calibration error): mean ± deviation over folds and seeds.

@@ -7,23 +7,21 @@ from typing import Any
 
 import pandas
 
-from whisper_ser.audit import AuditResult
-from whisper_ser.evaluation import confusion_table, summarise_folds, summarise_seeds
-from whisper_ser.files import replacing
-from whisper_ser.folds import Fold
-from whisper_ser.report.calibration import calibration_of_folds, calibration_words, confidence_of, coverage_of
-from whisper_ser.report.figures import draw_confusion_matrix, draw_coverage
-from whisper_ser.report.run import (
-    CONFUSION_MATRIX,
-    COVERAGE,
+from whisper_ser.data.leakage import AuditResult
+from whisper_ser.data.splits import Fold
+from whisper_ser.evaluation.calibration import calibration_of_folds, confidence_of, coverage_of
+from whisper_ser.evaluation.metrics import confusion_table, summarise_folds, summarise_seeds
+from whisper_ser.evaluation.results import (
     METRICS,
     PREDICTIONS,
     between_people,
     check_predictions,
-    closing_remarks,
     read_metrics,
     write_tables,
 )
+from whisper_ser.io import replacing
+from whisper_ser.report.figures import draw_confusion_matrix, draw_coverage
+from whisper_ser.report.run import CONFUSION_MATRIX, COVERAGE, calibration_words, closing_remarks
 
 FIGURES = (("WA", "wa"), ("UA", "ua"), ("F1", "f1"), ("macro F1", "macro_f1"))
 

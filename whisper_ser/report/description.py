@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from whisper_ser.errors import listed
-from whisper_ser.files import replacing
+from whisper_ser.io import replacing
 from whisper_ser.report.figures import draw_durations
 
 DESCRIPTION = "description.json"

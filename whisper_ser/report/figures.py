@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first: th
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.image import AxesImage  # noqa: E402
 
-from whisper_ser.coverage import coverage_curve  # noqa: E402
+from whisper_ser.evaluation.calibration import coverage_curve  # noqa: E402
 
 MARKED = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """Thresholds named on the curve of coverage, where they leave answers out."""

@@ -1,0 +1,483 @@
+"""Publishing against a Hub on this machine: what may leave, what arrives, and what happens when something breaks."""
+
+import json
+import re
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT
+from hub_server import READER, WRITER, Files, Hub
+from huggingface_hub import HfApi, constants
+from safetensors.torch import load_file, save_file
+
+from whisper_ser import cli
+from whisper_ser.commands import push as push_to_hub
+from whisper_ser.errors import PublishError
+from whisper_ser.hub import hub_errors as faults
+from whisper_ser.hub.checks import check
+from whisper_ser.hub.publish import Target, push
+from whisper_ser.hub.space import push_space, stage_space
+from whisper_ser.hub.staging import stage
+from whisper_ser.hub.verify import fetched, verify, verify_published
+from whisper_ser.inference.reference_output import KnownAnswerError, weight_hashes
+
+MODEL = "user/tones"
+LICENCE = '{"license": "CC0-1.0"}'
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path) -> Iterator[Hub]:
+    with Hub() as hub:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setenv("HF_TOKEN", WRITER)
+        yield hub
+
+
+@pytest.fixture
+def naps(monkeypatch) -> list[float]:
+    """Seconds that the client wanted to wait between its own attempts."""
+    slept: list[float] = []
+    impatient = SimpleNamespace(**{**vars(time), "sleep": slept.append})
+    monkeypatch.setattr("huggingface_hub.utils._http.time", impatient)
+    monkeypatch.setattr("huggingface_hub.file_download.time", impatient)
+    return slept
+
+
+@pytest.fixture(scope="module")
+def about(tmp_path_factory) -> str:
+    file = tmp_path_factory.mktemp("about") / "about.json"
+    file.write_text(LICENCE)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def staged(trained, about, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("staged") / "model"
+    stage(trained / "model", folder, MODEL, about_corpus=about)
+    return folder
+
+
+def content(folder: Path) -> Files:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def on_hub(hub: Hub, revision: str = "main") -> Files | None:
+    """Returns what the Hub shows of the model, without the file that every repository has."""
+    files = hub.files(MODEL, revision)
+    return None if files is None else {name: c for name, c in files.items() if name != ".gitattributes"}
+
+
+def api(hub: Hub) -> HfApi:
+    return HfApi(endpoint=hub.url)
+
+
+def message_of(hub: Hub, folder: Path, target: Target) -> str:
+    with pytest.raises(PublishError) as raised:
+        push(api(hub), folder, target, "a model")
+    message = str(raised.value)
+    assert WRITER not in message and READER not in message
+    return message
+
+
+# What arrives
+
+
+def test_all_files_arrive_in_one_commit(hub, staged):
+    published = push(api(hub), staged, Target(MODEL, private=True), "a model")
+    assert on_hub(hub) == content(staged)
+    repository = hub.repositories["model", MODEL]
+    assert repository.private and len(repository.commits) == 2 and repository.refs["main"] == published.commit
+    assert published.url == f"{hub.url}/{MODEL}"
+    assert sum("commit/main" in request for request in hub.requests) == 1
+
+
+def test_pushed_again_unchanged_nothing_happens(hub, staged):
+    first = push(api(hub), staged, Target(MODEL), "a model")
+    assert push(api(hub), staged, Target(MODEL), "a model").commit == first.commit
+
+
+def test_an_earlier_model_is_replaced_with_no_weights_left_behind(hub, staged):
+    old = {"config.json": b'{"model_type": "whisper_ser"}', "model-00001-of-00002.safetensors": b"x", "notes.md": b"y"}
+    hub.add(MODEL, old)
+    push(api(hub), staged, Target(MODEL), "a model")
+    assert on_hub(hub) == {**content(staged), "notes.md": b"y"}
+
+
+def test_a_branch_is_made_and_main_stays(hub, staged):
+    hub.add(MODEL, {"config.json": b'{"model_type": "whisper_ser"}'})
+    published = push(api(hub), staged, Target(MODEL, revision="v2"), "a model")
+    assert on_hub(hub, "v2") == content(staged) and set(on_hub(hub) or {}) == {"config.json"}
+    assert published.url == f"{hub.url}/{MODEL}/tree/v2"
+
+
+def test_a_pull_request_leaves_main_as_it_is(hub, staged):
+    hub.add("other/tones", {"config.json": b'{"model_type": "whisper_ser"}'})
+    assert "may not write to other/tones" in message_of(hub, staged, Target("other/tones"))
+    published = push(api(hub), staged, Target("other/tones", create_pr=True), "a model")
+    assert published.url == f"{hub.url}/other/tones/discussions/1"
+    assert content(staged).items() <= hub.files("other/tones", "refs/pr/1").items()
+    assert set(hub.files("other/tones")) == {".gitattributes", "config.json"}
+
+
+def test_what_was_published_is_verified_by_name_and_revision(hub, staged, capsys):
+    published = push(api(hub), staged, Target(MODEL, revision="v1"), "a model")
+    assert verify(fetched(MODEL, published.commit)) < 1e-5
+    assert cli.main(["verify", MODEL, "--revision", "v1"]) == 0
+    assert cli.main(["verify", MODEL, "--revision", "v2"]) == 1
+    assert "no such revision" in capsys.readouterr().err
+    assert cli.main(["verify", "user/absent"]) == 1
+    assert "no such repository" in capsys.readouterr().err
+
+
+def test_a_space_is_pushed_with_what_it_needs(hub, tmp_path):
+    (tmp_path / "app.py").write_text("print('hello')")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    stage_space(tmp_path / "space", tmp_path / "app.py", MODEL)
+    published = push_space(api(hub), tmp_path / "space", MODEL, private=False)
+    files = hub.files(MODEL, repo_type="space")
+    assert published.url == f"{hub.url}/spaces/{MODEL}"
+    assert files["app.py"] == b"print('hello')" and b"transformers>=" in files["requirements.txt"]
+    assert b"espeakng-loader==" in files["requirements.txt"]
+    readme = files["README.md"].decode()
+    assert "models:\n- user/tones\n" in readme and "do not use it to judge people" in readme
+    # The versions that are tried here; the Hub's own Python would be too old.
+    tried = (
+        f"sdk: gradio\nsdk_version: {version('gradio')}\npython_version: '{sys.version_info[0]}.{sys.version_info[1]}'"
+    )
+    assert tried in readme
+    assert {"whisper_ser/__init__.py", "modeling_whisper_ser/__init__.py"} <= set(files)
+    assert hub.repositories["space", MODEL].variables == {"WHISPER_SER_MODEL": MODEL}
+    assert push_space(api(hub), tmp_path / "space", MODEL, private=False).commit == published.commit
+    with pytest.raises(PublishError, match=r"There is no \S+absent.py"):
+        stage_space(tmp_path / "again", tmp_path / "absent.py", MODEL)
+
+
+def test_a_space_is_not_made_where_its_page_cannot_be_tried(tmp_path, monkeypatch):
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", absent)
+    with pytest.raises(PublishError, match="gradio, which is not installed"):
+        stage_space(tmp_path / "space", ROOT / "app.py", MODEL)
+
+
+# What breaks: each has its message, the Hub is never half written, and a retry succeeds
+
+BREAKS = {
+    "token refused": ("whoami", {"status": 401}, "does not accept the token.*hf auth login"),
+    "token revoked meanwhile": ("commit/main", {"status": 401}, "does not accept the token"),
+    "no permission": ("commit/main", {"status": 403}, "may not write to user/tones.*--create_pr"),
+    "gone": ("commit/main", {"status": 404}, "no such repository"),
+    "conflict": ("commit/main", {"status": 409}, "changed by somebody else"),
+    "moved on": ("commit/main", {"status": 412}, "changed by somebody else"),
+    "too many requests": ("commit/main", {"status": 429, "headers": {"Retry-After": "7"}}, "command again in 7 s"),
+    "anything else": ("commit/main", {"status": 413}, r"refuses this \(413\): injected Bearer hf_\*\*\*"),
+    "server error": ("commit/main", {"status": 500}, r"error of its own \(500\)"),
+    "server error at the weights": ("PUT /lfs", {"status": 500}, r"error of its own \(500\)"),
+    "dies between upload and commit": ("commit/main", {"die": True}, "cannot be reached, or broke off"),
+    "dies during the upload": ("PUT /lfs", {"die": True}, "cannot be reached, or broke off"),
+    "too slow": ("preupload", {"seconds": 0.6}, "did not answer in time"),
+}
+OLD = {"config.json": b'{"model_type": "whisper_ser"}'}
+
+
+@pytest.mark.parametrize("there_before", [False, True], ids=["new", "existing"])
+@pytest.mark.parametrize("fault", BREAKS)
+def test_a_fault_has_its_message_and_leaves_the_hub_whole_and_a_retry_succeeds(
+    hub, staged, naps, monkeypatch, fault, there_before
+):
+    if there_before:
+        hub.add(MODEL, OLD)
+    pattern, what, expected = BREAKS[fault]
+    hub.inject(pattern, **what)
+    monkeypatch.setattr(faults, "TIMEOUT_SECONDS", 0.1 if fault == "too slow" else 30.0)
+    message = message_of(hub, staged, Target(MODEL))
+    assert re.search(expected, message), message
+    died = "die" in what
+    # What was made for the push is removed again, unless nobody is there to do it.
+    assert on_hub(hub) == (OLD if there_before else {} if died else None)
+    assert ("still there" in message) == (died and not there_before)
+    assert "un the same command again" in message or fault == "token refused"
+    assert ("as it was before" in message) == (not died and fault != "token refused")
+    hub.revive()
+    monkeypatch.setattr(faults, "TIMEOUT_SECONDS", 30.0)
+    push(api(hub), staged, Target(MODEL), "a model")
+    assert on_hub(hub) == content(staged)
+
+
+def test_an_answer_that_was_lost_is_told_and_the_retry_finds_the_commit(hub, staged):
+    hub.inject("commit/main", lose=True)
+    message = message_of(hub, staged, Target(MODEL))
+    commit = hub.repositories["model", MODEL].refs["main"]
+    assert f"new commit all the same ({commit})" in message
+    assert push(api(hub), staged, Target(MODEL), "a model").commit == commit
+    assert on_hub(hub) == content(staged)
+
+
+def test_passing_faults_are_waited_out(hub, staged, naps):
+    hub.inject("preupload", times=1, status=429, headers={"Retry-After": "7"})
+    hub.inject("PUT /lfs", times=2, status=500)
+    hub.inject("PUT /lfs", times=1, seconds=0.2)
+    push(api(hub), staged, Target(MODEL), "a model")
+    assert on_hub(hub) == content(staged)
+    assert any(7 <= nap <= 8 for nap in naps) and len(naps) == 3
+
+
+def test_a_failed_push_to_a_new_branch_takes_the_branch_back(hub, staged):
+    hub.add(MODEL, OLD)
+    hub.inject("commit/v2", status=500)
+    assert "as it was before" in message_of(hub, staged, Target(MODEL, revision="v2"))
+    assert set(hub.repositories["model", MODEL].refs) == {"main"}
+
+
+def test_a_push_that_is_interrupted_says_how_to_go_on(hub, staged, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    client = api(hub)
+    monkeypatch.setattr(client, "create_commit", interrupt)
+    with pytest.raises(PublishError, match="Interrupted. The Hub is as it was before. Run the same command again"):
+        push(client, staged, Target(MODEL), "a model")
+    assert on_hub(hub) is None
+
+
+def test_a_branch_that_moves_meanwhile_is_not_overwritten(hub, staged):
+    repository = hub.add(MODEL, OLD)
+    client = api(hub)
+    create = client.create_commit
+
+    def after_somebody_else(*arguments, **options):
+        repository.commit("main", {".gitattributes": b"", **OLD, "theirs.md": b""})
+        return create(*arguments, **options)
+
+    client.create_commit = after_somebody_else
+    with pytest.raises(PublishError, match="changed by somebody else.*has a new commit"):
+        push(client, staged, Target(MODEL), "a model")
+    assert set(on_hub(hub) or {}) == {"config.json", "theirs.md"}
+
+
+def test_no_network_no_token_and_offline_are_told_apart(hub, staged, monkeypatch):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        nowhere = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(PublishError, match=f"{nowhere} cannot be reached"):
+            push(HfApi(endpoint=nowhere), staged, Target(MODEL), "a model")
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(PublishError, match="There is no token.*hf auth login"):
+        push(api(hub), staged, Target(MODEL), "a model")
+    monkeypatch.setenv("HF_TOKEN", READER)
+    assert "may not write to" in message_of(hub, staged, Target(MODEL))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(PublishError, match="HF_HUB_OFFLINE forbids"):
+        push(api(hub), staged, Target(MODEL), "a model")
+    assert on_hub(hub) is None
+
+
+def test_what_is_somebody_elses_is_left_alone(hub, staged):
+    hub.add(MODEL, {"config.json": b'{"model_type": "bert"}', "vocab.txt": b""})
+    assert "holds something else (config.json, vocab.txt)" in message_of(hub, staged, Target(MODEL))
+    hub.add(MODEL, {"data.csv": b""})
+    assert "holds something else (data.csv)" in message_of(hub, staged, Target(MODEL))
+    hub.add(MODEL, OLD)
+    assert "exists and is public" in message_of(hub, staged, Target(MODEL, private=True))
+    assert set(on_hub(hub) or {}) == {"config.json"}
+
+
+def test_a_download_that_breaks_off_says_that_the_upload_is_whole(hub, staged, naps):
+    published = push(api(hub), staged, Target(MODEL), "a model")
+    hub.inject("GET .*model.safetensors", truncate=True)
+    with pytest.raises(PublishError, match="uploaded whole(?s:.*)whisper-ser verify user/tones --revision") as raised:
+        verify_published(api(hub), MODEL, published, staged)
+    assert published.commit in str(raised.value)
+    assert on_hub(hub) == content(staged)
+    with pytest.raises(PublishError):
+        fetched(MODEL)
+    hub.revive()
+    assert verify(fetched(MODEL)) < 1e-5
+
+
+def test_a_slow_download_that_breaks_off_once_is_taken_up_by_the_client(hub, staged):
+    push(api(hub), staged, Target(MODEL), "a model")
+    hub.inject("GET .*model.safetensors", times=1, truncate=True, seconds=0.1)
+    assert verify(fetched(MODEL)) < 1e-5
+
+
+def test_what_is_not_what_was_sent_is_found(hub, staged):
+    published = push(api(hub), staged, Target(MODEL), "a model")
+    files = hub.files(MODEL) or {}
+    weights = bytearray(files["model.safetensors"])
+    weights[-1] ^= 1
+    files["model.safetensors"] = bytes(weights)
+    with pytest.raises(PublishError, match="not what was sent"):
+        verify_published(api(hub), MODEL, published, staged)
+
+
+# What may leave the machine
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["optimizer.pt", "training_args.bin", "scaler.pkl", "trainer_state.json", "predictions.parquet", "a.wav", "x.npz"],
+)
+def test_what_is_no_part_of_a_model_never_leaves(trained, tmp_path, name):
+    model = Path(shutil.copytree(trained, tmp_path / "run")) / "model"
+    (model / name).write_bytes(b"x")
+    with pytest.raises(PublishError, match=f"would be published with it: {re.escape(name)}"):
+        stage(model, tmp_path / "staged", MODEL)
+
+
+def test_folders_and_links_never_leave(trained, tmp_path):
+    model = Path(shutil.copytree(trained, tmp_path / "run")) / "model"
+    (model / "checkpoint-5").mkdir()
+    (model / "more_whisper_ser.py").symlink_to(model / "config.json")
+    with pytest.raises(PublishError, match="checkpoint-5, more_whisper_ser.py"):
+        stage(model, tmp_path / "staged", MODEL)
+    with pytest.raises(PublishError, match="holds no model"):
+        stage(tmp_path, tmp_path / "staged", MODEL)
+
+
+@pytest.fixture
+def checked(trained, about, tmp_path, monkeypatch) -> tuple[Path, dict]:
+    """A staged model that may be spoilt, and its metrics; the clean process answers as the model does."""
+    folder = tmp_path / "staged"
+    metrics = stage(trained / "model", folder, MODEL, about_corpus=about)
+    monkeypatch.setattr(
+        "whisper_ser.hub.checks.strangers_answer",
+        lambda model, audio: json.loads((folder / "known_answer.json").read_text())["probabilities"],
+    )
+    return folder, metrics
+
+
+def spoil(file: Path, **fields: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+def test_a_whole_model_passes(checked):
+    check(*checked)
+
+
+@pytest.mark.parametrize("label", ["LABEL_1", "1", " ", "class 1"])
+def test_labels_must_be_names(checked, label):
+    folder, metrics = checked
+    spoil(folder / "config.json", id2label={"0": "calm", "1": label}, label2id={"calm": 0, label: 1})
+    with pytest.raises(PublishError, match="no names of emotions"):
+        check(folder, {**metrics, "labels": ["calm", label]})
+
+
+def test_metrics_must_be_of_the_model(checked):
+    folder, metrics = checked
+    with pytest.raises(PublishError, match="metrics are of a model with the labels excited, calm"):
+        check(folder, {**metrics, "labels": ["excited", "calm"]})
+
+
+@pytest.mark.parametrize(
+    "lost", ["license: apache-2.0\n", "language:\n- de\n", "## Limits\n", "### By gender and speaker\n"]
+)
+def test_a_card_that_lacks_something_is_named(checked, lost):
+    folder, metrics = checked
+    text = (folder / "README.md").read_text()
+    assert lost in text
+    (folder / "README.md").write_text(text.replace(lost, ""))
+    with pytest.raises(PublishError, match=f"not complete: it lacks {lost.split(':')[0].strip()}"):
+        check(folder, metrics)
+
+
+def test_the_licence_of_the_data_has_to_be_known(trained, tmp_path):
+    metrics = stage(trained / "model", tmp_path / "staged", MODEL)
+    with pytest.raises(PublishError, match="licence of the corpus. Tell by --about_corpus"):
+        check(tmp_path / "staged", metrics)
+
+
+def test_no_token_leaves(checked, monkeypatch):
+    folder, metrics = checked
+    spoil(folder / "recipe.json", hub_token="hf_abcdefghijklmnopqrstuvwxyz")
+    with pytest.raises(PublishError, match="recipe.json holds a token") as raised:
+        check(folder, metrics)
+    assert "hf_abc" not in str(raised.value)
+
+
+def test_tensors_that_are_not_the_models_are_found(checked):
+    folder, metrics = checked
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, "exp_avg": torch.zeros(3)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(KnownAnswerError, match="model.safetensors"):
+        check(folder, metrics)
+    spoil(folder / "known_answer.json", sha256=weight_hashes(folder))
+    with pytest.raises(PublishError, match="not the model's: exp_avg"):
+        check(folder, metrics)
+
+
+def test_code_that_a_stranger_cannot_run_is_found(trained, about, tmp_path):
+    metrics = stage(trained / "model", tmp_path / "staged", MODEL, about_corpus=about)
+    code = tmp_path / "staged" / "pooling_whisper_ser.py"
+    code.write_text("import whisper_ser\n" + code.read_text())
+    with pytest.raises(PublishError, match="does not load as remote code in a clean process.*whisper_ser"):
+        check(tmp_path / "staged", metrics)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--repo_id", "name"], "user/name"),
+        (["--repo_id", "a b/c"], "--repo_id a b/c"),
+        (["--repo_id", MODEL, "--create_pr", "--revision", "v2"], "leave --revision out"),
+        (["--repo_id", MODEL, "--create_pr", "--space"], "pull request is merged"),
+    ],
+)
+def test_arguments_that_cannot_work_are_named(arguments, message):
+    with pytest.raises(PublishError, match=message):
+        push_to_hub.main(["outputs/x/model", *arguments])
+
+
+@pytest.fixture
+def trusting(monkeypatch) -> None:
+    """Clean processes answer at once; the whole way through real ones is in test_push_to_hub.py."""
+
+    def known(model, audio, revision=None, cache=None):
+        folder = Path(model) if Path(model).is_dir() else next(Path(cache).glob("models--*/snapshots/*"))
+        return json.loads((folder / "known_answer.json").read_text())["probabilities"]
+
+    for user in ("checks", "verify"):
+        monkeypatch.setattr(f"whisper_ser.publishing.{user}.strangers_answer", known)
+
+
+def test_a_dry_run_checks_everything_sends_nothing_and_writes_the_card(
+    hub, trained, about, trusting, tmp_path, capsys
+):
+    card = tmp_path / "cards" / "tones.md"
+    own = [str(trained / "model"), "--repo_id", MODEL, "--about_corpus", about]
+    push_to_hub.main([*own, "--dry_run", "--card", str(card)])
+    assert "nothing was sent" in capsys.readouterr().out and not hub.requests
+    push_to_hub.main(own)
+    assert (on_hub(hub) or {})["README.md"] == card.read_bytes()
+
+
+def test_the_door_says_where_it_is_and_how_to_use_it(hub, trained, about, trusting, capsys, monkeypatch, tmp_path):
+    own = [str(trained / "model"), "--repo_id", MODEL, "--about_corpus", about]
+    push_to_hub.main([*own, "--revision", "v1"])
+    lines = capsys.readouterr().out.splitlines()
+    commit = hub.repositories["model", MODEL].refs["v1"]
+    url = f"{hub.url}/{MODEL}/tree/v1"
+    assert lines[0].startswith(f"Uploaded: {url} (commit {commit}).") and lines[1] == f"Checked: {url}"
+    assert lines[3:6] == [
+        "from transformers import pipeline",
+        'classifier = pipeline("audio-classification", model="user/tones", revision="v1", trust_remote_code=True)',
+        "print(classifier(audio))  # mono, 16,000 Hz",
+    ]
+    monkeypatch.setattr(push_to_hub, "APP", tmp_path / "absent.py")
+    with pytest.raises(PublishError, match="which --space would push"):
+        push_to_hub.main([*own, "--space"])

@@ -1,0 +1,226 @@
+"""run_train.py --protocol: every fold trained and tested, nothing done twice, nothing leaked unseen."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from conftest import save_small_model, write_corpus
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+
+from whisper_ser.commands import train as run_train
+from whisper_ser.data.leakage import LeakError
+from whisper_ser.errors import CheckpointError, RecipeError
+from whisper_ser.training import runs as cells
+from whisper_ser.training.models import build_model
+from whisper_ser.training.trainer import BestEpoch
+
+
+def flags(corpus: Path, checkpoint: Path, output: Path, *more: str) -> list[str]:
+    own = ["--data_dir", str(corpus), "--encoder", str(checkpoint), "--output_dir", str(output), "--jobs", "1"]
+    return [*own, "--protocol", "loso", "--num_train_epochs", "2", "--layer_index", "2", *more]
+
+
+@pytest.fixture(scope="module")
+def run(corpus, small_checkpoint, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("cross-validation") / "run"
+    run_train.main(flags(corpus, small_checkpoint, output))
+    return output
+
+
+def metrics_of(run: Path) -> dict:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def test_every_utterance_tests_once_where_its_speaker_did_not_train(run, corpus):
+    predictions = pandas.read_parquet(run / "predictions.parquet")
+    assert len(predictions) == 36 and predictions["path"].is_unique and set(predictions["part"]) == {"test"}
+    assert (predictions["fold"] == predictions["speaker"]).all()
+    for fold in metrics_of(run)["folds"]:
+        assert fold["test_speakers"] == [fold["name"]] and fold["name"] not in fold["train_speakers"]
+        assert len(fold["train_speakers"]) == 5
+
+
+def test_the_figures_are_scikit_learns_over_the_folds(run):
+    predictions, test = pandas.read_parquet(run / "predictions.parquet"), metrics_of(run)["test"]
+    truth, said = predictions["emotion"], predictions["predicted"]
+    by_fold = [
+        (
+            accuracy_score(rows["emotion"], rows["predicted"]),
+            balanced_accuracy_score(rows["emotion"], rows["predicted"]),
+            f1_score(rows["emotion"], rows["predicted"], average="weighted"),
+        )
+        for _, rows in predictions.groupby("fold")
+    ]
+    for name, values in zip(("wa", "ua", "f1"), np.array(by_fold).T, strict=True):
+        assert test[name] == pytest.approx({"mean": values.mean(), "std": values.std()})
+    assert test["pooled"]["wa"] == pytest.approx(accuracy_score(truth, said))
+    assert test["pooled"]["ua"] == pytest.approx(balanced_accuracy_score(truth, said))
+    interval = metrics_of(run)["intervals"]["ua"]
+    assert interval["low"] <= interval["value"] <= interval["high"]
+
+
+def test_a_fold_alone_gives_what_it_gives_among_the_others(run, corpus, small_checkpoint, tmp_path):
+    alone = ["--protocol", "split", "--test_speakers", "02"]
+    run_train.main([*flags(corpus, small_checkpoint, tmp_path / "alone"), *alone])
+    ours = pandas.read_parquet(tmp_path / "alone" / "predictions.parquet").set_index("path")["probability_calm"]
+    theirs = pandas.read_parquet(run / "predictions.parquet").set_index("path")["probability_calm"]
+    assert len(ours) == 6 and np.allclose(ours, theirs[ours.index], atol=1e-5)
+
+
+def test_an_interrupted_cross_validation_goes_on_and_ends_alike(run, corpus, small_checkpoint, tmp_path, monkeypatch):
+    output, done = tmp_path / "run", []
+    write_fold = cells.write_fold
+
+    def die_in_the_fourth(folder, *arguments):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(folder)
+        return write_fold(folder, *arguments)
+
+    monkeypatch.setattr(cells, "write_fold", die_in_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        run_train.main(flags(corpus, small_checkpoint, output))
+    assert not (output / "metrics.json").exists()
+    with pytest.raises(CheckpointError, match="layer_index was 2, is now 1"):
+        run_train.main(flags(corpus, small_checkpoint, output, "--layer_index", "1"))
+    again = []
+    monkeypatch.setattr(cells, "write_fold", lambda *a: again.append(a[0]) or write_fold(*a))
+    run_train.main(flags(corpus, small_checkpoint, output))
+    assert len(again) == 3 and not {*again} & {*done}
+    ours, theirs = (pandas.read_parquet(folder / "predictions.parquet") for folder in (output, run))
+    pandas.testing.assert_frame_equal(ours, theirs, rtol=1e-4)
+    assert metrics_of(output)["test"]["ua"] == metrics_of(run)["test"]["ua"]
+
+
+def test_a_complete_run_is_replaced(run, corpus, small_checkpoint, tmp_path):
+    output = tmp_path / "run"
+    shutil.copytree(run, output)
+    run_train.main(flags(corpus, small_checkpoint, output, "--protocol", "speaker_groups", "--num_groups", "2"))
+    assert [fold["name"] for fold in metrics_of(output)["folds"]] == ["1", "2"]
+    assert len([path for path in (output / "folds").iterdir() if path.is_dir()]) == 2
+
+
+def test_validation_selection_holds_speakers_of_the_training_part_out(corpus, small_checkpoint, tmp_path):
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", "--selection", "validation"))
+    for fold in metrics_of(tmp_path / "run")["folds"]:
+        parts = [set(fold[f"{part}_speakers"]) for part in ("train", "validation", "test")]
+        assert [len(part) for part in parts] == [4, 1, 1] and not set.intersection(*parts)
+    assert not list((tmp_path / "run" / "folds").glob("*/checkpoints"))
+
+
+def test_the_same_recording_under_another_name_is_a_leak_until_allowed(small_checkpoint, tmp_path, capsys):
+    corpus = write_corpus(tmp_path / "corpus", speakers=3)
+    shutil.copy(corpus / "00_calm_0.wav", corpus / "02_calm_0.wav")
+    with pytest.raises(LeakError, match="02_calm_0.wav"):
+        run_train.main(flags(corpus, small_checkpoint, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", "--allow_leaks", "audio"))
+    assert "Leak allowed: audio" in capsys.readouterr().out
+    metrics = metrics_of(tmp_path / "run")
+    assert metrics["audit"]["leaks"] and "Leak allowed: audio" in metrics["warnings"][0]
+
+
+def test_the_summary_names_every_fold_and_the_interval(corpus, small_checkpoint, tmp_path, capsys):
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", "--protocol", "speaker_groups"))
+    lines = capsys.readouterr().out.splitlines()
+    starts = [line.split("  ")[0] for line in lines]
+    for start in ("fold", "1", "5", "mean", "std", "pooled", "95 % over speakers"):
+        assert start in starts
+
+
+def test_named_speakers_and_a_protocol_contradict_each_other(corpus, small_checkpoint, tmp_path):
+    with pytest.raises(RecipeError, match="--protocol loso decides"):
+        run_train.main(flags(corpus, small_checkpoint, tmp_path, "--test_speakers", "01"))
+
+
+def test_the_best_epoch_is_given_back():
+    model = torch.nn.Linear(1, 1)
+    best = BestEpoch("validation_ua")
+    for value in (0.4, 0.9, 0.9, 0.1):
+        torch.nn.init.constant_(model.weight, value if value < 0.9 or not best.weights else value + best.highest)
+        best.on_evaluate(None, None, None, model=model, metrics={"eval_validation_ua": value})
+        best.on_evaluate(None, None, None, model=model, metrics={"eval_test_ua": 1.0})
+    best.restore(model)
+    assert best.highest == 0.9 and model.weight.item() == pytest.approx(0.9 + 0.4), "the first of equals"
+
+
+def test_several_seeds_are_several_trainings_of_the_same_folds(run, corpus, small_checkpoint, tmp_path):
+    output = tmp_path / "run"
+    run_train.main(flags(corpus, small_checkpoint, output, "--seeds", "42", "7"))
+    predictions, metrics = pandas.read_parquet(output / "predictions.parquet"), metrics_of(output)
+    first = predictions[predictions["seed"] == 42].reset_index(drop=True)
+    # 42 is the usual seed.
+    pandas.testing.assert_frame_equal(first, pandas.read_parquet(run / "predictions.parquet"), rtol=1e-4)
+    assert len(predictions) == 72 and not np.allclose(
+        first["probability_calm"], predictions[predictions["seed"] == 7]["probability_calm"]
+    )
+    means = [
+        np.mean([balanced_accuracy_score(f["emotion"], f["predicted"]) for _, f in of_seed.groupby("fold")])
+        for _, of_seed in predictions.groupby("seed")
+    ]
+    assert metrics["seeds"]["ua"] == pytest.approx({"mean": np.mean(means), "std": np.std(means)})
+    assert metrics["protocol"]["seeds"] == [42, 7] and len(metrics["folds"]) == 12
+
+
+def test_one_model_has_one_seed(corpus, small_checkpoint, tmp_path):
+    with pytest.raises(RecipeError, match="one model has one seed"):
+        run_train.main(flags(corpus, small_checkpoint, tmp_path, "--protocol", "split", "--seeds", "1", "2"))
+
+
+def test_the_epoch_that_flatters_is_chosen_on_the_test_part_and_named(corpus, small_checkpoint, tmp_path):
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", "--selection", "test_best"))
+    assert metrics_of(tmp_path / "run")["protocol"]["selection"] == "test_best"
+    for folder in (tmp_path / "run" / "folds").iterdir():
+        if folder.is_dir():
+            fold = metrics_of(folder)
+            assert fold["test"]["wa"] == max(epoch["test"]["wa"] for epoch in fold["history"])
+
+
+def test_every_fold_trains_the_saved_model_on(run, corpus, small_checkpoint, tmp_path):
+    saved = save_small_model(small_checkpoint, tmp_path / "saved")
+    own = ["--data_dir", str(corpus), "--model_name_or_path", str(saved), "--output_dir", str(tmp_path / "run")]
+    own += ["--protocol", "speaker_groups", "--num_groups", "2", "--num_train_epochs", "1", "--jobs", "1"]
+    built = []
+
+    def spy(arguments, labels):
+        built.append(build_model(arguments, labels))
+        return built[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cells, "build_model", spy)
+        run_train.main(own)
+    start = load_file(saved / "model.safetensors")
+    assert len(built) == 2
+    for model, _ in built:
+        trained = model.state_dict()
+        # One epoch away from the saved projector and as standardised as it; new weights would be anywhere.
+        moved = (trained["whisper_ser.projector.weight"] - start["whisper_ser.projector.weight"]).abs().max()
+        assert 0 < moved < 0.02
+        for name in ("mean", "deviation"):
+            key = f"whisper_ser.standardisation.{name}"
+            assert torch.equal(trained[key], start[key])
+
+
+def test_every_fold_trains_the_encoder_layers_that_are_asked_for(corpus, small_checkpoint, tmp_path, monkeypatch):
+    kept, write = [], cells.write_fold
+
+    def spy(folder, training, *more):
+        kept.append(training.model.state_dict())
+        return write(folder, training, *more)
+
+    monkeypatch.setattr(cells, "write_fold", spy)
+    more = ["--protocol", "speaker_groups", "--num_groups", "2", "--unfreeze_last_n", "1", "--num_train_epochs", "1"]
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", *more))
+    stock = load_file(small_checkpoint / "model.safetensors")
+    assert len(kept) == 2
+    for trained in kept:
+        same = [
+            torch.equal(trained[f"whisper_ser.encoder.layers.{n}.fc1.weight"], stock[f"encoder.layers.{n}.fc1.weight"])
+            for n in (0, 1)
+        ]
+        assert same == [True, False]

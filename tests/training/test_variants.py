@@ -1,0 +1,185 @@
+"""Variants of a recipe: the same folds and seeds for each, one table at the end, nothing trained twice."""
+
+import json
+from pathlib import Path
+
+import pandas
+import pytest
+from conftest import ROOT
+
+from whisper_ser.commands import train as run_train
+from whisper_ser.errors import CheckpointError, RecipeError
+from whisper_ser.evaluation.comparison import compare
+from whisper_ser.training import runs as cells
+from whisper_ser.training.ablation import variants_of
+from whisper_ser.training.recipe import recipe
+from whisper_ser.training.settings import parse_arguments
+
+BASE = {
+    "protocol": "speaker_groups",
+    "num_groups": 2,
+    "layer_index": 2,
+    "num_train_epochs": 1,
+    "input_dropout": 0.3,
+    "seeds": [0, 1],
+    "jobs": 1,
+}
+VARIANTS = {
+    "ours": {},
+    "no dropout": {"input_dropout": 0},
+    "layer 3, noise": {"layer_index": None, "layer_indices": [2, 3], "layer_mixing": "concat", "augment": ["gain"]},
+}
+
+
+def write_recipe(folder: Path, corpus: Path, checkpoint: Path, **settings) -> list[str]:
+    places = {"data_dir": str(corpus), "encoder": str(checkpoint), "output_dir": str(folder / "run")}
+    path = folder / "recipe.json"
+    own = {**BASE, **places, "feature_dir": str(folder / "features"), "variants": VARIANTS, **settings}
+    path.write_text(json.dumps(own))
+    return [str(path)]
+
+
+@pytest.fixture(scope="module")
+def run(corpus, small_checkpoint, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("variants")
+    run_train.main(write_recipe(folder, corpus, small_checkpoint))
+    return folder / "run"
+
+
+def test_each_variant_is_the_cross_validation_that_its_settings_give_alone(run, corpus, small_checkpoint, tmp_path):
+    alone = {**BASE, "input_dropout": 0, "data_dir": str(corpus), "encoder": str(small_checkpoint)}
+    (tmp_path / "recipe.json").write_text(json.dumps({**alone, "output_dir": str(tmp_path / "alone")}))
+    run_train.main([str(tmp_path / "recipe.json"), "--feature_dir", str(run.parent / "features")])
+    theirs = pandas.read_parquet(tmp_path / "alone" / "predictions.parquet")
+    ours = pandas.read_parquet(run / "variants" / "no_dropout" / "predictions.parquet")
+    pandas.testing.assert_frame_equal(ours, theirs)
+    assert json.loads((run / "variants" / "no_dropout" / "recipe.json").read_text())["input_dropout"] == 0
+
+
+def test_the_table_says_what_the_runs_say(run):
+    table = pandas.read_csv(run / "variants.csv")
+    assert list(table["variant"]) == [*VARIANTS] and set(table["seeds"]) == {2} and set(table["folds"]) == {2}
+    folders = [run / "variants" / name for name in ("ours", "no_dropout", "layer_3__noise")]
+    predictions = [pandas.read_parquet(folder / "predictions.parquet") for folder in folders]
+    for row, folder, own in zip(table.to_dict("records"), folders, predictions, strict=True):
+        metrics = json.loads((folder / "metrics.json").read_text())
+        for key in ("wa", "ua", "macro_f1", "ece"):
+            assert row[key] == pytest.approx(100 * metrics["test"][key]["mean"], abs=1e-3)
+        assert row["ua_low"] == pytest.approx(100 * metrics["intervals"]["ua"]["low"], abs=1e-3)
+        paired = compare(predictions[0], own)["metrics"]["ua"]
+        for key, name in (
+            ("difference", "ua_difference"),
+            ("low", "ua_difference_low"),
+            ("high", "ua_difference_high"),
+        ):
+            assert row[name] == pytest.approx(100 * paired[key], abs=1e-3)
+    assert table.loc[0, "ua_difference"] == 0
+    page = (run / "variants.md").read_text()
+    assert page.count("\n| ") == 2 + len(VARIANTS) and "| no dropout | " in page
+
+
+def test_an_interrupted_ablation_goes_on_and_takes_new_variants(
+    run, corpus, small_checkpoint, tmp_path, monkeypatch, capsys
+):
+    done, write_fold = [], cells.write_fold
+
+    def die_in_the_sixth(folder, *arguments):
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(folder)
+        return write_fold(folder, *arguments)
+
+    own = write_recipe(tmp_path, corpus, small_checkpoint)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cells, "write_fold", die_in_the_sixth)
+        run_train.main(own)
+    assert not (tmp_path / "run" / "variants.csv").exists()
+    again: list[Path] = []
+    monkeypatch.setattr(cells, "write_fold", lambda *a: again.append(a[0]) or write_fold(*a))
+    run_train.main(own)
+    assert len(again) == 7 and not {*again} & {*done}
+    columns = ["variant", "wa", "ua", "ece", "ua_difference", "p"]
+    pandas.testing.assert_frame_equal(
+        *(pandas.read_csv(folder / "variants.csv")[columns] for folder in (run, tmp_path / "run"))
+    )
+    again.clear()
+    capsys.readouterr()
+    own = write_recipe(tmp_path, corpus, small_checkpoint, variants={**VARIANTS, "mixup": {"mixup": 0.4}})
+    run_train.main(own)
+    assert len(again) == 4 and {folder.parts[-4] for folder in again} == {"mixup"}
+    assert capsys.readouterr().out.startswith("4 trainings, 1 at a time")
+    with pytest.raises(CheckpointError, match="mixup was 0.4, is now 0.5"):
+        run_train.main(write_recipe(tmp_path, corpus, small_checkpoint, variants={"mixup": {"mixup": 0.5}}))
+
+
+def test_the_estimate_counts_what_each_variant_encodes(corpus, small_checkpoint, tmp_path, capsys):
+    own = {"plain": {}, "chunks": {"chunk_seconds": 1.0}, "loud": {"augment": ["gain"], "augment_copies": 7}}
+    run_train.main(write_recipe(tmp_path, corpus, small_checkpoint, variants=own, seeds=[0]))
+    said = capsys.readouterr().out.splitlines()[0]
+    sounds = run_train.listen(sorted(map(str, corpus.glob("*.wav"))), progress=False)
+    hours = sum(sound.seconds for sound in sounds.values()) / 3600
+    # The recordings in chunks of 4 s, with seven copies of them, and in chunks of 1 s.
+    assert said.startswith("6 trainings") and f"to encode {9 * hours:.2f} hours" in said
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ({}, "expected settings by name"),
+        ({"a": 3}, "expected settings by name"),
+        ({"a": {"labels": ["x"]}}, "'a' sets labels"),
+        ({"a": {"seed": 3}}, "'a' sets seed"),
+        ({"a": {"poolings": ["mean"]}}, "'a' sets poolings"),
+        ({"a": {"mixupp": 1}}, "'a' sets mixupp"),
+        ({"a": {"ema_decay": 2}}, "The variant 'a': --ema_decay 2"),
+        ({"a": {}, "a b": {}, "a/b": {}}, "'a b' and 'a/b' would share a folder"),
+        ({"a": {}, "b": {"selection": "validation"}}, "The variant 'b' needs validation speakers"),
+    ],
+)
+def test_variants_that_cannot_work_are_refused_before_any_training(
+    corpus, small_checkpoint, tmp_path, variants, message
+):
+    with pytest.raises(RecipeError, match=message):
+        run_train.main(write_recipe(tmp_path, corpus, small_checkpoint, variants=variants))
+    assert not (tmp_path / "run").exists()
+
+
+def test_variants_and_a_sweep_are_not_mixed(corpus, small_checkpoint, tmp_path):
+    with pytest.raises(RecipeError, match="a sweep is of one kind"):
+        run_train.main([*write_recipe(tmp_path, corpus, small_checkpoint), "--poolings", "mean"])
+
+
+def test_the_published_ablation_changes_one_ingredient_at_a_time():
+    arguments = parse_arguments([str(ROOT / "recipes" / "ablation.json"), "--data_dir", "x"])
+    settings = {name: recipe(variant) for name, variant in variants_of(arguments).items()}
+    best = json.loads((ROOT / "recipes" / "best.json").read_text())
+    # Of each ingredient, the settings that it consists of.
+    layers, head = {"layer_index", "layer_indices", "layer_mixing"}, {"ensemble", "pooling_type"}
+    window, dropout = {"pad_to_seconds", "chunk_seconds"}, {"input_dropout", "classifier_dropout"}
+    copies, standardisation = {"augment", "augment_copies"}, {"channel_standardisation"}
+    groups = {
+        "best on layer 3 alone": layers,
+        "best without the statistics head": head,
+        "best without the QKV head": {*head, "input_dropout"},
+        "best without altered copies": copies,
+        "best without dropout": {*dropout, "ensemble"},
+        "best without standardisation": standardisation,
+        "best in a window of 30 s": window,
+        "paper on layer 3": layers,
+        "paper on layers 2 to 4": layers,
+        "paper with a statistics head": head,
+        "paper with dropout": dropout,
+        "paper with standardisation": standardisation,
+        "paper on spoken frames": window,
+    }
+
+    def changed(one: dict, other: dict) -> set[str]:
+        return {name for name in {*one, *other} - {"output_dir"} if one.get(name) != other.get(name)}
+
+    assert {*settings} == {"best", "paper", *groups}
+    assert changed(settings["best"], best) <= {"refit", "selection", "data_dir"}
+    for name, group in groups.items():
+        found = changed(settings[name], settings[name.split()[0]])
+        assert found and found <= group, name
+    for one in (layers, dropout - {"classifier_dropout"}, standardisation, window):
+        assert any(one & changed(settings[name], settings["paper"]) for name in groups if name.startswith("paper"))

@@ -1,0 +1,5 @@
+"""Audio files in, waveforms out: decoding, voice activity, augmentation."""
+
+from whisper_ser.audio.decoding import read_audio
+
+__all__ = ["read_audio"]

@@ -1,0 +1,259 @@
+"""Audio files and arrays as mono float32 samples at a sampling rate."""
+
+import numbers
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+import soundfile
+import soxr
+
+from whisper_ser.errors import AudioFileError
+
+SHORTEST_SECONDS = 0.025
+"""One analysis window of Whisper's front end: less is a click, not speech."""
+SILENCE = 2.0**-15
+"""Peak-to-peak amplitude below which a file is silent: the smallest step of 16-bit audio."""
+LOUDEST = 1e12
+"""Magnitude beyond which a sample is damage, not sound, and sums over samples could overflow. Full scale is 1; whole
+numbers taken for floats reach 2e9."""
+LOWEST_RATE, HIGHEST_RATE = 1000, 10**6
+"""Hertz. A header may claim any rate; at 1 Hz a small file would be days of audio."""
+LONGEST_HOURS = 6
+"""That are read into memory at once: a few bytes of FLAC may stand for hours."""
+BLOCK_SAMPLES = 2**24
+"""Read at a time at most, of all channels together: a header may claim any length and number of channels."""
+UNREADABLE = (soundfile.SoundFileError, OSError, TypeError, ValueError)
+"""What the reader raises: TypeError for headerless .raw, ValueError for a header that does not tell the length."""
+
+
+def read_audio(path: str | Path, sampling_rate: int = 16000) -> np.ndarray:
+    """Returns the file as float32 `(samples,)` at `sampling_rate` hertz, its channels averaged.
+
+    Reads what libsndfile reads: WAV, FLAC, OGG, MP3, AIFF and more, at any rate; where torchcodec is installed, what
+    FFmpeg reads besides: M4A, and the sound of videos.
+
+    Raises:
+        AudioFileError: unreadable, empty, silent, shorter than 25 ms, longer than 6 hours, of a rate that no recording
+            has, or with samples that are NaN, infinite or beyond 1e12.
+    """
+    check_file(path, str(path))
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            check_rate(path, rate)
+            mono = _joined(path, blocks_of(file, BLOCK_SAMPLES // file.channels), rate)
+    except AudioFileError:
+        raise
+    except UNREADABLE as error:
+        decoded = read_with_torchcodec(path)
+        if decoded is None:
+            raise _unreadable(path, error) from error
+        samples, rate = decoded
+        check_rate(path, rate)
+        mono = _joined(path, iter([samples]), rate)
+    _check_length(path, len(mono), rate)
+    if np.ptp(mono) < SILENCE:
+        raise AudioFileError(path, "is silent")
+    return mono if rate == sampling_rate else soxr.resample(mono, rate, sampling_rate)
+
+
+def blocks_of(file: soundfile.SoundFile, frames: int) -> Iterator[np.ndarray]:
+    """Yields float32 blocks `(frames, channels)`, the last one shorter, of what is there, whatever the header says."""
+    while len(block := file.read(frames, dtype="float32", always_2d=True)):
+        yield block
+
+
+def check_file(path: str | Path, name: str) -> None:
+    """Raises `AudioFileError` for what cannot be opened, or is no file: opening a named pipe would wait for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, ValueError):  # ValueError: a zero byte in the name
+        raise AudioFileError(name, "is not there") from None
+    except OSError as error:
+        raise AudioFileError(name, f"cannot be opened ({error.strerror})") from error
+    if not stat.S_ISREG(mode):
+        raise AudioFileError(name, "is no file")
+
+
+def check_rate(name: str | Path, rate: Any) -> None:
+    """Raises `AudioFileError` for a sampling rate that no recording of speech has."""
+    if not isinstance(rate, numbers.Integral) or not LOWEST_RATE <= int(rate) <= HIGHEST_RATE:
+        raise AudioFileError(
+            name, f"has a sampling rate of {rate} Hz; expected a whole number from {LOWEST_RATE} to {HIGHEST_RATE}"
+        )
+
+
+def check_samples(name: str | Path, samples: np.ndarray) -> None:
+    """Raises `AudioFileError` for samples that are NaN, infinite, or too large to be sound."""
+    if not np.isfinite(samples).all():
+        raise AudioFileError(name, "has samples that are NaN or infinite")
+    if samples.size and np.abs(samples).max() > LOUDEST:
+        raise AudioFileError(name, f"has samples beyond {LOUDEST:g}, where full scale is 1: it is damaged")
+
+
+def _joined(path: str | Path, blocks: Iterator[np.ndarray], rate: int) -> np.ndarray:
+    """Returns the blocks, checked and their channels averaged, as one `(samples,)`."""
+    parts, samples = [np.empty(0, np.float32)], 0
+    for block in blocks:
+        check_samples(path, block)
+        samples += len(block)
+        if samples > LONGEST_HOURS * 3600 * rate:
+            raise AudioFileError(path, f"is longer than {LONGEST_HOURS} hours: cut it into utterances")
+        parts.append(block.mean(axis=1))
+    return np.concatenate(parts)
+
+
+def read_with_torchcodec(path: str | Path) -> tuple[np.ndarray, int] | None:
+    """Returns samples `(samples, channels)` and their rate; `None` where torchcodec is absent or cannot read it."""
+    try:
+        from torchcodec.decoders import AudioDecoder
+
+        decoded = AudioDecoder(path).get_all_samples()
+    except (ImportError, OSError, RuntimeError, ValueError):  # RuntimeError: no FFmpeg, or no audio stream
+        return None
+    return decoded.data.numpy().T, int(decoded.sample_rate)
+
+
+def reads_video() -> bool:
+    """Whether torchcodec is there, and with it the sound of videos."""
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except (ImportError, OSError, RuntimeError):  # RuntimeError: no FFmpeg
+        return False
+    return True
+
+
+def _unreadable(path: str | Path, error: Exception) -> AudioFileError:
+    # Without the path, which libsndfile puts before what it says.
+    reason = str(getattr(error, "error_string", error)).rstrip(".")
+    return AudioFileError(path, f"cannot be read as audio ({reason})")
+
+
+def _check_length(path: str | Path, samples: int, rate: int) -> None:
+    if samples == 0:
+        raise AudioFileError(path, "has no samples")
+    if samples < SHORTEST_SECONDS * rate:
+        raise AudioFileError(path, f"is too short: {1000 * samples / rate:.3g} ms, at least 25 ms are needed")
+
+
+BLOCK_SECONDS = 60
+
+Audio: TypeAlias = str | Path | BinaryIO | np.ndarray
+"""A path, an opened file, or samples `(samples,)` or `(samples, channels)` in [-1, 1]."""
+
+
+def channel_count(audio: Audio, name: str) -> int:
+    """Returns how many channels there are; raises `AudioFileError` if it cannot be read."""
+    if isinstance(audio, np.ndarray):
+        return _columns(audio, name).shape[1]
+    try:
+        with _opened(audio, name) as file:
+            return file.channels
+    except AudioFileError:
+        if (decoded := _with_torchcodec(audio)) is None:
+            raise
+        return decoded[0].shape[1]
+
+
+def decode(
+    audio: Audio, name: str, sampling_rate: int, channel: int | None = None, array_rate: int | None = None
+) -> Iterator[np.ndarray]:
+    """Yields mono float32 blocks `(samples,)` at `sampling_rate` hertz.
+
+    Args:
+        audio: what libsndfile reads (WAV, FLAC, OGG, MP3, AIFF and more), in a path also what FFmpeg reads where
+            torchcodec is installed, or an array.
+        name: of the audio, for messages.
+        channel: the channel to take, from 0; `None` averages all.
+        array_rate: hertz of an array; `None` says `sampling_rate`.
+
+    Raises:
+        AudioFileError: unreadable, empty, shorter than 25 ms, of a rate that no recording has, or with samples that
+            are NaN, infinite or beyond 1e12.
+    """
+    if isinstance(audio, np.ndarray):
+        rate = sampling_rate if array_rate is None else array_rate
+        check_rate(name, rate)
+        columns = _columns(audio, name)
+        step = BLOCK_SECONDS * rate
+        yield from _mono(
+            (columns[i : i + step] for i in range(0, len(columns), step)), name, rate, sampling_rate, channel
+        )
+        return
+    try:
+        opened = _opened(audio, name)
+    except AudioFileError:
+        if (decoded := _with_torchcodec(audio)) is None:
+            raise
+        yield from decode(decoded[0], name, sampling_rate, channel, decoded[1])
+        return
+    try:
+        with opened as file:
+            check_rate(name, file.samplerate)
+            frames = max(1, min(BLOCK_SECONDS * file.samplerate, BLOCK_SAMPLES // file.channels))
+            yield from _mono(blocks_of(file, frames), name, file.samplerate, sampling_rate, channel)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise _unreadable(name, error) from error
+
+
+class Resampler:
+    """Turns mono blocks of one rate into blocks of another, the same however the audio is cut into blocks."""
+
+    def __init__(self, rate: int, sampling_rate: int) -> None:
+        self._stream = None if rate == sampling_rate else soxr.ResampleStream(rate, sampling_rate, 1)
+
+    def feed(self, samples: np.ndarray) -> np.ndarray:
+        return samples if self._stream is None else self._stream.resample_chunk(samples)
+
+    def finish(self) -> np.ndarray:
+        """Returns what the filter still held back."""
+        nothing = np.empty(0, np.float32)
+        return nothing if self._stream is None else self._stream.resample_chunk(nothing, last=True)
+
+
+def _mono(
+    blocks: Iterable[np.ndarray], name: str, rate: int, sampling_rate: int, channel: int | None
+) -> Iterator[np.ndarray]:
+    resampler, samples = Resampler(rate, sampling_rate), 0
+    for block in blocks:
+        if channel is not None and channel >= block.shape[1]:
+            raise AudioFileError(name, f"has no channel {channel + 1}: there are {block.shape[1]}")
+        check_samples(name, block)
+        samples += len(block)
+        yield resampler.feed(block.mean(axis=1) if channel is None else np.ascontiguousarray(block[:, channel]))
+    if samples == 0:
+        raise AudioFileError(name, "has no samples")
+    if samples < SHORTEST_SECONDS * rate:
+        raise AudioFileError(name, f"is too short: {1000 * samples / rate:.3g} ms, at least 25 ms are needed")
+    yield resampler.finish()
+
+
+def _opened(audio: str | Path | BinaryIO, name: str) -> soundfile.SoundFile:
+    if isinstance(audio, str | Path):
+        check_file(audio, name)
+    try:
+        if not isinstance(audio, str | Path):
+            audio.seek(0)
+        # As bytes, for names that are no UTF-8.
+        return soundfile.SoundFile(os.fsencode(audio) if isinstance(audio, str | Path) else audio)
+    except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: headerless .raw
+        raise _unreadable(name, error) from error
+
+
+def _with_torchcodec(audio: Audio) -> tuple[np.ndarray, int] | None:
+    there = isinstance(audio, str | Path) and os.path.isfile(audio)
+    return read_with_torchcodec(audio) if there else None  # type: ignore[arg-type]
+
+
+def _columns(samples: np.ndarray, name: str) -> np.ndarray:
+    """Returns an array as float32 `(samples, channels)`."""
+    if samples.dtype.kind != "f" or samples.ndim not in (1, 2) or samples.shape[1:] == (0,):
+        raise AudioFileError(
+            name, f"is {samples.dtype} {samples.shape}; expected floats in [-1, 1], (samples,) or (samples, channels)"
+        )
+    columns = samples.astype(np.float32, copy=False)
+    return columns[:, None] if columns.ndim == 1 else columns

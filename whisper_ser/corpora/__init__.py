@@ -1,1 +1,0 @@
-"""Corpora, each read into the one form that `dataset.py` describes."""

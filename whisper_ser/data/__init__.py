@@ -1,0 +1,1 @@
+"""Corpora, their splits, and what the parts of a split share."""

@@ -1,0 +1,103 @@
+"""Every audio file decoded once before training: length, content and fingerprint, and all bad files together.
+
+The fingerprint is the fine structure of the magnitude spectrum of the whole utterance, which neither silence around
+it, nor a gain, a resampling or a codec changes much; two takes of one sentence by one actor share the spectrum's
+envelope, which is divided out.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from whisper_ser.audio.decoding import read_audio
+from whisper_ser.errors import AudioFileError, CorpusError, listed
+
+SAMPLING_RATE = 16000
+BINS_PER_HERTZ = 2
+LOWEST, HIGHEST = 200, 1800
+"""Hertz: where speech is strong enough to outlive every codec, above mains hum."""
+NEIGHBOURHOOD = 10
+"""Hertz on either side whose mean a bin is compared with."""
+
+
+class Sound(NamedTuple):
+    """What a file sounds like.
+
+    Attributes:
+        file_hash: SHA-256 of its bytes.
+        sample_hash: SHA-256 of its samples as they are read, mono at 16 kHz, whatever the container.
+        fingerprint: float32 `(3200,)` of norm 1; the dot product of two is their similarity.
+    """
+
+    path: str
+    file_hash: str
+    sample_hash: str
+    seconds: float
+    fingerprint: np.ndarray
+
+
+def listen(paths: list[str], progress: bool = True) -> dict[str, Sound]:
+    """Returns the sound of each file, by path.
+
+    Raises:
+        CorpusError: lists every file that cannot be used with its reason.
+    """
+    sounds, unusable = hear(paths, progress)
+    refuse_unusable(unusable, len(paths))
+    return sounds
+
+
+def hear(paths: list[str], progress: bool = True) -> tuple[dict[str, Sound], dict[str, str]]:
+    """Returns the sound of each usable file, and why each other one cannot be used.
+
+    Under several processes each decodes its share, and all get all.
+    """
+    process = PartialState()
+    mine = paths[process.process_index :: process.num_processes]
+    bar = tqdm(mine, desc="checking audio", unit="file", disable=not (progress and process.is_main_process))
+    heard: dict[str, Sound | str] = dict(gather_object([(path, _heard(path)) for path in bar]))
+    sounds = {path: sound for path in paths if isinstance(sound := heard[path], Sound)}
+    return sounds, {path: reason for path in paths if isinstance(reason := heard[path], str)}
+
+
+def refuse_unusable(unusable: dict[str, str], files: int) -> None:
+    """Raises `CorpusError` if there are reasons of files that cannot be used, in a corpus of so many."""
+    if unusable:
+        raise CorpusError(
+            f"{len(unusable)} of {files} audio files cannot be used; repair them or take them out of the table:\n"
+            + listed([f"{path} {reason}" for path, reason in unusable.items()])
+        )
+
+
+def _heard(path: str) -> Sound | str:
+    """Returns the sound of a file, or why it cannot be used."""
+    try:
+        samples = read_audio(path, SAMPLING_RATE)
+    except AudioFileError as error:
+        return error.reason
+    with open(path, "rb") as file:
+        file_hash = hashlib.file_digest(file, "sha256").hexdigest()
+    sample_hash = hashlib.sha256(samples.tobytes()).hexdigest()
+    return Sound(path, file_hash, sample_hash, len(samples) / SAMPLING_RATE, _fingerprint(samples))
+
+
+def _fingerprint(samples: np.ndarray) -> np.ndarray:
+    """Returns the fine structure of the magnitude spectrum, float32 `(3200,)` of norm 1.
+
+    The sum of the stretches of 2 s has the spectrum of the whole recording at two bins a hertz, however long it is: no
+    window cuts anything off, so that leading silence or the delay of a codec change no magnitude.
+    """
+    size = SAMPLING_RATE * BINS_PER_HERTZ
+    folded = np.pad(samples, (0, -len(samples) % size)).reshape(-1, size).sum(0)
+    reach = NEIGHBOURHOOD * BINS_PER_HERTZ
+    band = slice(LOWEST * BINS_PER_HERTZ - reach, HIGHEST * BINS_PER_HERTZ + reach)
+    magnitude = np.abs(np.fft.rfft(folded)[band]).astype(np.float64)
+    total = np.cumsum(np.pad(magnitude, (1, 0)))
+    width = 2 * reach + 1
+    mean = (total[width:] - total[:-width]) / width
+    structure = magnitude[reach : len(magnitude) - reach] / (mean + 1e-12) - 1
+    return (structure / max(float(np.linalg.norm(structure)), 1e-12)).astype(np.float32)

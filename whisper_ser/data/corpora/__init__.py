@@ -1,0 +1,1 @@
+"""One module for each published corpus, and readers of tables and manifests."""

@@ -1,0 +1,369 @@
+"""A corpus of one's own: a table, a folder with a sub-folder for each label, or a dataset of the Hugging Face Hub."""
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+from datasets import Audio, ClassLabel, Dataset
+from huggingface_hub.constants import HF_HOME
+
+from whisper_ser.data.corpora.dataset import Utterance, build_dataset
+from whisper_ser.data.splits import PARTS
+from whisper_ser.errors import CorpusError, listed
+from whisper_ser.io import replacing
+
+logger = logging.getLogger(__name__)
+
+COMMON_NAMES = {
+    "path": ("file_name", "path", "file", "filename", "audio", "wav"),
+    "label": ("emotion", "label"),
+    "speaker": ("speaker", "speaker_id"),
+    "fold": ("fold",),
+    "split": (),
+}
+"""Names under which a column is looked for, in any case, when it is not named."""
+FACTS = ("gender", "language")
+"""Columns, in any case, that are kept where a table has them, and may have empty cells."""
+GENDERS = {"f": "female", "m": "male"}
+REQUIRED = ("path", "label")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+METADATA = tuple(f"metadata{suffix}" for suffix in TABLES)
+"""Tables that make a folder of audio an `audiofolder` with columns."""
+DELIMITERS = ",;\t"
+AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff")
+MOST_LABELS = 100
+"""That are taken for emotions unless they are named."""
+LONGEST_LABEL = 100
+SPLIT_OF_DATASET = "(split)"
+"""Stands beside the columns of a dataset: no column of a table is likely to be called so."""
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+class _Row(NamedTuple):
+    """One row as text, and its audio as the table has it; what the table does not tell is empty."""
+
+    where: str
+    audio: Any
+    label: str
+    speaker: str = ""
+    fold: str = ""
+    split: str = ""
+    gender: str = ""
+    language: str = ""
+    empty: tuple[str, ...] = ()
+
+
+class _Table(NamedTuple):
+    """Rows as read, each with its place, and the columns they have."""
+
+    columns: list[str]
+    rows: Iterable[tuple[str, dict[str, Any]]]
+
+
+def load_table(
+    source: str | Path,
+    *,
+    audio_dir: str | Path | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    speaker_column: str | None = None,
+    fold_column: str | None = None,
+    split_column: str | None = None,
+    label_aliases: Mapping[str, str] | None = None,
+    labels: Sequence[str] | None = None,
+    drop_other_labels: bool = False,
+    cache_dir: str | Path | None = None,
+) -> Dataset:
+    """Returns one's own corpus with the columns of `Utterance`, in the order of its rows.
+
+    Columns that are not named are looked for under `COMMON_NAMES`; speaker, fold and split may be absent, as may the
+    `FACTS`. A split (train, validation, test) is kept in `group`. Everything is text: speaker `01` stays `01`, the
+    number 1 is `1`.
+
+    Args:
+        source: one of
+
+            - a `.csv` or `.tsv` (comma, semicolon or tab), `.jsonl` or `.parquet` table;
+            - a folder of audio with such a table named `metadata`;
+            - a folder with a sub-folder for each label, perhaps below `train`, `test` and the like;
+            - a dataset folder of other form or a Hub dataset id, which `datasets` reads without decoding any audio.
+        audio_dir: where relative paths of a table begin; left out, at the table. They may not leave it.
+        path_column, label_column, speaker_column, fold_column, split_column: names of columns.
+        label_aliases: what labels are to be called: `{"ang": "angry", "exc": "happy"}`.
+        labels: those allowed after aliasing, in the order of the logits; left out, those found, sorted.
+        drop_other_labels: leave out rows with a label that is not one of `labels`, instead of raising; they are
+            counted in the log.
+        cache_dir: where audio that a dataset keeps inside is written, each content once; by default below `HF_HOME`.
+
+    Raises:
+        CorpusError: nothing to read, an unknown or ambiguous column, and all rows with an empty cell, a label that is
+            not allowed, or a file that is absent, outside the folder or listed twice.
+    """
+    if drop_other_labels and not labels:
+        raise CorpusError("drop_other_labels keeps only the rows of chosen labels: name them in labels.")
+    source = str(source)
+    columns = {
+        "path": path_column,
+        "label": label_column,
+        "speaker": speaker_column,
+        "fold": fold_column,
+        "split": split_column,
+    }
+    path = Path(source).expanduser()
+    metadata = [path / name for name in METADATA if (path / name).is_file()]
+    if len(metadata) > 1:
+        raise CorpusError(f"{source} has {' and '.join(file.name for file in metadata)}: name the one to read.")
+    folder = path
+    if metadata or path.is_file():
+        file = metadata[0] if metadata else path
+        folder = Path(audio_dir or file.parent)
+        rows = _rows_of(_read_table(file), columns, str(file))
+    elif path.is_dir() and any(_audio_below(path)):
+        _refuse({**columns, "audio_dir": audio_dir}, f"{source} is a folder of audio without a table")
+        rows = _labelled_by_folder(path)
+    else:
+        _refuse({"audio_dir": audio_dir}, f"{source} is a dataset that holds its audio")
+        rows = _rows_of(_read_dataset(source, split_column is None), columns, source)
+    rows = _relabelled(rows, label_aliases or {}, labels if drop_other_labels else None)
+    cache = Path(cache_dir or Path(HF_HOME) / "whisper_ser" / "audio")
+    utterances = _checked(rows, labels, folder, cache, source)
+    found = sorted({utterance.emotion for utterance in utterances})
+    _check_labels(labels, found, source)
+    return build_dataset(utterances, labels or found, path.stem if path.is_file() else path.resolve().name)
+
+
+def _check_labels(labels: Sequence[str] | None, found: list[str], source: str) -> None:
+    absent = [label for label in labels or [] if label not in found]
+    if absent:
+        raise CorpusError(f"{source} has no row with the label {', '.join(absent)}; it has {', '.join(found)}.")
+    if not found:
+        raise CorpusError(f"{source} has no rows.")
+    unprintable = [label for label in found if not label.isprintable() or len(label) > LONGEST_LABEL]
+    if unprintable:
+        raise CorpusError(
+            f"{source} has labels that are no names of emotions, such as {unprintable[0][:40]!r}: printable text of "
+            f"at most {LONGEST_LABEL} characters is expected."
+        )
+    if not labels and len(found) > MOST_LABELS:
+        raise CorpusError(
+            f"{source} has {len(found)} different labels, {', '.join(found[:5])}, ...: is this the column of the "
+            "emotion? Name it by label_column, or the labels to take by labels."
+        )
+    if len(found) < 2:
+        raise CorpusError(f"{source} has one emotion only, {found[0]}: nothing to tell apart.")
+
+
+def _checked(
+    rows: Iterable[_Row], labels: Sequence[str] | None, folder: Path, cache: Path, source: str
+) -> list[Utterance]:
+    """Returns the rows as utterances with the paths of their audio; raises for all that cannot be used."""
+    utterances, problems = [], []
+    listed_paths: Counter[str] = Counter()
+    for row in rows:
+        if row.empty:
+            problems.append(f"{row.where}: {' and '.join(row.empty)} is empty")
+        elif labels and row.label not in labels:
+            problems.append(f"{row.where}: unknown emotion {row.label!r}; expected {', '.join(labels)}")
+        try:
+            path = _audio_path(row.audio, folder, cache)
+        except ValueError as error:
+            problems.append(f"{row.where}: {error}")
+            continue
+        # One recording may be inside a dataset twice, and the audit tells; a table that names a file twice is wrong.
+        listed_paths[path] += not isinstance(row.audio, Mapping)
+        gender = GENDERS.get(row.gender.lower(), row.gender.lower())
+        utterances.append(
+            Utterance(path, row.label, row.speaker, gender, row.language, group=row.split, fold=row.fold)
+        )
+    problems += [f"{path} is listed {n} times" for path, n in listed_paths.items() if n > 1]
+    if problems:
+        raise CorpusError(f"{source} has {len(problems)} rows that cannot be used:\n{listed(problems)}")
+    return utterances
+
+
+def _refuse(arguments: Mapping[str, object], why: str) -> None:
+    """Raises for arguments that would be ignored."""
+    given = [f"{name}_column" if name in COMMON_NAMES else name for name, value in arguments.items() if value]
+    if given:
+        raise CorpusError(f"{why}: {' and '.join(given)} has no meaning for it.")
+
+
+def _relabelled(rows: Iterable[_Row], aliases: Mapping[str, str], keep: Sequence[str] | None) -> Iterator[_Row]:
+    """Yields the rows with labels as they are to be called, those of `keep` only if given; logs what was left out."""
+    unused, dropped = set(aliases), Counter[str]()
+    for row in rows:
+        unused.discard(row.label)
+        label = aliases.get(row.label, row.label)
+        if keep and label and label not in keep:
+            dropped[label] += 1
+        else:
+            yield row._replace(label=label)
+    if unused:
+        logger.warning("No row has the label %s, for which there is an alias.", ", ".join(sorted(unused)))
+    if dropped:
+        counts = ", ".join(f"{label} {count}" for label, count in sorted(dropped.items()))
+        logger.warning("%d utterances of other labels are left out: %s.", dropped.total(), counts)
+
+
+# Tables
+
+
+def _read_table(path: Path) -> _Table:
+    suffix = path.suffix.lower()
+    if suffix not in TABLES:
+        raise CorpusError(f"{path} is no table that can be read; expected one of {', '.join(TABLES)}.")
+    if suffix == ".parquet":
+        try:
+            # The reader of the Hub's own files: it keeps the names of labels and leaves audio encoded.
+            return _of_dataset(datasets.load_dataset("parquet", data_files=str(path), split="train"))
+        except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
+            raise CorpusError(f"{path} is not a Parquet table ({error.__cause__ or error}).") from error
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return _parse_jsonl(text) if suffix == ".jsonl" else _parse_csv(text)
+    except (ValueError, csv.Error) as error:
+        raise CorpusError(f"{path} is not a {suffix[1:].upper()} table in UTF-8 ({error}).") from error
+
+
+def _parse_csv(text: str) -> _Table:
+    header = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=header.count), restkey="")
+    # The reader passes over empty lines, so it is asked for the line.
+    rows = [(f"line {reader.line_num}", {column.strip(): cell for column, cell in row.items()}) for row in reader]
+    return _Table([column.strip() for column in reader.fieldnames or []], rows)
+
+
+def _parse_jsonl(text: str) -> _Table:
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is no object")
+            rows.append((f"line {number}", row))
+    return _Table(list(dict.fromkeys(column for _, row in rows for column in row)), rows)
+
+
+def _read_dataset(source: str, split_is_group: bool) -> _Table:
+    """Returns a dataset's rows; the name of its split, if it has several, as the column `SPLIT_OF_DATASET`."""
+    if not Path(source).is_dir() and (Path(source).suffix in TABLES or not HUB_ID.fullmatch(source)):
+        raise CorpusError(f"There is no {source}. Expected a table, a folder, or the id of a dataset on the Hub.")
+    try:
+        splits = datasets.load_dataset(source)
+    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        raise CorpusError(
+            f"{source} is no table, no folder of audio with a metadata.csv or a folder for each label, and no dataset "
+            f"that can be read ({error}). A private dataset needs a login: hf auth login."
+        ) from error
+    tables = [_of_dataset(split, name) for name, split in splits.items()]
+    rows = ((where, row) for table in tables for where, row in table.rows)
+    columns = list(tables[0].columns)
+    if len(tables) > 1 and split_is_group:
+        columns.append(SPLIT_OF_DATASET)
+    return _Table(columns, rows)
+
+
+def _of_dataset(dataset: Dataset, split: str = "") -> _Table:
+    for column, feature in dataset.features.items():
+        if isinstance(feature, Audio):
+            dataset = dataset.cast_column(column, Audio(decode=False))
+    class_labels = {c: feature for c, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
+
+    def rows() -> Iterator[tuple[str, dict[str, Any]]]:
+        for number, row in enumerate(dataset, 1):
+            names = {c: None if row[c] in (None, -1) else f.int2str(row[c]) for c, f in class_labels.items()}
+            yield f"{split} row {number}".strip(), {**row, **names, SPLIT_OF_DATASET: split}
+
+    return _Table(dataset.column_names, rows())
+
+
+# Rows
+
+
+def _rows_of(table: _Table, named: dict[str, str | None], source: str) -> Iterator[_Row]:
+    """Yields the rows of a table by what its columns mean."""
+    columns = {role: _column(role, name, table.columns, source) for role, name in named.items()}
+    if SPLIT_OF_DATASET in table.columns:
+        columns["split"] = SPLIT_OF_DATASET
+    audio = columns.pop("path") or ""
+    facts = {column.lower(): column for column in table.columns if column.lower() in FACTS}
+    for where, cells in table.rows:
+        text = {role: _text(cells.get(column)) for role, column in columns.items() if column}
+        empty = tuple(str(columns[role]) for role, value in text.items() if not value)
+        known = {fact: _text(cells.get(column)) for fact, column in facts.items()}
+        yield _Row(where, cells.get(audio), **text, **known, empty=empty)
+
+
+def _column(role: str, named: str | None, columns: list[str], source: str) -> str | None:
+    has = f"it has {', '.join(columns) or 'nothing'}"
+    if named is not None:
+        if named not in columns:
+            raise CorpusError(f"{source} has no column {named}; {has}.")
+        return named
+    found = [column for column in columns if column.lower() in COMMON_NAMES[role]]
+    if len(found) > 1:
+        raise CorpusError(f"{source} has {' and '.join(found)}: say by {role}_column which is the {role}.")
+    if not found and role in REQUIRED:
+        raise CorpusError(
+            f"{source} has no column named {' or '.join(COMMON_NAMES[role])}; {has}. Name it by {role}_column."
+        )
+    return found[0] if found else None
+
+
+def _text(value: object) -> str:
+    """Returns a cell as text: nothing for null and NaN, `1` for 1.0, as which pandas writes 1 beside an empty cell."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
+
+
+def _audio_path(audio: object, folder: Path, cache: Path) -> str:
+    """Returns the path of a row's audio; what a dataset holds inside is written to the cache by its content's hash.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    content = audio.get("bytes") if isinstance(audio, Mapping) else None
+    name = _text(audio.get("path") if isinstance(audio, Mapping) else audio)
+    if content is not None:
+        target = cache / (hashlib.sha256(content).hexdigest()[:32] + Path(name).suffix.lower())
+        if not target.is_file():
+            with replacing(target) as file:
+                file.write_bytes(content)
+        return str(target)
+    if not name:
+        raise ValueError("the path is empty")
+    if not os.path.isabs(name) and os.path.normpath(name).startswith(".."):
+        raise ValueError(f"{name} lies outside {folder}; give audio_dir, or the absolute path")
+    if not os.path.isfile(folder / name):
+        raise ValueError(f"there is no file {folder / name}")
+    return os.path.normpath(folder / name)
+
+
+def _audio_below(folder: Path) -> Iterator[Path]:
+    return (file for file in sorted(folder.rglob("*")) if file.suffix.lower() in AUDIO and file.is_file())
+
+
+def _labelled_by_folder(folder: Path) -> Iterator[_Row]:
+    files = [file.relative_to(folder).parts for file in _audio_below(folder)]
+    has_parts = all(len(parts) > 1 and parts[0].lower() in PARTS for parts in files)
+    depth = 2 if has_parts else 1
+    loose = ["/".join(parts) for parts in files if len(parts) <= depth]
+    if loose:
+        raise CorpusError(
+            f"{folder} has {len(loose)} files that lie in no folder named after a label:\n{listed(loose)}"
+        )
+    for parts in files:
+        name = "/".join(parts)
+        yield _Row(name, name, parts[depth - 1], split=parts[0] * has_parts)

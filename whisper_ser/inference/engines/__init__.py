@@ -1,0 +1,1 @@
+"""What runs a model: ONNX Runtime, and the graphs it runs."""

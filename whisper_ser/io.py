@@ -1,0 +1,147 @@
+"""Files on disk: atomic writes, checksums, and CSV cells that a spreadsheet does not run."""
+
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from whisper_ser.errors import CheckpointError, DamagedFileError
+
+ABANDONED_SECONDS = 24 * 3600
+
+
+@contextlib.contextmanager
+def saving(folder: str | Path) -> Iterator[None]:
+    """Raises `CheckpointError` for what torch and safetensors raise, with few words, where files cannot be written."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder} could not be written ({error}). Is there free space on the disk? Then start the same command "
+            "again: it goes on from what is whole."
+        ) from error
+
+
+@contextlib.contextmanager
+def replacing(target: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside `target`; what was written there replaces `target` when the block ends well.
+
+    The path does not exist yet: write a file there, or make a folder.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(target)
+    workplace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        written = workplace / target.name
+        yield written
+        _move(written, target, aside=workplace / "old")
+    finally:
+        shutil.rmtree(workplace)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Removes what writers of `target` left that were killed; a younger one may still be at work."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.????????"):
+        with contextlib.suppress(OSError):
+            if path.is_dir() and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _move(written: Path, target: Path, aside: Path) -> None:
+    if not target.is_dir():
+        os.replace(written, target)
+        return
+    # A folder cannot be renamed over another: the old one steps aside for an instant.
+    os.replace(target, aside)
+    try:
+        os.replace(written, target)
+    except OSError:
+        os.replace(aside, target)
+        raise
+
+
+CHECKSUMS = "checksums.json"
+"""In a folder: the SHA-256 of each other file, by its name."""
+SEAL = "sha256"
+"""In a JSON object: the SHA-256 of all its other fields."""
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_checksums(folder: Path) -> None:
+    """Writes `checksums.json` of the files that lie in `folder`."""
+    hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    hashes.pop(CHECKSUMS, None)
+    with replacing(folder / CHECKSUMS) as path:
+        path.write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
+
+
+def changed_files(folder: Path) -> list[str]:
+    """Returns the names of the files that are not as `checksums.json` has them; its own, where it cannot be read."""
+    try:
+        expected = dict(json.loads((folder / CHECKSUMS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return [CHECKSUMS]
+    return sorted(name for name, sha256 in expected.items() if not _is(folder / name, sha256))
+
+
+def _is(path: Path, sha256: str) -> bool:
+    try:
+        return file_sha256(path) == sha256
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
+        return False
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a JSON object with its own SHA-256 as the field `sha256`."""
+    return {**content, SEAL: _digest(content)}
+
+
+def read_sealed(path: Path, needs_seal: bool = False) -> dict[str, Any]:
+    """Returns the JSON object that a file holds.
+
+    Args:
+        needs_seal: refuse an object without one, as earlier versions wrote it.
+
+    Raises:
+        DamagedFileError: no JSON object, or not the one that was sealed.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        whole = isinstance(content, dict) and content.get(SEAL, None if needs_seal else _digest(content))
+        whole = whole and whole == _digest(content)
+    except (ValueError, RecursionError):
+        whole = False
+    if not whole:
+        raise DamagedFileError(path)
+    return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    others = {name: value for name, value in content.items() if name != SEAL}
+    # Through JSON, as which it will be read: keys become text.
+    text = json.dumps(json.loads(json.dumps(others)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def harmless(cell: Any) -> Any:
+    """Returns a cell; text that a spreadsheet would run as a formula is preceded by an apostrophe."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_SIGNS) else cell

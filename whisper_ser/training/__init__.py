@@ -1,0 +1,1 @@
+"""Training: settings, stored encoder states, and one or many runs."""

@@ -1,0 +1,506 @@
+"""One training with the Hugging Face Trainer: states once, epochs over them, predictions for every part."""
+
+import contextlib
+import copy
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import IntervalStrategy
+from transformers.utils import logging
+
+from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
+from whisper_ser.audio.decoding import read_audio
+from whisper_ser.data.audio_index import Sound
+from whisper_ser.data.splits import Split
+from whisper_ser.errors import CheckpointError, RecipeError
+from whisper_ser.evaluation.calibration import fit_temperature
+from whisper_ser.evaluation.metrics import scores
+from whisper_ser.io import CHECKSUMS, changed_files, replacing, saving, write_checksums
+from whisper_ser.training.augmented_views import Copy
+from whisper_ser.training.feature_store import Features, fill
+from whisper_ser.training.settings import Arguments, SerTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+SETTINGS_THAT_MATTER = (
+    "selection",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "weight_decay",
+    "refit",
+    "augment",
+    "augment_copies",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "max_grad_norm",
+    "seed",
+    "data_seed",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "lr_scheduler_kwargs",
+    "optim_args",
+    "bf16",
+    "fp16",
+    "world_size",
+)
+"""Training arguments that change the numbers: a run is only resumed under the same."""
+
+CHECKPOINTS, CALIBRATION = "checkpoints", "calibration"
+"""Folders of an unfinished run; the second holds the first of a training that is refitted."""
+
+BEST = {"validation": "validation_ua", "test_best": "test_wa"}
+"""What each selection compares epochs by. The authors' code takes the accuracy on the test fold."""
+
+NOT_SETTINGS = ("feature_dir",)
+"""What a run may be resumed without."""
+
+SETTINGS = "settings.json"
+"""Notes the settings of an unfinished run, beside what it has finished."""
+
+Example = dict[str, Any]
+
+
+class Inputs(NamedTuple):
+    """What the model reads of every utterance, made once for all trainings.
+
+    Attributes:
+        features: encoder states.
+        log_mels: where encoder layers are trained, `(mel_frames, mels)` by path: the states of the untrained encoder
+            then only standardise. Else empty.
+        hours: of audio.
+        copies: the same of each altered copy, of the utterances that train.
+    """
+
+    features: Features
+    log_mels: dict[str, np.ndarray]
+    hours: float
+    copies: tuple["Inputs", ...] = ()
+
+    def of_layers(self, layers: Sequence[int]) -> "Inputs":
+        """Returns the inputs for a model that reads some of the layers."""
+        copies = tuple(copied.of_layers(layers) for copied in self.copies)
+        return self._replace(features=self.features.of_layers(layers), copies=copies)
+
+    def read(self, path: str) -> Example:
+        """Returns what the model reads of the utterance at `path`, not of a copy."""
+        if self.log_mels:
+            return {"input_features": self.log_mels[path]}
+        return {"encoder_hidden_states": self.features.read(path)}
+
+
+class Examples(torch.utils.data.Dataset):
+    """What the Trainer reads: inputs of the model and label, one utterance each, or one of its copies.
+
+    Every epoch draws anew, for each utterance by itself, between the utterance and its copies, all of them alike. The
+    draw depends on seed, epoch and utterance alone: a run that was interrupted goes on with the same.
+    """
+
+    def __init__(self, inputs: Inputs, paths: list[str], labels: list[int], seed: int = 0) -> None:
+        self.inputs = inputs
+        self.paths = paths
+        self.labels = labels
+        self.seed = seed
+        # Shared with the processes of a data loader, which may live on from one epoch to the next.
+        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Example:
+        path = self.paths[index]
+        return {**self._drawn(path).read(path), "labels": self.labels[index]}
+
+    def _drawn(self, path: str) -> Inputs:
+        if not self.inputs.copies:
+            return self.inputs
+        draw = f"{self.seed} {int(self.epoch)} {self.inputs.features.keys[path]}"
+        number = int.from_bytes(hashlib.sha256(draw.encode()).digest()[:8])
+        return (self.inputs, *self.inputs.copies)[number % (1 + len(self.inputs.copies))]
+
+
+class TellEpoch(TrainerCallback):
+    """Tells the training part which epoch it is."""
+
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **context: Any) -> None:
+        self.examples.epoch.fill_(int(state.epoch or 0))
+
+
+class Training(NamedTuple):
+    """A finished training.
+
+    Attributes:
+        model: the epoch selected, with the temperature that fits its validation utterances, or 1.
+        logits: of every utterance of each part, `{"validation" | "test": (utterances, num_labels)}`, not yet divided
+            by the temperature.
+        epochs: trained.
+        seconds: spent in the Trainer since it was last started.
+        history: of each epoch, its loss and the figures of the parts evaluated after it.
+    """
+
+    model: WhisperForEmotionClassification
+    logits: dict[str, np.ndarray]
+    epochs: float
+    seconds: float
+    history: list[dict[str, Any]]
+
+
+def prepare_inputs(
+    model: WhisperForEmotionClassification,
+    extractor: WhisperSerFeatureExtractor,
+    sounds: Mapping[str, Sound],
+    feature_dir: Path,
+    layers: Sequence[int] | None = None,
+    copies: Sequence[Copy] = (),
+    trained: Collection[str] = (),
+) -> Inputs:
+    """Returns the inputs of all files, for `layers` or those the model reads, and of the `copies` of those `trained`.
+
+    Raises:
+        FeatureStoreError: the store of encoder states in `feature_dir` cannot be written.
+    """
+    hours = sum(sound.seconds for sound in sounds.values()) / 3600
+    features = fill(model, extractor, sounds, feature_dir, layers)
+    originals = Inputs(features, {}, hours)
+    altered = {path: sounds[path] for path in sorted({*trained})} if copies else {}
+    if model.config.unfreeze_last_n:
+        # An encoder that is trained changes with every step: what can be kept is its input.
+        log_mels = [_log_mels(sounds, extractor), *(_log_mels(altered, extractor, copied) for copied in copies)]
+        originals, *others = [originals._replace(log_mels=of_all) for of_all in log_mels]
+    else:
+        stored = [fill(model, extractor, altered, feature_dir, layers, copied) for copied in copies]
+        others = [originals._replace(features=features) for features in stored]
+    return originals._replace(copies=tuple(others))
+
+
+def train(
+    model: WhisperForEmotionClassification,
+    extractor: WhisperSerFeatureExtractor,
+    inputs: Inputs,
+    split: Split,
+    arguments: Arguments,
+    *,
+    resumable: bool = True,
+    follow_test: bool = False,
+) -> Training:
+    """Trains `model` on `split.train` and returns it with its predictions on the other parts.
+
+    A run that was interrupted goes on from its last checkpoint in `output_dir/checkpoints` when started again.
+
+    Args:
+        resumable: `False` writes nothing, for trainings short enough to be done again.
+        follow_test: evaluates the test part after every epoch as well, for learning curves. It chooses nothing.
+
+    Raises:
+        RecipeError: `selection="validation"` without validation speakers.
+        CheckpointError: `output_dir` holds an unfinished run with other settings.
+    """
+    settings = arguments.training
+    if settings.selection == "validation" and not len(split.validation):
+        raise RecipeError("selection=validation needs validation speakers: name them or raise validation_fraction.")
+    resume = None
+    if resumable:
+        with settings.main_process_first(desc="checkpoints"):
+            resume = _checkpoint_to_resume(arguments)
+    if arguments.model.model_name_or_path is None:
+        features, trained = inputs.features, split.train["path"][:]
+        model.whisper_ser.fit(lambda: (features.read(path) for path in trained))
+    # What validates and tests is heard as it was recorded.
+    unaltered = inputs._replace(copies=())
+    examples = {name: _examples(part, unaltered, model) for name, part in zip(split._fields, split, strict=True)}
+    examples["train"] = _examples(split.train, inputs, model, settings.seed)
+    weigh_classes(model.config, examples["train"].labels, arguments.model.class_weighting)
+    model.config.temperature = 1.0
+    best = BestEpoch(BEST[settings.selection]) if settings.selection in BEST and not resumable else None
+    trainer = _trainer(model, extractor, examples, settings, best, follow_test)
+    if resume:
+        logger.warning(f"Going on from {resume}.")
+    output = trainer.train(resume_from_checkpoint=resume)
+    if best:
+        best.restore(model)
+    logits = {
+        part: np.asarray(trainer.predict(examples[part]).predictions)
+        for part in ("validation", "test")
+        if len(examples[part])
+    }
+    if "validation" in logits:
+        references = np.array(examples["validation"].labels)
+        model.config.temperature = fit_temperature(logits["validation"], references)
+    history = _history(trainer.state.log_history)
+    return Training(model, logits, round(trainer.state.epoch or 0, 2), output.metrics["train_runtime"], history)
+
+
+def _history(logged: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the loss of each epoch, and WA, UA and F1 of the parts that were evaluated after it."""
+    epochs: dict[float, dict[str, Any]] = {}
+    for entry in logged:
+        epoch = epochs.setdefault(entry["epoch"], {"epoch": round(entry["epoch"], 2)})
+        if "loss" in entry:
+            epoch["loss"] = entry["loss"]
+        for part in ("validation", "test"):
+            figures = {name: entry[key] for name in ("wa", "ua", "f1") if (key := f"eval_{part}_{name}") in entry}
+            if figures:
+                epoch[part] = figures
+    return list(epochs.values())
+
+
+def _examples(part: Dataset, inputs: Inputs, model: WhisperForEmotionClassification, seed: int = 0) -> Examples:
+    return Examples(inputs, part["path"][:], _targets(part, model.config.labels), seed)
+
+
+def _log_mels(
+    sounds: Mapping[str, Sound], extractor: WhisperSerFeatureExtractor, copied: Copy | None = None
+) -> dict[str, np.ndarray]:
+    rate, log_mels = extractor.sampling_rate, {}
+    for path, sound in sounds.items():
+        audio = copied.read(copied.of(sound), rate) if copied else read_audio(path, rate)
+        log_mels[path] = extractor(audio, sampling_rate=rate, return_tensors="np")["input_features"][0]
+    return log_mels
+
+
+def _targets(part: Dataset, labels: list[str]) -> list[int]:
+    names = part.features["emotion"].names
+    return [labels.index(names[emotion]) for emotion in part["emotion"]]
+
+
+def weigh_classes(config: WhisperSerConfig, labels: list[int], weighting: str) -> None:
+    """Sets what the loss knows of the classes of `labels`, the indices of the training part.
+
+    `balanced`: weights inverse to the frequency of each class, 1 on average over the utterances. `logit_adjustment`:
+    their frequencies; a class that is not there counts as one utterance, since no logit can make up for none.
+    """
+    config.class_weights = config.class_priors = None
+    counts = np.bincount(labels, minlength=len(config.labels))
+    if weighting == "balanced":
+        present = np.count_nonzero(counts)
+        config.class_weights = [float(len(labels) / (present * count)) if count else 0.0 for count in counts]
+    elif weighting == "logit_adjustment":
+        seen = np.maximum(counts, 1)
+        config.class_priors = [float(count / seen.sum()) for count in seen]
+
+
+class BestEpoch(TrainerCallback):
+    """Keeps the weights of the epoch with the highest `metric` in memory."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric = f"eval_{metric}"
+        self.highest = -1.0
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **context: Any) -> None:
+        value = context["metrics"].get(self.metric, -1.0)
+        if value > self.highest:
+            self.highest = value
+            model = context["model"]
+            self.weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    def restore(self, model: torch.nn.Module) -> None:
+        """Gives `model` the weights kept."""
+        model.load_state_dict(self.weights, strict=False)
+
+
+class SerTrainer(Trainer):
+    """The Hugging Face Trainer; a checkpoint that cannot be written is a `CheckpointError`."""
+
+    def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
+        with saving(str(self.args.output_dir)):
+            super()._save_checkpoint(*arguments, **options)
+
+
+class SealCheckpoints(TrainerCallback):
+    """Notes the checksums of each checkpoint, and removes older ones only then.
+
+    Args:
+        limit: checkpoints kept besides the best; `None` keeps all.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+
+    def on_save(self, args: Any, state: Any, control: Any, **context: Any) -> None:
+        # Every process writes the state of its own random numbers.
+        PartialState().wait_for_everyone()
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir)
+        write_checksums(folder / f"checkpoint-{state.global_step}")
+        for checkpoint in _saved(folder)[: -self.limit] if self.limit else []:
+            if checkpoint.name != Path(state.best_model_checkpoint or "").name:
+                shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _trainer(
+    model: WhisperForEmotionClassification,
+    extractor: WhisperSerFeatureExtractor,
+    examples: dict[str, Examples],
+    arguments: SerTrainingArguments,
+    best: BestEpoch | None,
+    follow_test: bool,
+) -> SerTrainer:
+    evaluated = {name: examples[name] for name in ("validation", "test") if len(examples[name])}
+    if not follow_test and arguments.selection != "test_best":
+        del evaluated["test"]
+    arguments = copy.copy(arguments)
+    arguments.output_dir = str(_checkpoints(arguments))
+    arguments.remove_unused_columns = False
+    arguments.label_names = ["labels"]
+    # One process, one device: packed states are no batch that torch could split over several. torchrun uses them all.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    if not evaluated:
+        arguments.eval_strategy = IntervalStrategy.NO
+    limit, arguments.save_total_limit = arguments.save_total_limit, None
+    if arguments.selection in BEST and best is None:
+        arguments.load_best_model_at_end = True
+        arguments.metric_for_best_model = BEST[arguments.selection]
+        arguments.greater_is_better = True
+    callbacks: list[TrainerCallback] = [TellEpoch(examples["train"])]
+    trainer = SerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=examples["train"],
+        eval_dataset=evaluated or None,
+        data_collator=_collator(extractor),
+        compute_metrics=_metrics,
+        callbacks=[*callbacks, best or SealCheckpoints(limit)],
+    )
+    if arguments.disable_tqdm:
+        # What the Trainer puts in the place of its bar prints every log.
+        trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _collator(extractor: WhisperSerFeatureExtractor) -> Callable[[list[Example]], dict[str, torch.Tensor]]:
+    """Returns the function that makes a batch of examples: log-mel is padded, states are packed."""
+
+    def collate(examples: list[Example]) -> dict[str, torch.Tensor]:
+        labels = torch.tensor([example["labels"] for example in examples])
+        if "input_features" in examples[0]:
+            features = {"input_features": [example["input_features"] for example in examples]}
+            return {**extractor.pad(features, padding=True, return_tensors="pt"), "labels": labels}
+        states = [example["encoder_hidden_states"] for example in examples]
+        counts = [state.shape[1] for state in states]
+        packed = torch.empty(states[0].shape[0], sum(counts), states[0].shape[2])
+        for place, state in zip(packed.split(counts, dim=1), states, strict=True):
+            place.copy_(state)
+        # The Trainer counts the examples of a batch by the first tensor that it finds.
+        return {"labels": labels, "encoder_hidden_states": packed, "encoder_frame_counts": torch.tensor(counts)}
+
+    return collate
+
+
+def _metrics(prediction: EvalPrediction) -> dict[str, float]:
+    return scores(np.asarray(prediction.label_ids), np.asarray(prediction.predictions).argmax(-1))
+
+
+def calibration_folder(arguments: SerTrainingArguments) -> Path:
+    """Returns where the first training of `refit` keeps its checkpoints, until the second has ended."""
+    return Path(arguments.output_dir) / CALIBRATION
+
+
+def _checkpoints(arguments: SerTrainingArguments) -> Path:
+    return Path(arguments.output_dir) / CHECKPOINTS
+
+
+def _checkpoint_to_resume(arguments: Arguments) -> str | None:
+    """Returns the last checkpoint of an interrupted run with the same settings, and notes the settings of this one."""
+    training_arguments = arguments.training
+    if asked := training_arguments.resume_from_checkpoint:
+        if (Path(asked) / CHECKSUMS).is_file() and (changed := changed_files(Path(asked))):
+            raise CheckpointError(f"{asked} is damaged ({', '.join(changed)}): name another checkpoint.")
+        return asked
+    folder = _checkpoints(training_arguments)
+    if _saved(folder) and not (folder / SETTINGS).is_file():
+        raise CheckpointError(
+            f"{folder} holds checkpoints of another program. Choose another --output_dir, or name the checkpoint to "
+            "go on from with --resume_from_checkpoint."
+        )
+    note_settings(folder, arguments)
+    return _last_whole_checkpoint(folder)
+
+
+def note_settings(folder: Path, arguments: Arguments) -> None:
+    """Writes the settings of an unfinished run into `folder`, or compares them with those that are there.
+
+    Raises:
+        CheckpointError: they are others.
+    """
+    data = asdict(arguments.data)
+    settings = {
+        "model": asdict(arguments.model),
+        "data": {name: value for name, value in data.items() if name not in NOT_SETTINGS},
+        "training": {name: getattr(arguments.training, name) for name in SETTINGS_THAT_MATTER},
+    }
+    settings = json.loads(json.dumps(settings, default=str))
+    noted = folder / SETTINGS
+    if noted.is_file():
+        _refuse_other_settings(json.loads(noted.read_text(encoding="utf-8")), settings, folder)
+    else:
+        with replacing(noted) as path:
+            path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def _saved(folder: Path) -> list[Path]:
+    """Returns the Trainer's checkpoints, oldest first."""
+    numbered = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")}
+    return sorted((path for path, number in numbered.items() if number.isdigit()), key=lambda p: int(numbered[p]))
+
+
+def _last_whole_checkpoint(folder: Path) -> str | None:
+    """Returns the newest checkpoint that is as it was written, and so is the best one it tells of; removes others."""
+    whole = []
+    for checkpoint in _saved(folder):
+        if changed := changed_files(checkpoint):
+            logger.warning(f"{checkpoint} is damaged, or was not written to its end ({', '.join(changed)}): removed.")
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        else:
+            whole.append(checkpoint)
+    for checkpoint in reversed(whole):
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        best = state["best_model_checkpoint"]
+        if best is None or Path(best).name in {other.name for other in whole}:
+            return str(checkpoint)
+        logger.warning(f"{checkpoint} tells of a best epoch that is lost, and is removed.")
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    return None
+
+
+def _refuse_other_settings(noted: dict[str, dict], settings: dict[str, dict], folder: Path) -> None:
+    changed = [
+        f"{name} was {noted.get(group, {}).get(name)}, is now {value}"
+        for group, fields in settings.items()
+        for name, value in fields.items()
+        if noted.get(group, {}).get(name) != value
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{folder} holds an unfinished run with other settings ({'; '.join(changed)}). Start it again with its "
+            "own settings to finish it, choose another --output_dir, or delete that folder."
+        )
+
+
+def remove_checkpoints(output_dir: Path) -> None:
+    """Removes what only an interrupted run needs, and nothing else that may lie there."""
+    for folder in (output_dir / CALIBRATION / CHECKPOINTS, output_dir / CHECKPOINTS):
+        for checkpoint in _saved(folder):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        (folder / SETTINGS).unlink(missing_ok=True)
+    for folder in (output_dir / CALIBRATION / CHECKPOINTS, output_dir / CALIBRATION, output_dir / CHECKPOINTS):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
