@@ -8,10 +8,11 @@ from tqdm import tqdm
 
 from whisper_ser.data.audio_index import Sound
 from whisper_ser.data.splits import Fold, training_paths
+from whisper_ser.training.identity import note_settings, run_identity, sample_hashes
 from whisper_ser.training.models import build_model
-from whisper_ser.training.runs import Bench, Cell, fold_folder, identity, run_cells
+from whisper_ser.training.runs import Bench, Cell, fold_folder, run_cells
 from whisper_ser.training.settings import Arguments
-from whisper_ser.training.trainer import note_settings, prepare_inputs
+from whisper_ser.training.trainer import prepare_inputs
 
 
 def cross_validate(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments: Arguments) -> dict[int, list[Path]]:
@@ -25,7 +26,7 @@ def cross_validate(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments
     """
     process, output_dir = PartialState(), Path(arguments.training.output_dir)
     with process.main_process_first():
-        note_settings(output_dir / "folds", arguments)
+        note_settings(output_dir / "folds", arguments, [fold.split for fold in folds], sample_hashes(sounds))
     cells = plan_cells(folds, sounds, arguments)
     todo, silent = [cell for cell in cells if not cell.done], not process.is_main_process
     progress = tqdm(
@@ -54,12 +55,12 @@ def cross_validate(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments
 def plan_cells(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments: Arguments) -> list[Cell]:
     """Returns the cell of every seed and fold, those of one seed together."""
     seeds = [*dict.fromkeys(arguments.sweep.seeds or [arguments.training.seed])]
-    cells = []
+    cells, hashes = [], sample_hashes(sounds)
     for seed in seeds:
         of_seed = arguments.with_seed(seed)
         for number, fold in enumerate(folds):
             folder = _folder(Path(arguments.training.output_dir), fold, number, seed, seeds)
-            cells.append(Cell(folder, number, None, of_seed, identity(None, of_seed, fold.split, sounds)))
+            cells.append(Cell(folder, number, None, of_seed, run_identity(of_seed, fold.split, hashes)))
     return cells
 
 

@@ -6,16 +6,13 @@ steps are so small that several of them side by side are far faster than one aft
 """
 
 import copy
-import hashlib
-import json
 import multiprocessing
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,15 +23,14 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils import logging
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
-from whisper_ser.data.audio_index import Sound
-from whisper_ser.data.splits import Fold, Split
+from whisper_ser.data.splits import Fold
 from whisper_ser.errors import WhisperSerError
 from whisper_ser.evaluation.results import check_predictions, read_metrics
 from whisper_ser.training.models import build_model
 from whisper_ser.training.refitting import train_as_asked
 from whisper_ser.training.results import write_fold
 from whisper_ser.training.settings import Arguments, SerTrainingArguments
-from whisper_ser.training.trainer import BEST, SETTINGS_THAT_MATTER, Inputs
+from whisper_ser.training.trainer import BEST, Inputs
 
 
 class TrainingError(WhisperSerError, RuntimeError):
@@ -137,21 +133,6 @@ def fold_folder(number: int, name: str) -> str:
 def folder_name(name: str) -> str:
     """Returns `name` as a file system takes it. Several names may become one."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)
-
-
-def identity(config: WhisperSerConfig | None, arguments: Arguments, split: Split, sounds: Mapping[str, Sound]) -> str:
-    """Returns a hash of everything that the figures of a cell depend on."""
-    parts = {
-        name: [
-            [sounds[path].sample_hash, speaker, emotion]
-            for path, speaker, emotion in zip(part["path"][:], part["speaker"][:], part["emotion"][:], strict=True)
-        ]
-        for name, part in split._asdict().items()
-    }
-    training = {name: getattr(arguments.training, name) for name in SETTINGS_THAT_MATTER}
-    settings = [config.to_dict() if config else None, asdict(arguments.model), training]
-    content = json.dumps([settings, split.train.features["emotion"].names, parts], sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _quiet(arguments: SerTrainingArguments, folder: Path, curves: bool) -> SerTrainingArguments:

@@ -4,7 +4,7 @@ import copy
 import difflib
 import json
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -72,6 +72,68 @@ COPIES = 4
 """Altered copies of each utterance, where no other number is asked for."""
 VARIANTS_KEEP = ("seed", "data_seed", "output_dir", "resume_from_checkpoint", "use_cpu")
 """Settings of the training that are the same for all variants of an ablation, or of each its own."""
+
+
+HARMLESS_TRAINER_SETTINGS = {
+    "output_dir",
+    "logging_strategy",
+    "logging_steps",
+    "logging_first_step",
+    "log_on_each_node",
+    "logging_nan_inf_filter",
+    "include_num_input_tokens_seen",
+    "log_level",
+    "log_level_replica",
+    "disable_tqdm",
+    "report_to",
+    "run_name",
+    "project",
+    "trackio_space_id",
+    "trackio_bucket_id",
+    "trackio_static_space_id",
+    "per_device_eval_batch_size",
+    "eval_accumulation_steps",
+    "batch_eval_metrics",
+    "torch_empty_cache_steps",
+    "save_only_model",
+    "save_strategy",
+    "save_steps",
+    "save_on_each_node",
+    "save_total_limit",
+    "enable_jit_checkpoint",
+    "push_to_hub",
+    "hub_token",
+    "hub_private_repo",
+    "hub_model_id",
+    "hub_strategy",
+    "hub_always_push",
+    "hub_revision",
+    "ignore_data_skip",
+    "restore_callback_states_from_checkpoint",
+    "use_cpu",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context",
+    "dataloader_in_order",
+    "remove_unused_columns",
+    "label_names",
+    "ddp_timeout",
+    "debug",
+    "skip_memory_metrics",
+    "do_train",
+    "do_eval",
+    "do_predict",
+    "resume_from_checkpoint",
+    "local_rank",
+}
+"""Settings of the Trainer that change no figure: where things are written, what is shown, how fast data is read."""
+
+
+def is_harmless(field: Field) -> bool:
+    """Whether a setting changes no figure of a run. What is not marked so is part of the run's identity."""
+    return field.name in HARMLESS_TRAINER_SETTINGS
 
 
 def _option(help_text: str, default: object = None, choices: tuple[str, ...] | None = None) -> Any:

@@ -19,10 +19,11 @@ from whisper_ser.demo.encoder import resolve_encoder
 from whisper_ser.errors import RecipeError
 from whisper_ser.evaluation.results import PREDICTIONS, read_metrics
 from whisper_ser.io import replacing
+from whisper_ser.training.identity import note_settings, run_identity, sample_hashes
 from whisper_ser.training.models import build_model, given_fields
-from whisper_ser.training.runs import Bench, Cell, fold_folder, folder_name, identity, run_cells
+from whisper_ser.training.runs import Bench, Cell, fold_folder, folder_name, run_cells
 from whisper_ser.training.settings import OF_THE_HEAD, Arguments
-from whisper_ser.training.trainer import note_settings, prepare_inputs
+from whisper_ser.training.trainer import prepare_inputs
 
 RESULTS = "results.json"
 OF_THE_MODEL = ("pooling_type", "channel_standardisation", "chunk_seconds", "frame_averaging", *OF_THE_HEAD)
@@ -74,7 +75,7 @@ def sweep(
     """
     process, output_dir = PartialState(), Path(arguments.training.output_dir)
     with process.main_process_first():
-        note_settings(output_dir / "cells", arguments)
+        note_settings(output_dir / "cells", arguments, [fold.split for fold in folds], sample_hashes(sounds))
     variants = _variants(folds, sounds, arguments)
     todo = [variant for variant in variants if not variant.cell.done]
     if todo and process.is_main_process:
@@ -97,7 +98,7 @@ def sweep(
 def _variants(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments: Arguments) -> list[Variant]:
     labels = folds[0].split.train.features["emotion"].names
     poolings = arguments.sweep.poolings or [arguments.model.pooling_type or WhisperSerConfig.pooling_type]
-    variants = []
+    variants, hashes = [], sample_hashes(sounds)
     for encoder in _encoders(arguments):
         for layer in encoder.layers:
             for pooling in poolings:
@@ -110,7 +111,7 @@ def _variants(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments: Arg
                     folder = Path(arguments.training.output_dir) / "cells" / encoder.name / f"layer-{layer:02d}"
                     folder = folder / pooling / f"seed-{seed}"
                     for number, fold in enumerate(folds):
-                        what = identity(config, of_seed, fold.split, sounds)
+                        what = run_identity(of_seed, fold.split, hashes)
                         cell = Cell(folder / fold_folder(number, fold.name), number, config, of_seed, what)
                         variants.append(Variant(encoder, layer, pooling, seed, cell))
     return variants
