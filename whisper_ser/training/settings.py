@@ -347,7 +347,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
     if not (argv and argv[0].endswith(".json")):
         return _parsed(parser, argv)
     try:
-        recipe = _read_recipe(Path(argv[0]))
+        recipe = _read_recipe(find_recipe(argv[0]))
         if any(flag == "--encoder" or flag.startswith("--encoder=") for flag in argv):
             recipe.pop("encoders", None)
         return _parsed(parser, [*as_flags(recipe), *argv[1:]])
@@ -387,11 +387,27 @@ def as_flags(recipe: dict[str, Any]) -> list[str]:
     return flags
 
 
+def find_recipe(name: str) -> Path:
+    """Returns the recipe file `name`: as a path, else one that ships with the package, such as `recipes/best.json`."""
+    path, package = Path(name).expanduser(), Path(__file__).parent.parent
+    if path.exists():
+        return path
+    # Inside the package where it is installed, beside it in a checkout.
+    for folder in (package / "recipes", package.parent / "recipes"):
+        shipped = folder / Path(name).as_posix().removeprefix("recipes/")
+        if not path.is_absolute() and ".." not in path.parts and shipped.is_file():
+            return shipped
+    return path
+
+
 def _read_recipe(path: Path) -> dict[str, Any]:
     try:
         recipe = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecipeError(f"There is no recipe {path}.") from None
+        shipped = "recipes/best.json, recipes/baseline.json, recipes/demo.json"
+        raise RecipeError(
+            f"There is no recipe {path}: give a JSON file, or one that ships, such as {shipped}."
+        ) from None
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"The recipe {path} is not JSON: {error}.") from error
     if not isinstance(recipe, dict):
