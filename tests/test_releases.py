@@ -12,7 +12,7 @@ from transformers import AutoModelForAudioClassification
 import whisper_ser
 from modeling_whisper_ser import WhisperSerFeatureExtractor
 from whisper_ser.hub.verify import verify
-from whisper_ser.inference.reference_output import read_known_answer, waveform
+from whisper_ser.inference.reference_output import read_reference_output, waveform
 
 FOLDERS = sorted(path for path in (ROOT / "tests/fixtures").iterdir() if path.name.startswith("model-"))
 released = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -29,13 +29,13 @@ def test_there_are_released_models():
 @released
 def test_a_released_model_gives_its_known_answer(folder):
     # The one of sixteen voices that it was least sure of: other weights or another front end would tip it.
-    assert max(read_known_answer(folder)["probabilities"].values()) < 0.6
+    assert max(read_reference_output(folder)["probabilities"].values()) < 0.6
     assert verify(folder) < 1e-4
 
 
 @released
 def test_the_stock_classes_and_predict_give_it_too(folder):
-    known = read_known_answer(folder)
+    known = read_reference_output(folder)
     audio = waveform(known["waveform"])
     model = AutoModelForAudioClassification.from_pretrained(folder).eval()
     features = WhisperSerFeatureExtractor.from_pretrained(folder)(audio, sampling_rate=16000, return_tensors="pt")

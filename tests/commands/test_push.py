@@ -13,7 +13,7 @@ from conftest import ROOT
 from hub_server import WRITER, Hub
 
 from whisper_ser.commands import train as run_train
-from whisper_ser.inference.reference_output import answer, read_known_answer, waveform
+from whisper_ser.inference.reference_output import compute_output, read_reference_output, waveform
 
 MODEL = "user/whisper-demo"
 
@@ -67,8 +67,8 @@ def test_a_demo_model_is_trained_published_and_gives_a_stranger_the_same_answers
     output = tmp_path / "run"
     options = ["--encoder", str(small_checkpoint), "--data_dir", str(tmp_path / "demo"), "--num_train_epochs", "2"]
     run_train.main([str(ROOT / "recipes" / "demo.json"), *options, "--output_dir", str(output)])
-    audio = waveform(read_known_answer(output / "model")["waveform"])[:50_000]
-    before = answer(output / "model", audio)
+    audio = waveform(read_reference_output(output / "model")["waveform"])[:50_000]
+    before = compute_output(output / "model", audio)
     np.save(tmp_path / "audio.npy", audio)
 
     push = [
@@ -103,7 +103,7 @@ def test_a_user_sees_one_line_instead_of_a_stack_trace(hub, tmp_path):
         [str(ROOT / "push_to_hub.py"), "absent", "--repo_id", MODEL], tmp_path, processes(hub, tmp_path, None)
     )
     assert result.returncode == 1
-    assert result.stderr == "push_to_hub.py: absent holds no model: name the folder model/ of a run, such as " + (
+    assert result.stderr == "push_to_hub.py: absent holds no model: give the folder model/ of a run, such as " + (
         "outputs/demo/model.\n"
     )
     assert not hub.requests

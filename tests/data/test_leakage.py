@@ -69,7 +69,7 @@ def cut(sounds, train=(), validation=(), test=()) -> list[Fold]:
 
 def test_clean_parts_have_no_leak(sounds):
     result = audit(cut(sounds))
-    assert result.leaks == [] and result.notes == [] and result.utterances == 6
+    assert result.leaks == [] and result.notes == [] and result.utterances == 6 and result.without_speaker == 0
     assert check(result, set()) == []
 
 
@@ -96,6 +96,7 @@ def test_speakers_of_two_corpora_may_have_one_name(sounds):
 def test_unknown_speakers_are_noted_and_not_taken_for_one(sounds):
     result = audit([Fold("x", Split(part(sounds[:2], ["", ""]), part([]), part(sounds[4:], ["", "b"])))])
     assert result.leaks == []
+    assert result.without_speaker == 3
     assert result.notes == ["3 of 4 utterances have no speaker: parts may share speakers unseen."]
 
 

@@ -17,7 +17,7 @@ from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeat
 from whisper_ser.cli import main
 from whisper_ser.errors import AudioFileError, ExportError
 from whisper_ser.inference.model import Recognizer, load_model
-from whisper_ser.inference.reference_waveform import KnownAnswerError
+from whisper_ser.inference.reference_waveform import ReferenceOutputError
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -167,7 +167,7 @@ def test_a_file_proves_itself_and_a_changed_one_is_found_out(exported, tmp_path)
     bias = next(c for c in constants if c.data_type == onnx.TensorProto.FLOAT and list(c.dims) == [3])
     bias.raw_data = np.array([0.0, 2.0, 0.0], np.float32).tobytes()
     onnx.save(changed, tmp_path / "changed.onnx")
-    with pytest.raises(KnownAnswerError, match="do not use the model"):
+    with pytest.raises(ReferenceOutputError, match="do not use the model"):
         OnnxModel(tmp_path / "changed.onnx").verify()
 
 

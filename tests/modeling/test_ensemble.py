@@ -23,7 +23,7 @@ from whisper_ser.commands import train as run_train
 from whisper_ser.errors import RecipeError
 from whisper_ser.inference.model import load_model
 from whisper_ser.inference.predict import predict
-from whisper_ser.inference.reference_output import read_known_answer, write_known_answer
+from whisper_ser.inference.reference_output import read_reference_output, write_reference_output
 from whisper_ser.inference.reference_waveform import check_probabilities, waveform
 from whisper_ser.inference.timeline import timeline
 from whisper_ser.training.settings import parse_arguments
@@ -152,8 +152,8 @@ def test_it_saves_and_loads_as_one(ensemble, batch, tmp_path):
     answers = pipeline("audio-classification", model=str(tmp_path))(speechlike(1.0))
     probabilities = dict(zip(LABELS, expected[0].softmax(-1).tolist(), strict=True))
     assert {one["label"]: one["score"] for one in answers} == pytest.approx(probabilities, abs=1e-5)
-    write_known_answer(tmp_path)
-    known = read_known_answer(tmp_path)
+    write_reference_output(tmp_path)
+    known = read_reference_output(tmp_path)
     (again,) = predict(waveform(known["waveform"]), tmp_path)
     check_probabilities(again.probabilities, known, "predict")
     half = WhisperForEmotionClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)

@@ -360,8 +360,17 @@ class TestWhatEveryTableSays:
 
     def test_speakers_that_nobody_knows(self, tmp_path):
         notes = ["10 of 10 utterances have no speaker: parts may share speakers unseen."]
-        page = report(tmp_path, results(audit={"folds": ["A", "B"], "utterances": 10, "leaks": [], "notes": notes}))
+        audit = {"folds": ["A", "B"], "utterances": 10, "leaks": [], "notes": notes}
+        page = report(tmp_path, results(audit={**audit, "without_speaker": 10}))
         assert all("speakers not known" in section for section in headings(page)) and f"- {notes[0]}" in page
+
+    def test_the_wording_of_a_note_means_nothing_but_in_results_of_earlier_versions(self, tmp_path):
+        notes = ["10 of 10 utterances have no speaker: parts may share speakers unseen."]
+        audit = {"folds": ["A", "B"], "utterances": 10, "leaks": [], "notes": notes}
+        assert "speakers not known" in report(tmp_path / "earlier", results(audit=audit))
+        reworded = {**audit, "notes": ["Speakers?"], "without_speaker": 10}
+        assert "speakers not known" in report(tmp_path / "reworded", results(audit=reworded))
+        assert "speakers not known" not in report(tmp_path / "known", results(audit={**audit, "without_speaker": 0}))
 
 
 class TestFolder:

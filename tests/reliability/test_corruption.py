@@ -38,8 +38,8 @@ from whisper_ser.errors import (
 )
 from whisper_ser.evaluation.results import check_predictions, read_metrics
 from whisper_ser.hub.verify import verify
-from whisper_ser.inference.reference_output import read_known_answer, write_known_answer
-from whisper_ser.inference.reference_waveform import KnownAnswerError
+from whisper_ser.inference.reference_output import read_reference_output, write_reference_output
+from whisper_ser.inference.reference_waveform import ReferenceOutputError
 from whisper_ser.io import write_checksums
 from whisper_ser.training import trainer as training
 from whisper_ser.training.feature_store import fill
@@ -167,14 +167,14 @@ def test_a_damaged_model_is_refused_by_its_name(model, times, tried, name):
 
 
 def test_a_damaged_known_answer_is_refused_or_asks_the_same(model, times, tried):
-    known = read_known_answer(model)
+    known = read_reference_output(model)
     for _ in damages(model / "known_answer.json", times):
         try:
             verify(model)
-        except KnownAnswerError as error:
-            assert "known_answer.json" in str(error) or str(model) in str(error) or "known answer" in str(error)
+        except ReferenceOutputError as error:
+            assert "known_answer.json" in str(error) or str(model) in str(error) or "reference output" in str(error)
         else:
-            found = read_known_answer(model)
+            found = read_reference_output(model)
             # A digit beyond the tolerance, or of a waveform whose answer is the same.
             assert found["sha256"] == known["sha256"]
             assert found["probabilities"] == pytest.approx(known["probabilities"], abs=2 * known["tolerance"])
@@ -308,7 +308,7 @@ def try_exports(path: Path, times: int, log: Path) -> None:
             found.verify()
             difference = float(np.abs(found.probabilities([voice]) - expected).max())
             note(log, difference=difference)
-        except (ExportError, KnownAnswerError) as error:
+        except (ExportError, ReferenceOutputError) as error:
             note(log, refused=str(error)[:200])
 
 
@@ -326,7 +326,7 @@ def test_damaged_exports_are_refused_or_answer_alike(small_model, tmp_path, time
 
 
 def test_a_known_answer_of_an_absurd_waveform_takes_no_memory(model, tried):
-    known = read_known_answer(model)
+    known = read_reference_output(model)
     for change in (
         {"seconds": 1e12},
         {"sampling_rate": 10**12},
@@ -336,7 +336,7 @@ def test_a_known_answer_of_an_absurd_waveform_takes_no_memory(model, tried):
     ):
         spoilt = {**known, "waveform": {**known["waveform"], **change}}
         (model / "known_answer.json").write_text(json.dumps(spoilt))
-        with pytest.raises(KnownAnswerError, match="waveform that cannot be"):
+        with pytest.raises(ReferenceOutputError, match="impossible waveform"):
             verify(model)
         tried(1)
 
@@ -344,9 +344,9 @@ def test_a_known_answer_of_an_absurd_waveform_takes_no_memory(model, tried):
 def test_what_a_newer_save_writes_is_trusted_again(model, tried):
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "chunk_seconds": 2.0}))
-    with pytest.raises(KnownAnswerError, match=r"config\.json is not the file that was saved"):
+    with pytest.raises(ReferenceOutputError, match=r"config\.json is not the file that was saved"):
         whisper_ser.load_model(model, "cpu")
-    write_known_answer(model)
+    write_reference_output(model)
     assert whisper_ser.load_model(model, "cpu").model.config.chunk_seconds == 2.0
     tried(1)
 

@@ -26,7 +26,7 @@ from whisper_ser.data.corpora.table import load_table
 from whisper_ser.errors import CorpusError, InferenceError, PublishError, RecipeError
 from whisper_ser.hub.staging import stage
 from whisper_ser.inference.formats import csv_lines
-from whisper_ser.inference.reference_output import write_known_answer
+from whisper_ser.inference.reference_output import write_reference_output
 from whisper_ser.io import FORMULA_SIGNS
 from whisper_ser.training.settings import parse_arguments
 
@@ -45,7 +45,7 @@ class Evil:
 def hostile(small_checkpoint, tmp_path) -> tuple[Path, Path]:
     """A good model whose folder holds code and settings of somebody else, and the file that tells that they ran."""
     folder, mark = save_small_model(small_checkpoint, tmp_path / "model"), tmp_path / "ran"
-    write_known_answer(folder)
+    write_reference_output(folder)
     known = json.loads((folder / "known_answer.json").read_text())
     for path in folder.glob("*.py"):
         path.write_text(f"open({str(mark)!r}, 'w')\n" + path.read_text())

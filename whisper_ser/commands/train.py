@@ -24,7 +24,7 @@ from whisper_ser.report.run import check_output, summary, write_run
 from whisper_ser.training.ablation import VARIANTS, variants_of
 from whisper_ser.training.cross_validation import cross_validate
 from whisper_ser.training.data import load, plan_folds
-from whisper_ser.training.models import build_model
+from whisper_ser.training.models import build_model, license_model
 from whisper_ser.training.recipe import recipe, write_recipe
 from whisper_ser.training.refitting import train_as_asked
 from whisper_ser.training.settings import Arguments, DataArguments, parse_arguments
@@ -79,6 +79,7 @@ def train_one(
     # New weights are drawn before the Trainer would seed.
     set_seed(arguments.training.seed)
     model, extractor = build_model(arguments.model, split.train.features["emotion"].names)
+    license_model(model, arguments, split.train.info.dataset_name)
     store = Path(arguments.data.feature_dir)
     trained = training_paths([Fold("test", split)], arguments.training.refit)
     inputs = prepare_inputs(model, extractor, sounds, store, copies=arguments.training.copies, trained=trained)

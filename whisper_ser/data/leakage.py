@@ -61,13 +61,15 @@ class AuditResult:
         folds: their names.
         utterances: audio files compared.
         leaks: empty where all is well.
-        notes: what is no leak but worth knowing.
+        notes: for people: what is no leak but worth knowing.
+        without_speaker: utterances whose speaker is not known, so that parts may share speakers unseen.
     """
 
     folds: list[str]
     utterances: int
     leaks: list[Leak] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    without_speaker: int = 0
 
 
 class _Copy(NamedTuple):
@@ -94,12 +96,12 @@ def audit(folds: Sequence[Fold], sounds: Mapping[str, Sound] | None = None, *, p
     paths = sorted({path for fold in folds for part in fold.split for path in part["path"][:]})
     heard = listen(paths, progress) if sounds is None else sounds
     copies = _copies([heard[path] for path in paths])
-    result = AuditResult([fold.name for fold in folds], len(paths))
+    unknown = {path for fold in folds for part in fold.split for path in _without_speaker(part)}
+    result = AuditResult([fold.name for fold in folds], len(paths), without_speaker=len(unknown))
     for fold in folds:
         result.leaks.extend(_shared_speakers(fold))
         result.leaks.extend(_shared_audio(fold, copies))
         result.leaks.extend(_missing_labels(fold, result.notes))
-    unknown = sorted({path for fold in folds for part in fold.split for path in _without_speaker(part)})
     if unknown:
         result.notes.append(
             f"{len(unknown)} of {len(paths)} utterances have no speaker: parts may share speakers unseen."

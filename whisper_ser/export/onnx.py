@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 
 from modeling_whisper_ser.packed_encoder_whisper_ser import PackedEncoder
+from whisper_ser.data.licenses import read_license
 from whisper_ser.errors import ExportError
 from whisper_ser.inference.engines.graph import model_graph
 from whisper_ser.inference.engines.onnx_runtime import (
@@ -24,8 +25,8 @@ from whisper_ser.inference.engines.onnx_runtime import (
 )
 from whisper_ser.inference.engines.products import PRECISIONS, products
 from whisper_ser.inference.model import Recognizer, load_model
-from whisper_ser.inference.reference_output import hardest_question
-from whisper_ser.inference.reference_waveform import FORMULA, SECONDS, VOICES, waveform
+from whisper_ser.inference.reference_output import least_certain_waveform
+from whisper_ser.inference.reference_waveform import VOICES, describe_waveform, waveform
 from whisper_ser.io import replacing
 
 LARGEST = 2_100_000_000
@@ -37,7 +38,7 @@ TOLERANCES = {"float32": 1e-3, "int8": 0.02}
 """Largest difference on another machine: rounding, and in int8 what rounding makes of numbers between two steps."""
 
 SHARES = (1.0, 0.05, 0.42, 0.71)
-"""Of each known voice that is compared, one after the other and then over again: whole, and part of a chunk."""
+"""Of each reference voice that is compared, one after the other and then over again: whole, and part of a chunk."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def check_target(path: Path) -> None:
 def _written(graph: onnx.ModelProto, path: Path, recognizer: Recognizer, precision: str) -> float:
     """Writes the graph with its metadata and returns how far it is off; raises `ExportError` if too far."""
     _check_size(graph)
-    asked, _ = hardest_question(recognizer.model, recognizer.extractor)
+    asked, _ = least_certain_waveform(recognizer.model, recognizer.extractor)
     known = {
         "waveform": asked,
         "probabilities": _answer(graph, waveform(asked), recognizer.labels),
@@ -149,6 +150,7 @@ def _metadata(recognizer: Recognizer, precision: str, known: dict[str, Any]) -> 
         name: getattr(config, name)
         for name in ("layer_indices", "layer_mixing", "pooling_type", "d_model", "frame_averaging")
     }
+    license = read_license(config)
     fields = {
         "labels": config.labels,
         "sampling_rate": extractor.sampling_rate,
@@ -156,6 +158,7 @@ def _metadata(recognizer: Recognizer, precision: str, known: dict[str, Any]) -> 
         "pad_to_seconds": extractor.pad_to_seconds,
         "precision": precision,
         "model": model,
+        "license": asdict(license) if license else None,
         "known_answer": known,
     }
     return {FORMAT_KEY: FORMAT, **{name: json.dumps(value, ensure_ascii=False) for name, value in fields.items()}}
@@ -164,8 +167,7 @@ def _metadata(recognizer: Recognizer, precision: str, known: dict[str, Any]) -> 
 def _difference(exported: OnnxModel, recognizer: Recognizer) -> float:
     """Returns how far an export is off: voices of one chunk and of two, in batches."""
     rate = exported.sampling_rate
-    form = {"formula": FORMULA, "seconds": SECONDS, "sampling_rate": rate}
-    voices = [waveform({**form, "parameters": voice}) for voice in VOICES]
+    voices = [waveform(describe_waveform(voice, rate)) for voice in VOICES]
     clips = [voice[: round(share * len(voice))] for voice, share in zip(voices, SHARES * len(voices), strict=False)]
     largest = []
     for first in range(0, len(clips), len(SHARES)):

@@ -1,4 +1,4 @@
-"""A Space in which people try the model: `app.py`, the packages it imports, and what the Hub has to know."""
+"""A Space to try the model in: `app.py`, the packages it imports, and the metadata that the Hub needs."""
 
 import importlib.metadata
 import shutil
@@ -11,20 +11,23 @@ from huggingface_hub import HfApi
 
 import modeling_whisper_ser
 import whisper_ser
+from whisper_ser.data.licenses import CODE_LICENSE
 from whisper_ser.errors import PublishError
-from whisper_ser.hub.hub_errors import in_words
+from whisper_ser.hub.hub_errors import explain_hub_error
 from whisper_ser.hub.publish import Published, Target, push
 from whisper_ser.page.models import MODEL_VARIABLE
 
 PACKAGES = (modeling_whisper_ser, whisper_ser)
 EXTRAS = ("demo",)
-"""What `app.py` can use beside what the packages need: the voice of its examples. Gradio comes with the Space."""
+"""Optional dependencies of `app.py`: the voice of its examples. Gradio is part of every Space."""
 ABOUT = """
 Try [{model}](/{model}): upload or record speech, see which emotion the voice resembles, when, and where the model
 listened. It names what a voice resembles in acted recordings, not what a person feels: do not use it to judge people.
 
 The variable `{variable}` in the settings of the Space names the model; separated by commas, it names several to choose
 from. Private ones need a secret `HF_TOKEN` that may read them.
+
+The licence above is that of the code of this Space. Each model has its own licence: see its page.
 """
 
 
@@ -35,7 +38,7 @@ def stage_space(folder: Path, app: Path, model_id: str) -> None:
         PublishError: `app` is not there, or gradio is not installed.
     """
     if not app.is_file():
-        raise PublishError(f"There is no {app}, which --space would push: leave --space out.")
+        raise PublishError(f"There is no {app}, which --space uploads: leave --space out.")
     folder.mkdir(parents=True)
     shutil.copy(app, folder / "app.py")
     for package in PACKAGES:
@@ -46,11 +49,11 @@ def stage_space(folder: Path, app: Path, model_id: str) -> None:
         "title": model_id.split("/")[-1],
         "sdk": "gradio",
         "sdk_version": _sdk_version(),
-        # A Space's own choice would be older than the packages allow.
+        # The default Python of a Space is older than the packages allow.
         "python_version": f"{sys.version_info.major}.{sys.version_info.minor}",
         "app_file": "app.py",
         "models": [model_id],
-        "license": "apache-2.0",
+        "license": CODE_LICENSE,
     }
     about = ABOUT.format(model=model_id, variable=MODEL_VARIABLE)
     text = f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n{about}"
@@ -58,25 +61,25 @@ def stage_space(folder: Path, app: Path, model_id: str) -> None:
 
 
 def push_space(api: HfApi, folder: Path, model_id: str, private: bool) -> Published:
-    """Uploads the Space of the same name as the model, and tells it the model.
+    """Uploads the Space, which has the name of the model, and sets the model as its variable.
 
     Raises:
         PublishError: as `push`.
     """
     published = push(api, folder, Target(model_id, "space", private=private), f"Space for {model_id}")
-    with in_words(model_id, api.endpoint):
+    with explain_hub_error(model_id, api.endpoint):
         api.add_space_variable(model_id, MODEL_VARIABLE, model_id)
     return published
 
 
 def _requirements(root: Path) -> list[str]:
-    """Returns what the page needs, from the file that says so."""
+    """Returns the requirements of the page, from `pyproject.toml`."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return project["dependencies"] + [one for extra in EXTRAS for one in project["optional-dependencies"][extra]]
 
 
 def _sdk_version() -> str:
-    """Returns the version of gradio that is tried here."""
+    """Returns the version of gradio that is installed here."""
     try:
         return importlib.metadata.version("gradio")
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""A model as it lies in a folder or on the Hub, held against its known answer."""
+"""Verification of a model, in a folder or on the Hub, against its reference output."""
 
 import tempfile
 from pathlib import Path
@@ -6,62 +6,62 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 
 from whisper_ser.errors import PublishError
-from whisper_ser.hub.clean_process import strangers_answer
-from whisper_ser.hub.hub_errors import in_words
+from whisper_ser.hub.clean_process import predict_in_clean_process
+from whisper_ser.hub.hub_errors import explain_hub_error
 from whisper_ser.hub.publish import Published
-from whisper_ser.inference.reference_output import answer, check_settings, check_weights, read_known_answer
-from whisper_ser.inference.reference_waveform import KnownAnswerError, check_probabilities, waveform
+from whisper_ser.inference.reference_output import check_settings, check_weights, compute_output, read_reference_output
+from whisper_ser.inference.reference_waveform import ReferenceOutputError, check_probabilities, waveform
 
 
-def fetched(model: str, revision: str | None = None) -> Path:
-    """Returns the folder of a model, downloaded where it is a Hub id.
+def download(model: str, revision: str | None = None) -> Path:
+    """Returns the folder of a model, downloaded if it is a Hub id.
 
     Raises:
-        PublishError: there is neither such a folder, nor can such a model be had from the Hub.
+        PublishError: there is no such folder, and the Hub has no such model or cannot be reached.
     """
     if Path(model).is_dir():
         if revision:
-            raise PublishError(f"{model} is a folder, which has no revisions: leave --revision out.")
+            raise PublishError(f"{model} is a folder and has no revisions: leave --revision out.")
         return Path(model)
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
-        raise PublishError(f"There is no folder {model}, and it is no Hub id (user/name).")
-    with in_words(model):
+        raise PublishError(f"There is no folder {model}, and it is not a Hub id (user/name).")
+    with explain_hub_error(model):
         return Path(snapshot_download(model, revision=revision))
 
 
 def verify(folder: Path) -> float:
-    """Returns the largest difference to the probabilities expected of the model in `folder`.
+    """Returns the largest difference of a probability from the reference output of the model in `folder`.
 
     Raises:
-        KnownAnswerError: its weights or its answer are not those that were saved.
+        ReferenceOutputError: its weights, settings or output are not those that were saved.
     """
-    known = read_known_answer(folder)
-    check_weights(folder, known)
-    check_settings(folder, known)
-    return check_probabilities(answer(folder, waveform(known["waveform"])), known, str(folder))
+    reference = read_reference_output(folder)
+    check_weights(folder, reference)
+    check_settings(folder, reference)
+    return check_probabilities(compute_output(folder, waveform(reference["waveform"])), reference, str(folder))
 
 
 def verify_published(api: HfApi, repo_id: str, published: Published, staged: Path) -> None:
-    """Downloads what was published and checks it as a stranger finds it: in a clean process, by its name.
+    """Downloads what was published and checks it the way other people load it: in a clean process, by its Hub id.
 
     Raises:
-        PublishError: it cannot be had, or is not what was staged. It lies on the Hub all the same.
+        PublishError: it cannot be downloaded, or is not what was staged. It stays on the Hub.
     """
-    known = read_known_answer(staged)
+    reference = read_reference_output(staged)
     try:
         with tempfile.TemporaryDirectory() as cache:
-            with in_words(repo_id, api.endpoint):
+            with explain_hub_error(repo_id, api.endpoint):
                 folder = Path(api.snapshot_download(repo_id, revision=published.commit, cache_dir=cache))
-            check_weights(folder, known)
-            check_settings(folder, known)
-            found = strangers_answer(repo_id, waveform(known["waveform"]), published.commit, Path(cache))
-            check_probabilities(found, known, repo_id)
-    except KnownAnswerError as error:
+            check_weights(folder, reference)
+            check_settings(folder, reference)
+            found = predict_in_clean_process(repo_id, waveform(reference["waveform"]), published.commit, Path(cache))
+            check_probabilities(found, reference, repo_id)
+    except ReferenceOutputError as error:
         raise PublishError(
-            f"{published.url} holds commit {published.commit}, but it is not what was sent: {error}"
+            f"{published.url} has commit {published.commit}, but not with the content that was uploaded: {error}"
         ) from None
     except PublishError as error:
         raise PublishError(
-            f"{error}\nThe model was uploaded whole ({published.url}, commit {published.commit}); only the check "
+            f"{error}\nThe model was uploaded completely ({published.url}, commit {published.commit}); only the check "
             f"afterwards failed. Check again: whisper-ser verify {repo_id} --revision {published.commit}"
         ) from None

@@ -110,7 +110,7 @@ def load_model(name_or_path: str | os.PathLike, device: str | torch.device | Non
 
     Raises:
         InferenceError: the model is of another kind.
-        KnownAnswerError, ConfigError, MissingWeightsError, OSError: it is damaged, incomplete, or not there.
+        ReferenceOutputError, ConfigError, MissingWeightsError, OSError: it is damaged, incomplete, or not there.
     """
     model, extractor = load_saved(name_or_path)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -135,7 +135,7 @@ def load_saved(
 ) -> tuple[WhisperForEmotionClassification, WhisperSerFeatureExtractor]:
     """Returns the model saved in a folder or on the Hub, and the extractor that feeds it.
 
-    Where a folder has a known answer, its weights and settings must be those that were saved with it.
+    Weights and settings of a folder with a reference output must be those that were saved with it.
 
     Args:
         name_or_path: a folder that training wrote, or a Hub id.
@@ -143,7 +143,7 @@ def load_saved(
 
     Raises:
         InferenceError: the model is of another kind.
-        KnownAnswerError: weights or settings are not those that were saved.
+        ReferenceOutputError: weights or settings are not those that were saved.
         CheckpointError: a file is damaged.
         ConfigError, MissingWeightsError, OSError: settings that cannot work, weights that are missing, nothing there.
     """
@@ -220,7 +220,7 @@ def answering(
             faster and less exact. An exported file has its own.
 
     Raises:
-        InferenceError, ExportError, KnownAnswerError, OSError: the model cannot be used.
+        InferenceError, ExportError, ReferenceOutputError, OSError: the model cannot be used.
         PackingError: `"int8"` on a processor without AVX-512 VNNI, or on a GPU.
     """
     if isinstance(model, Recognizer | ExportedRecognizer):

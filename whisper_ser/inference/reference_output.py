@@ -1,8 +1,8 @@
-"""What a saved model must answer to one waveform: how anyone can check that they have the right one.
+"""The reference output of a saved model: anyone can check with it that they have the model that was saved.
 
-The waveform is a formula, not a recording, and `known_answer.json` carries it along with the probabilities expected
-and the SHA-256 of the weights. Hashes are exact; probabilities are compared within a tolerance, since other machines,
-numbers of threads and batch shapes round differently.
+`known_answer.json` describes a waveform by a formula, so that no recording is needed, and holds the probabilities that
+the model gives for it and the SHA-256 of weights and settings. Hashes must match exactly; probabilities are compared
+within a tolerance, because other machines, numbers of threads and batch shapes round differently.
 """
 
 import json
@@ -15,72 +15,103 @@ import torch
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from whisper_ser.inference.reference_waveform import (
-    FORMULA,
-    SECONDS,
     VOICES,
-    KnownAnswerError,
-    is_known_answer,
+    ReferenceOutputError,
+    describe_waveform,
+    is_reference_output,
     waveform,
 )
 from whisper_ser.io import file_sha256
 
-KNOWN_ANSWER = "known_answer.json"
+REFERENCE_OUTPUT = "known_answer.json"
+"""The file's name in published models."""
 WEIGHTS = "*.safetensors"
 SETTINGS = ("config.json", "preprocessor_config.json")
-"""Files that change the answers without being weights."""
+"""Files other than the weights that change the output."""
 
 TOLERANCE = 1e-3
-"""Largest difference of a probability, in float32. Threads, batches and attention kernels moved those of a model on
+"""Largest difference of a probability, in float32. Threads, batches and attention kernels changed those of a model on
 whisper-base by 1e-6 at most, float16 by 1.4e-3, bfloat16 by 5e-2."""
 
 
-def write_known_answer(folder: Path) -> None:
-    """Writes `known_answer.json` beside a model and a feature extractor saved in `folder`, from what lies there."""
-    asked, probabilities = hardest_question(*_load(folder))
-    known = {
-        "waveform": asked,
-        "probabilities": probabilities,
-        "tolerance": TOLERANCE,
-        "sha256": weight_hashes(folder),
-        "settings_sha256": {name: file_sha256(folder / name) for name in SETTINGS},
-    }
-    (folder / KNOWN_ANSWER).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_reference_output(folder: Path) -> None:
+    """Writes `known_answer.json` beside the model and the feature extractor saved in `folder`."""
+    description, probabilities = least_certain_waveform(*_load(folder))
+    _write(
+        folder,
+        {
+            "waveform": description,
+            "probabilities": probabilities,
+            "tolerance": TOLERANCE,
+            "sha256": weight_hashes(folder),
+            "settings_sha256": {name: file_sha256(folder / name) for name in SETTINGS},
+        },
+    )
 
 
-def hardest_question(
-    model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Returns the waveform, described, that the model is least sure of, and its probability of each label there."""
-    form = {"formula": FORMULA, "seconds": SECONDS, "sampling_rate": extractor.sampling_rate}
-    answers = [
-        (asked := {**form, "parameters": voice}, _answer(model, extractor, waveform(asked))) for voice in VOICES
-    ]
-    return min(answers, key=lambda pair: max(pair[1].values()))
-
-
-def read_known_answer(folder: Path) -> dict[str, Any]:
-    """Returns the known answer of the model in `folder`.
+def replace_setting(folder: Path, name: str, value: Any) -> None:
+    """Sets a field of `config.json` that does not change the output, and updates its hash in the reference output.
 
     Raises:
-        KnownAnswerError: there is none, or it is not readable.
+        ReferenceOutputError: the settings in `folder` had been changed before.
     """
-    path = folder / KNOWN_ANSWER
+    reference = read_reference_output(folder)
+    check_settings(folder, reference)
+    path = folder / "config.json"
+    settings = {**json.loads(path.read_text(encoding="utf-8")), name: value}
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if path.name in reference.get("settings_sha256", {}):
+        reference["settings_sha256"][path.name] = file_sha256(path)
+        _write(folder, reference)
+
+
+def least_certain_waveform(
+    model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Returns the description of one of the `VOICES`, and the model's probability of each label for it.
+
+    It is the voice that the model is least certain of: where a model is certain, very different weights would give
+    the same output.
+    """
+    outputs = []
+    for voice in VOICES:
+        description = describe_waveform(voice, extractor.sampling_rate)
+        outputs.append((description, _probabilities(model, extractor, waveform(description))))
+    return min(outputs, key=lambda output: max(output[1].values()))
+
+
+def read_reference_output(folder: Path) -> dict[str, Any]:
+    """Returns the reference output of the model in `folder`.
+
+    Raises:
+        ReferenceOutputError: there is none, or it is not readable.
+    """
+    path = folder / REFERENCE_OUTPUT
     if not path.is_file():
-        raise KnownAnswerError(f"{folder} has no {KNOWN_ANSWER}: only a model that run_train.py saved can be checked.")
+        raise ReferenceOutputError(
+            f"{folder} has no {REFERENCE_OUTPUT}: only a model that run_train.py saved can be checked."
+        )
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        hashes = isinstance(known["sha256"], dict) and isinstance(known.get("settings_sha256", {}), dict)
-        readable = hashes and is_known_answer(known)
+        reference = json.loads(path.read_text(encoding="utf-8"))
+        hashes = isinstance(reference["sha256"], dict) and isinstance(reference.get("settings_sha256", {}), dict)
+        readable = hashes and is_reference_output(reference)
     except (ValueError, KeyError, TypeError, RecursionError):
         readable = False
     if not readable:
-        raise KnownAnswerError(f"{path} is damaged: expected what run_train.py writes. Fetch or save the model again.")
-    return known
+        raise ReferenceOutputError(
+            f"{path} is damaged: expected what run_train.py writes. Download or save the model again."
+        )
+    return reference
 
 
-def answer(folder: Path, audio: np.ndarray) -> dict[str, float]:
-    """Returns the probability of each label that the model in `folder` gives to `audio` `(samples,)`, on the CPU."""
-    return _answer(*_load(folder), audio)
+def _write(folder: Path, reference: Mapping[str, Any]) -> None:
+    text = json.dumps(reference, indent=2, ensure_ascii=False) + "\n"
+    (folder / REFERENCE_OUTPUT).write_text(text, encoding="utf-8")
+
+
+def compute_output(folder: Path, audio: np.ndarray) -> dict[str, float]:
+    """Returns the probability of each label that the model in `folder` gives for `audio` `(samples,)`, on the CPU."""
+    return _probabilities(*_load(folder), audio)
 
 
 def _load(folder: Path) -> tuple[WhisperForEmotionClassification, WhisperSerFeatureExtractor]:
@@ -88,7 +119,7 @@ def _load(folder: Path) -> tuple[WhisperForEmotionClassification, WhisperSerFeat
     return model, WhisperSerFeatureExtractor.from_pretrained(folder)
 
 
-def _answer(
+def _probabilities(
     model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor, audio: np.ndarray
 ) -> dict[str, float]:
     with torch.inference_mode():
@@ -103,32 +134,32 @@ def weight_hashes(folder: Path) -> dict[str, str]:
 
 
 def check_as_saved(folder: Path) -> None:
-    """Raises `KnownAnswerError` if weights or settings in `folder` are not those of the known answer there."""
-    if (folder / KNOWN_ANSWER).is_file():
-        known = read_known_answer(folder)
-        check_weights(folder, known)
-        check_settings(folder, known)
+    """Raises `ReferenceOutputError` if `folder` has a reference output, and weights or settings do not match it."""
+    if (folder / REFERENCE_OUTPUT).is_file():
+        reference = read_reference_output(folder)
+        check_weights(folder, reference)
+        check_settings(folder, reference)
 
 
-def check_settings(folder: Path, known: Mapping[str, Any]) -> None:
-    """Raises `KnownAnswerError` unless the settings in `folder` are, byte for byte, those of the known answer."""
-    for name, expected in known.get("settings_sha256", {}).items():  # earlier versions noted none
+def check_settings(folder: Path, reference: Mapping[str, Any]) -> None:
+    """Raises `ReferenceOutputError` unless the settings in `folder` have the hashes of the reference output."""
+    for name, expected in reference.get("settings_sha256", {}).items():  # earlier versions stored none
         path = folder / name
         if name not in SETTINGS or not path.is_file() or file_sha256(path) != expected:
-            raise KnownAnswerError(
-                f"{path} is not the file that was saved with the model. Fetch the model again; if you changed it on "
-                f"purpose, {KNOWN_ANSWER} no longer belongs to the model: delete it."
+            raise ReferenceOutputError(
+                f"{path} is not the file that was saved with the model. Download the model again; if you changed the "
+                f"file on purpose, delete {REFERENCE_OUTPUT}, which no longer belongs to the model."
             )
 
 
-def check_weights(folder: Path, known: Mapping[str, Any]) -> None:
-    """Raises `KnownAnswerError` unless the weights in `folder` are, bit for bit, those of the known answer."""
-    found, expected = weight_hashes(folder), known["sha256"]
+def check_weights(folder: Path, reference: Mapping[str, Any]) -> None:
+    """Raises `ReferenceOutputError` unless the weights in `folder` have the hashes of the reference output."""
+    found, expected = weight_hashes(folder), reference["sha256"]
     if not expected or found != expected:
         changed = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-        raise KnownAnswerError(
+        raise ReferenceOutputError(
             f"The weights in {folder} are not those that were saved: {', '.join(changed) or 'none are named'}. "
-            f"Expected SHA-256 {_hashes(expected)}; found {_hashes(found)}. Do not use the model; fetch it again."
+            f"Expected SHA-256 {_hashes(expected)}; found {_hashes(found)}. Do not use the model; download it again."
         )
 
 

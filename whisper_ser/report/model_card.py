@@ -1,4 +1,4 @@
-"""The model card of a run: every value comes from its metrics, its recipe and its known answer."""
+"""The model card of a run, generated from its metrics, its config, its recipe and its reference output."""
 
 import json
 import re
@@ -9,7 +9,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from modeling_whisper_ser import WhisperSerConfig
-from whisper_ser.inference.reference_output import read_known_answer
+from whisper_ser.data.licenses import CODE_LICENSE, HeadLicense, read_license
+from whisper_ser.inference.reference_output import read_reference_output
 from whisper_ser.report.results import NAMES, Results, results_of
 from whisper_ser.training.recipe import RECIPE
 
@@ -25,36 +26,40 @@ def model_card(
     cross_validation: dict[str, Any] | None = None,
     speed: dict[str, Any] | None = None,
 ) -> str:
-    """Returns the card: YAML metadata with the model index, then use, check, results, training and limits.
+    """Returns the card: YAML metadata with the model index, then use, check, results, training, limits and licence.
 
     The same arguments give the same text.
 
     Args:
-        metrics: what `metrics.json` of the run holds that trained the model.
-        folder: of the saved model, with config, recipe and known answer.
-        model_id: under which the model is loaded.
-        cross_validation: metrics of a cross-validation of the same recipe; the card then leads with its figures.
+        metrics: content of `metrics.json` of the run that trained the model.
+        folder: of the saved model, with config, recipe and reference output.
+        model_id: Hub id or path to load the model by.
+        cross_validation: metrics of a cross-validation of the same recipe, which the card then shows first.
         speed: measured time, `{"device", "threads", "command", "rows": [{"seconds", "milliseconds", "runtime"}]}`;
             without it the card has no section on speed.
 
     Raises:
-        KnownAnswerError: `folder` has no known answer.
+        ReferenceOutputError: `folder` has no reference output.
     """
     config = WhisperSerConfig.from_pretrained(folder)
     tests = [results_of(cross_validation)] if cross_validation else []
     tests.append(results_of(metrics))
+    license = read_license(config) or HeadLicense(None)
     name = model_id.split("/")[-1] if model_id != NO_NAME_YET else f"whisper-ser-{metrics['corpus']['name']}"
     card = ModelCard.from_template(
-        _metadata(metrics, config, name, tests),
+        _metadata(metrics, config, license, name, tests),
         template_str=resources.files(__package__).joinpath("model_card.md.jinja").read_text(encoding="utf-8"),
         metrics=metrics,
-        led_by=cross_validation or metrics,
+        shown_first=cross_validation or metrics,
         config=config,
+        license=license,
+        code_license=CODE_LICENSE,
+        encoder=base_model(metrics, config) or metrics["base_model"]["name"],
         name=name,
         model_id=model_id,
         tests=tests,
         cross_validated=cross_validation is not None,
-        known=read_known_answer(folder),
+        reference=read_reference_output(folder),
         recipe=json.loads((folder / RECIPE).read_text(encoding="utf-8")),
         speed=speed,
         metric_names=METRIC_NAMES,
@@ -64,18 +69,20 @@ def model_card(
 
 
 def base_model(metrics: dict[str, Any], config: WhisperSerConfig) -> str | None:
-    """Returns the Hub id of the checkpoint that the encoder came from, or `None` where only a folder is known."""
+    """Returns the Hub id of the checkpoint that the encoder is from, or `None` where only a folder is known."""
     if metrics["base_model"]["on_hub"]:
         return metrics["base_model"]["name"]
-    # A checkpoint that was downloaded before still says under which name it was published.
+    # The config of a downloaded checkpoint still has its Hub id.
     published = str(config.encoder_config.to_dict().get("_name_or_path") or "")
     return published if HUB_ID.fullmatch(published) else None
 
 
-def _metadata(metrics: dict[str, Any], config: WhisperSerConfig, name: str, tests: list[Results]) -> ModelCardData:
+def _metadata(
+    metrics: dict[str, Any], config: WhisperSerConfig, license: HeadLicense, name: str, tests: list[Results]
+) -> ModelCardData:
     corpus = metrics["corpus"]
     return ModelCardData(
-        license="apache-2.0",
+        **license.card_metadata,  # type: ignore[arg-type]
         language=corpus["languages"] or None,
         library_name="transformers",
         pipeline_tag="audio-classification",
@@ -89,7 +96,7 @@ def _metadata(metrics: dict[str, Any], config: WhisperSerConfig, name: str, test
 
 
 def _eval_results(test: Results, corpus: dict[str, Any]) -> list[EvalResult]:
-    """Returns every metric of a test with its protocol, in percent but for the calibration error."""
+    """Returns every metric of a test with its protocol, in percent except for the calibration error."""
     figures = [(figure.metric, METRIC_NAMES[figure.metric], 100 * figure.value) for figure in test.figures]
     figures.append(("ece", METRIC_NAMES["ece"], test.ece))
     recall = test.pooled["recall"]
@@ -100,7 +107,7 @@ def _eval_results(test: Results, corpus: dict[str, Any]) -> list[EvalResult]:
             task_name="Speech emotion recognition",
             dataset_type=corpus["name"],
             dataset_name=f"{corpus['name']} ({test.protocol})",
-            # Results of one dataset and config count as one entry, whatever its name says.
+            # The Hub merges results of the same dataset and config, whatever their name is.
             dataset_config=test.kind,
             dataset_split="test",
             metric_type=metric,

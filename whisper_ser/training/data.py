@@ -5,9 +5,10 @@ from pathlib import Path
 from accelerate import PartialState
 from datasets import Dataset
 
-from whisper_ser.data.corpora.emobox import load_emobox
-from whisper_ser.data.corpora.registry import load_corpus
+from whisper_ser.data.corpora.emobox import NAMED_OTHERWISE, load_emobox
+from whisper_ser.data.corpora.registry import CORPORA, load_corpus
 from whisper_ser.data.corpora.table import load_table
+from whisper_ser.data.licenses import CODE_LICENSE
 from whisper_ser.data.splits import Fold, folds, split_by_speaker
 from whisper_ser.demo.corpus import build_demo_corpus
 from whisper_ser.errors import RecipeError
@@ -78,6 +79,16 @@ def _own(arguments: DataArguments) -> Dataset:
         labels=arguments.labels,
         drop_other_labels=arguments.drop_other_labels,
     )
+
+
+def license_sources(arguments: DataArguments, name: str) -> dict[str, str | None]:
+    """Returns the licence of the corpus called `name` as `head_license` takes it; `None` for one's own data."""
+    if arguments.corpus == "own":
+        return {name: None}
+    if arguments.corpus == "demo":
+        return {name: CODE_LICENSE}  # made by this package
+    spec = CORPORA.get(NAMED_OTHERWISE.get(name, name))
+    return {name: spec.license_id if spec else None}
 
 
 def _aliases(pairs: list[str] | None) -> dict[str, str]:

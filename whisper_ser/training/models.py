@@ -1,14 +1,17 @@
 """The model and the feature extractor that a run trains: new on an encoder, or a saved one."""
 
+from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
+from whisper_ser.data.licenses import head_license, inherit, read_license, store_license
 from whisper_ser.demo.encoder import resolve_encoder
 from whisper_ser.errors import RecipeError
 from whisper_ser.inference.model import load_saved
-from whisper_ser.training.settings import ARCHITECTURE, TRAINING_FIELDS, ModelArguments
+from whisper_ser.training.data import license_sources
+from whisper_ser.training.settings import ARCHITECTURE, TRAINING_FIELDS, Arguments, ModelArguments
 
 logger = logging.get_logger(__name__)
 
@@ -35,6 +38,23 @@ def build_model(
     model = WhisperForEmotionClassification.from_encoder(resolve_encoder(arguments.encoder or ""), labels, **given)
     mels = model.config.encoder_config.num_mel_bins
     return model, WhisperSerFeatureExtractor(feature_size=mels, pad_to_seconds=arguments.pad_to_seconds)
+
+
+def license_model(model: WhisperForEmotionClassification, arguments: Arguments, corpus: str) -> None:
+    """Stores in the model's config the licence that follows from what it learns from, or that `--license` states.
+
+    Args:
+        model: as `build_model` returned it.
+        corpus: its name, as its dataset has it.
+
+    Raises:
+        LicenseError: `--license` contradicts the corpus or the model that is trained on.
+    """
+    sources = license_sources(arguments.data, corpus)
+    if base := arguments.model.model_name_or_path:
+        name = Path(base).name if Path(base).is_dir() else base  # paths of this machine are nobody's business
+        sources = inherit(sources, read_license(model.config), name)
+    store_license(model.config, head_license(sources, arguments.data.license))
 
 
 def _saved_model(

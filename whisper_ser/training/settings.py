@@ -217,6 +217,10 @@ class DataArguments:
     classes: int | None = _option("Of a published corpus with several label sets: how many, such as 4, 5 or 6.")
     subset: str | None = _option("Of a published corpus with subsets, such as improvised or all of iemocap.")
     allow_incomplete: bool = _option("Take a published corpus that lacks files, and log what it lacks.", False)
+    license: str | None = _option(
+        "Licence of the trained model, an identifier of the Hub such as cc-by-4.0, where it does not follow from the "
+        "corpus and the model trained on: for your own data, and corpora whose terms leave it open."
+    )
     labels: list[str] | None = _option("The emotions, in the order of the logits; left out, all found.")
     protocol: str = _option(
         "split: one test part of held-out speakers. Others cross-validate: loso leaves one speaker out, group a "

@@ -47,6 +47,7 @@ CREMA_D = CorpusSpec(
     title="CREMA-D",
     language="en",
     license="Open Database License 1.0, contents under the Database Contents License",
+    license_id="odbl",
     citation="""@article{cao2014cremad,
   title = {{CREMA-D}: Crowd-Sourced Emotional Multimodal Actors Dataset},
   author = {Cao, Houwei and Cooper, David G. and Keutmann, Michael K. and Gur, Ruben C. and Nenkova, Ani and

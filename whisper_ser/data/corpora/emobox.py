@@ -26,6 +26,8 @@ CITATION = """@inproceedings{ma2024emobox,
   booktitle = {Proc. Interspeech},
   year = {2024},
 }"""
+NAMED_OTHERWISE = {"cremad": "crema_d"}
+"""What EmoBox calls a corpus that this package knows by another name."""
 LANGUAGES = {
     "am": ("ased",),
     "bn": ("subesco",),

@@ -104,6 +104,7 @@ IEMOCAP = CorpusSpec(
     title="IEMOCAP",
     language="en",
     license="IEMOCAP licence agreement (free for academic research, on request)",
+    license_id=None,
     citation="""@article{busso2008iemocap,
   title = {{IEMOCAP}: Interactive emotional dyadic motion capture database},
   author = {Busso, Carlos and Bulut, Murtaza and Lee, Chi-Chun and Kazemzadeh, Abe and Mower, Emily and Kim, Samuel and

@@ -107,6 +107,7 @@ MELD = CorpusSpec(
     title="MELD",
     language="en",
     license="GPL-3.0 (that of its repository; the recordings are of a TV series)",
+    license_id=None,
     citation="""@inproceedings{poria2019meld,
   title = {{MELD}: A Multimodal Multi-Party Dataset for Emotion Recognition in Conversations},
   author = {Poria, Soujanya and Hazarika, Devamanyu and Majumder, Navonil and Naik, Gautam and Cambria, Erik and

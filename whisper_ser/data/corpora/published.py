@@ -35,6 +35,8 @@ class CorpusSpec:
         title: by which publications call it.
         language: ISO 639-1 code.
         license: as its publisher words it, in short.
+        license_id: identifier of the licence on the Hub; `None` where the publisher states none, or an agreement or
+            restriction of its own (`whisper_ser.data.licenses` says what follows for a model).
         citation: BibTeX.
         homepage: where to obtain it.
         layout: of the folder as distributed, for people.
@@ -50,6 +52,7 @@ class CorpusSpec:
     title: str
     language: str
     license: str
+    license_id: str | None
     citation: str
     homepage: str
     layout: str

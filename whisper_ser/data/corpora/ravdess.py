@@ -49,6 +49,7 @@ RAVDESS = CorpusSpec(
     title="RAVDESS (speech)",
     language="en",
     license="CC BY-NC-SA 4.0",
+    license_id="cc-by-nc-sa-4.0",
     citation="""@article{livingstone2018ravdess,
   title = {The {Ryerson} Audio-Visual Database of Emotional Speech and Song ({RAVDESS}): A dynamic, multimodal set of
     facial and vocal expressions in {North American English}},

@@ -37,6 +37,7 @@ SAVEE = CorpusSpec(
     title="SAVEE",
     language="en",
     license="free for research, on registration",
+    license_id=None,
     citation="""@incollection{haq2010savee,
   title = {Multimodal Emotion Recognition},
   author = {Haq, Sanaul and Jackson, Philip J. B.},

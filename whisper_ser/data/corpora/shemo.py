@@ -40,6 +40,7 @@ SHEMO = CorpusSpec(
     title="ShEMO",
     language="fa",
     license="free for academic use, no licence text from its publisher",
+    license_id=None,
     citation="""@article{nezami2019shemo,
   title = {{ShEMO}: a large-scale validated database for {Persian} speech emotion detection},
   author = {Mohamad Nezami, Omid and Jamshid Lou, Paria and Karami, Mansoureh},

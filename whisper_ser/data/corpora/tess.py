@@ -35,6 +35,7 @@ TESS = CorpusSpec(
     title="TESS",
     language="en",
     license="CC BY-NC-ND 4.0",
+    license_id="cc-by-nc-nd-4.0",
     citation="""@misc{pichorafuller2020tess,
   title = {{Toronto} Emotional Speech Set ({TESS})},
   author = {Pichora-Fuller, M. Kathleen and Dupuis, Kate},

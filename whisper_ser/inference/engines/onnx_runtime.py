@@ -18,7 +18,12 @@ import numpy as np
 from whisper_ser.audio.decoding import SILENCE, Audio, decode
 from whisper_ser.errors import AudioFileError, ExportError, WhisperSerError
 from whisper_ser.inference.outputs import Prediction
-from whisper_ser.inference.reference_waveform import KnownAnswerError, check_probabilities, is_known_answer, waveform
+from whisper_ser.inference.reference_waveform import (
+    ReferenceOutputError,
+    check_probabilities,
+    is_reference_output,
+    waveform,
+)
 
 AUDIO, LENGTHS, PROBABILITIES = "audio", "lengths", "probabilities"
 """Names of the graph's inputs and of its output."""
@@ -82,10 +87,10 @@ class OnnxModel:
         return probabilities
 
     def verify(self) -> float:
-        """Returns the largest difference to the probabilities that the file says it gives to a known waveform.
+        """Returns the largest difference of a probability from the reference output that the file carries.
 
         Raises:
-            KnownAnswerError: it gives others: a damaged file, or a processor that multiplies 8-bit integers wrongly.
+            ReferenceOutputError: too large: a damaged file, or a processor that multiplies 8-bit integers wrongly.
         """
         known = self.metadata["known_answer"]
         (found,) = self.probabilities([waveform(known["waveform"])])
@@ -153,7 +158,7 @@ def read_metadata(found: dict[str, str], path: Path) -> dict[str, Any]:
     labels = metadata["labels"]
     named = isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)
     rate = metadata["sampling_rate"]
-    if not named or not is_known_answer(metadata["known_answer"]) or not isinstance(rate, int) or rate < 1000:
+    if not named or not is_reference_output(metadata["known_answer"]) or not isinstance(rate, int) or rate < 1000:
         raise ExportError(f"The metadata of {path} are damaged: export the model again.")
     return metadata
 
@@ -202,7 +207,7 @@ def main(argv: list[str] | None = None) -> int:
             except AudioFileError as error:
                 print(error, file=sys.stderr)
                 status = 1
-    except (WhisperSerError, KnownAnswerError) as error:
+    except (WhisperSerError, ReferenceOutputError) as error:
         print(error, file=sys.stderr)
         status = 1
     return status

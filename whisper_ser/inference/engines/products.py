@@ -81,7 +81,7 @@ def _integer_product(nodes: Nodes, x: str, weight: np.ndarray, bias: np.ndarray)
     """Adds the operators that ONNX Runtime makes one of, `DynamicQuantizeMatMul`.
 
     Weights are signed: unsigned ones are as exact, and took twice as long on AVX-512 VNNI. (Older processors add up
-    products with signed ones in 16 bits, which overflow; the known answer tells.)
+    products with signed ones in 16 bits, which overflow; the reference output shows it.)
     """
     scale = (np.maximum(np.abs(weight).max(0), 1e-8) / 127).astype(np.float32)
     integers = np.round(weight / scale).astype(np.int8)
