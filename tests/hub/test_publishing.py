@@ -505,6 +505,20 @@ def test_a_dry_run_checks_everything_sends_nothing_and_writes_the_card(
     assert (on_hub(hub) or {})["README.md"] == card.read_bytes()
 
 
+def test_without_a_licence_a_dry_run_warns_and_a_push_is_refused(hub, trained, about, trusting, capsys):
+    own = [str(trained / "model"), "--repo_id", MODEL, "--about_corpus", about]
+    push_to_hub.main([*own, "--dry_run"])
+    printed = capsys.readouterr()
+    assert "All checks passed" in printed.out and "Warning: The licence of the model is not known" in printed.err
+    with pytest.raises(PublishError, match="--license ID"):
+        push_to_hub.main(own)
+    assert not hub.requests
+    push_to_hub.main([*own, "--license", "our-agreement"])
+    files = on_hub(hub) or {}
+    assert b"\nlicense: other\nlicense_name: our-agreement\n" in files["README.md"]
+    assert json.loads(files["config.json"])["license"]["id"] == "our-agreement"
+
+
 def test_the_door_says_where_it_is_and_how_to_use_it(hub, trained, about, trusting, capsys, monkeypatch, tmp_path):
     own = [str(trained / "model"), "--repo_id", MODEL, "--about_corpus", about, "--license", "cc-by-4.0"]
     push_to_hub.main([*own, "--revision", "v1"])

@@ -114,7 +114,7 @@ def check_probabilities(found: Mapping[str, float], reference: Mapping[str, Any]
     if not all(math.isfinite(value) for value in differences) or max(differences) > tolerance:
         raise ReferenceOutputError(
             f"{model} gives {_format(found)} for the reference waveform; expected {_format(expected)} within "
-            f"{tolerance:g}. The weights, the code or the settings are not those that were saved: do not use it."
+            f"{tolerance:g}. Weights, code or settings are not those that were saved: do not use the model."
         )
     return max(differences)
 

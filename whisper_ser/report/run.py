@@ -92,7 +92,7 @@ def check_output(folder: Path, holds: str) -> None:
 
 
 def save_model(folder: Path, model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor) -> None:
-    """Writes what a stranger needs to use the model and to check it, and nothing of the training."""
+    """Writes all files that others need to use and verify the model, and nothing else of the training."""
     # Frozen for whoever loads it, whatever this run trained.
     model.config.unfreeze_last_n = 0
     model.freeze_encoder()
