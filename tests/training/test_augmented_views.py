@@ -1,6 +1,5 @@
 """Altered copies: drawn from the recording alone, encoded once, heard in training and nowhere else."""
 
-import json
 import os
 import subprocess
 import sys
@@ -132,7 +131,7 @@ def test_two_processes_encode_the_copies_of_one(small_checkpoint, corpus, sounds
     script.write_text(
         f"""
 import sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}, {str(ROOT / "tests/training")!r}]
 from pathlib import Path
 from accelerate import PartialState
 from modeling_whisper_ser import WhisperSerFeatureExtractor
@@ -262,7 +261,7 @@ def test_trained_encoder_layers_hear_the_copies_too(corpus, small_checkpoint, tm
         heard.append(original(*arguments, **options))
         return heard[-1]
 
-    monkeypatch.setattr("run_train.prepare_inputs", spy)
+    monkeypatch.setattr("whisper_ser.commands.train.prepare_inputs", spy)
     more = ["--unfreeze_last_n", "1", "--num_train_epochs", "1", *CHEAP]
     run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", *more))
     (inputs,) = heard
@@ -273,21 +272,6 @@ def test_trained_encoder_layers_hear_the_copies_too(corpus, small_checkpoint, tm
     expected = extractor(copy.read(copy.of(sound), 16000), sampling_rate=16000, return_tensors="np")["input_features"]
     assert np.array_equal(inputs.copies[1].read(trained[0])["input_features"], expected[0])
     assert not list((tmp_path / "features").rglob("copy*"))
-
-
-def test_the_estimate_of_a_sweep_counts_the_copies(corpus, small_checkpoint, tmp_path, capsys):
-    own = ["--data_dir", str(corpus), "--encoder", str(small_checkpoint), "--protocol", "speaker_groups"]
-    more = [*own, "--num_groups", "2", "--poolings", "mean", "--num_train_epochs", "1", "--jobs", "1"]
-    said = []
-    for name, augmented in (("plain", []), ("augmented", ["--augment", "gain", "--augment_copies", "9"])):
-        folders = ["--output_dir", str(tmp_path / name), "--feature_dir", str(tmp_path / "features")]
-        run_train.main([*more, *folders, *augmented])
-        said.append(capsys.readouterr().out.splitlines()[0])
-    hours = (
-        sum(sound.seconds for sound in listen(sorted(map(str, corpus.glob("*.wav"))), progress=False).values()) / 3600
-    )
-    assert f"to encode {hours:.2f} hours" in said[0] and f"to encode {10 * hours:.2f} hours" in said[1]
-    assert len(json.loads((tmp_path / "augmented" / "results.json").read_text())["cells"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -97,12 +97,19 @@ def test_an_interrupted_cross_validation_goes_on_and_ends_alike(run, corpus, sma
     assert metrics_of(output)["test"]["ua"] == metrics_of(run)["test"]["ua"]
 
 
-def test_a_complete_run_is_replaced(run, corpus, small_checkpoint, tmp_path):
-    output = tmp_path / "run"
-    shutil.copytree(run, output)
-    run_train.main(flags(corpus, small_checkpoint, output, "--protocol", "speaker_groups", "--num_groups", "2"))
-    assert [fold["name"] for fold in metrics_of(output)["folds"]] == ["1", "2"]
-    assert len([path for path in (output / "folds").iterdir() if path.is_dir()]) == 2
+def test_a_complete_run_keeps_its_folds_when_it_is_repeated(run, corpus, small_checkpoint, tmp_path, monkeypatch):
+    output = shutil.copytree(run, tmp_path / "run")
+    trained = []
+    monkeypatch.setattr(cells, "train_as_asked", lambda *a, **o: trained.append(a) or pytest.fail("trained again"))
+    run_train.main(flags(corpus, small_checkpoint, output))
+    assert not trained and metrics_of(output)["folds"] == metrics_of(run)["folds"]
+
+
+def test_a_complete_run_of_other_folds_is_not_mixed_with_these(run, corpus, small_checkpoint, tmp_path):
+    output = shutil.copytree(run, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="holds a run with other settings"):
+        run_train.main(flags(corpus, small_checkpoint, output, "--protocol", "speaker_groups", "--num_groups", "2"))
+    assert metrics_of(output) == metrics_of(run)
 
 
 def test_validation_selection_holds_speakers_of_the_training_part_out(corpus, small_checkpoint, tmp_path):

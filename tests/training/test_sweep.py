@@ -114,14 +114,6 @@ def test_a_folder_holds_one_kind_of_run(corpus, small_checkpoint, tmp_path):
             run_train.main(flags(corpus, small_checkpoint, tmp_path / name, "--poolings", "mean"))
 
 
-def test_what_a_sweep_will_take_is_said_before_it_starts(corpus, small_checkpoint, tmp_path, capsys):
-    run_train.main(flags(corpus, small_checkpoint, tmp_path / "sweep", "--layers", "2", "--num_train_epochs", "1"))
-    said = capsys.readouterr().out.splitlines()[0]
-    # 36 files of 1.1 s on average, 50 frames a second, 32 channels of 2 bytes.
-    assert said.startswith("2 trainings, 1 at a time: about ") and " and up to 0 MB in " in said
-    assert "to encode 0.01 hours of audio" in said
-
-
 def test_a_pooling_may_have_settings_of_its_own(corpus, small_checkpoint, tmp_path):
     output, own = tmp_path / "sweep", '{"qkv": {"layer_norm_after_pooling": true}}'
     arguments = parse_arguments(
