@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
 from answers import ANSWERS, Work
 from files import FOLDER, write
 
@@ -19,6 +20,7 @@ def main(names: list[str]) -> None:
     if unknown := sorted(set(names) - set(ANSWERS)):
         sys.exit(f"There is no reference {', '.join(unknown)}; expected {', '.join(ANSWERS)}.")
     FOLDER.mkdir(exist_ok=True)
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         work = Work(Path(folder))
         for name in names or ANSWERS:

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import pytest
+import torch
 from answers import (
     ANSWERS,
     ROOT,
@@ -29,16 +30,23 @@ SPANS = {r"\.(probabilities|whole)\.": 1e-4}
 """Times and labels are exact."""
 CORRELATIONS = {r"\.correlation$": 0.05}
 """MP3 encoders differ."""
-TUNED = {r"temperature": 0.05, "": 2e-3}
+EXACT = {r"^\.(corpus|protocol|training|audit)\.": 0.0}
+TUNED = {**EXACT, r"temperature": 0.05, "": 2e-3}
 """No random number has a part in these runs; 20 steps of training enlarge differences of rounding."""
-TRAINED = {r"confusion_matrix": 5, r"\.ece": 0.15, r"std$": 0.15, "": 0.1}
+TRAINED = {**EXACT, r"confusion_matrix": 5, r"^\.(folds|by_gender)\.": 0.3, r"\.ece|std$": 0.15, "": 0.1}
 """The head's first weights, the order of the utterances and dropout are random: with four seeds, WA and UA differed by
-0.04 and ECE by 0.07."""
+0.04 and ECE by 0.07. A fold has 8 test utterances."""
 DRAWN = {"coverage", "history", "intervals", "calibration", "by_speaker"}
 """Parts of the metrics that follow single probabilities; their keys are compared by the schema, their values in the
 runs without random numbers."""
 
 model = pytest.mark.parametrize("name", MODELS)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Several threads only wait for each other on models this small."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
