@@ -9,13 +9,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from whisper_ser.arguments import DataArguments, parse_arguments
-from whisper_ser.audit import audit
-from whisper_ser.corpora.dataset import Utterance, build_dataset
-from whisper_ser.corpora.table import load_table
-from whisper_ser.folds import Fold, folds
-from whisper_ser.planning import plan_folds
-from whisper_ser.report.recipe import recipe
+from whisper_ser.data.corpora.dataset import Utterance, build_dataset
+from whisper_ser.data.corpora.table import load_table
+from whisper_ser.data.leakage import audit
+from whisper_ser.data.splits import Fold, folds
+from whisper_ser.training.data import plan_folds
+from whisper_ser.training.recipe import recipe
+from whisper_ser.training.settings import DataArguments, parse_arguments
 
 FOUND = re.compile(r"(?P<one>\S+) as (?P<other>\S+) \((?P<likeness>[^,]+)(, correlation (?P<correlation>[\d.]+))?\)")
 

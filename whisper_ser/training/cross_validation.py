@@ -26,7 +26,7 @@ def cross_validate(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments
     """
     process, output_dir = PartialState(), Path(arguments.training.output_dir)
     with process.main_process_first():
-        note_settings(output_dir / "folds", arguments, [fold.split for fold in folds], sample_hashes(sounds))
+        note_settings(output_dir / "folds", arguments, {"folds": [fold.name for fold in folds]})
     cells = plan_cells(folds, sounds, arguments)
     todo, silent = [cell for cell in cells if not cell.done], not process.is_main_process
     progress = tqdm(

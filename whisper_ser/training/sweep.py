@@ -75,7 +75,7 @@ def sweep(
     """
     process, output_dir = PartialState(), Path(arguments.training.output_dir)
     with process.main_process_first():
-        note_settings(output_dir / "cells", arguments, [fold.split for fold in folds], sample_hashes(sounds))
+        note_settings(output_dir / "cells", arguments, {})
     variants = _variants(folds, sounds, arguments)
     todo = [variant for variant in variants if not variant.cell.done]
     if todo and process.is_main_process:

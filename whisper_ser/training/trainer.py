@@ -27,7 +27,7 @@ from whisper_ser.evaluation.metrics import scores
 from whisper_ser.io import CHECKSUMS, changed_files, saving, write_checksums
 from whisper_ser.training.augmented_views import Copy
 from whisper_ser.training.feature_store import Features, fill
-from whisper_ser.training.identity import SETTINGS, note_settings
+from whisper_ser.training.identity import SETTINGS, data_digest, note_settings
 from whisper_ser.training.settings import Arguments, SerTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -397,7 +397,7 @@ def _checkpoint_to_resume(arguments: Arguments, split: Split, sample_hashes: Map
             f"{folder} holds checkpoints of another program. Choose another --output_dir, or name the checkpoint to "
             "go on from with --resume_from_checkpoint."
         )
-    note_settings(folder, arguments, [split], sample_hashes)
+    note_settings(folder, arguments, {"recordings, labels and parts": data_digest(split, sample_hashes)[:16]})
     return _last_whole_checkpoint(folder)
 
 
