@@ -10,7 +10,7 @@ from conftest import ROOT
 from whisper_ser.commands import train as run_train
 from whisper_ser.errors import CheckpointError, RecipeError
 from whisper_ser.evaluation.comparison import compare
-from whisper_ser.training import runs as cells
+from whisper_ser.training import runs
 from whisper_ser.training.ablation import variants_of
 from whisper_ser.training.recipe import recipe
 from whisper_ser.training.settings import parse_arguments
@@ -81,7 +81,7 @@ def test_the_table_says_what_the_runs_say(run):
 def test_an_interrupted_ablation_goes_on_and_takes_new_variants(
     run, corpus, small_checkpoint, tmp_path, monkeypatch, capsys
 ):
-    done, write_fold = [], cells.write_fold
+    done, write_fold = [], runs.write_fold
 
     def die_in_the_sixth(folder, *arguments):
         if len(done) == 5:
@@ -91,11 +91,11 @@ def test_an_interrupted_ablation_goes_on_and_takes_new_variants(
 
     own = write_recipe(tmp_path, corpus, small_checkpoint)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(cells, "write_fold", die_in_the_sixth)
+        patch.setattr(runs, "write_fold", die_in_the_sixth)
         run_train.main(own)
     assert not (tmp_path / "run" / "variants.csv").exists()
     again: list[Path] = []
-    monkeypatch.setattr(cells, "write_fold", lambda *a: again.append(a[0]) or write_fold(*a))
+    monkeypatch.setattr(runs, "write_fold", lambda *a: again.append(a[0]) or write_fold(*a))
     run_train.main(own)
     assert len(again) == 7 and not {*again} & {*done}
     columns = ["variant", "wa", "ua", "ece", "ua_difference", "p"]
