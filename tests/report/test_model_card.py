@@ -259,8 +259,3 @@ def test_the_cards_of_released_models_have_what_a_published_card_has(file):
     data = ModelCard(text).data
     assert data.model_name == file.stem and data.eval_results and data.base_model and data.language
     assert data.license == LICENSES[file.stem] and f"The trained head is under **{data.license}**" in text
-
-
-def test_the_template_lies_with_the_cards():
-    template = ROOT / "whisper_ser" / "report" / "model_card.md.jinja"
-    assert (ROOT / "model_cards" / "card.md.jinja").read_text() == template.read_text()

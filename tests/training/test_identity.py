@@ -112,5 +112,5 @@ def test_a_run_of_other_recordings_does_not_go_on(small_checkpoint, tmp_path, mo
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("whisper_ser.training.trainer.SerTrainer.predict", stop)
         train.main(["--data_dir", str(first), *flags])
-    with pytest.raises(CheckpointError, match="recordings, labels, speakers and parts"):
+    with pytest.raises(CheckpointError, match="recordings, labels and parts"):
         train.main(["--data_dir", str(other), *flags])

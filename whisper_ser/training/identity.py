@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +31,7 @@ def run_identity(arguments: Arguments, split: Split, hashes: Mapping[str, str]) 
     Args:
         hashes: SHA-256 of the samples of each recording, by path.
     """
-    content = [VERSION, dependencies(arguments), _data_digest([split], hashes)]
+    content = [VERSION, dependencies(arguments), data_digest(split, hashes)]
     return _digest(content)
 
 
@@ -83,40 +83,32 @@ def _digest_of_checkpoint(checkpoint: str) -> str:
     return _digest([file_sha256(Path(path)) for path in files])
 
 
-def _data_digest(splits: Iterable[Split], hashes: Mapping[str, str]) -> str:
+def data_digest(split: Split, hashes: Mapping[str, str]) -> str:
     """Returns a hash of labels and parts: which samples, by whom, with which emotion. Paths do not matter."""
-    parts = [
-        [
-            split.train.features["emotion"].names,
-            {
-                name: [
-                    [hashes[path], speaker, emotion]
-                    for path, speaker, emotion in zip(
-                        part["path"][:], part["speaker"][:], part["emotion"][:], strict=True
-                    )
-                ]
-                for name, part in split._asdict().items()
-            },
+    parts = {
+        name: [
+            [hashes[path], speaker, emotion]
+            for path, speaker, emotion in zip(part["path"][:], part["speaker"][:], part["emotion"][:], strict=True)
         ]
-        for split in splits
-    ]
-    return _digest(parts)
+        for name, part in split._asdict().items()
+    }
+    return _digest([split.train.features["emotion"].names, parts])
 
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def note_settings(folder: Path, arguments: Arguments, splits: Iterable[Split], hashes: Mapping[str, str]) -> None:
+def note_settings(folder: Path, arguments: Arguments, data: Mapping[str, Any]) -> None:
     """Writes what a run depends on into `folder`, or compares it with what is noted there.
 
+    Args:
+        data: what the run is told from others by besides its settings, by name.
+
     Raises:
-        CheckpointError: the run there has other settings, or other recordings.
+        CheckpointError: the run there has other settings, or other data.
     """
-    settings = {
-        **dependencies(arguments),
-        "data": {"recordings, labels, speakers and parts": _data_digest(splits, hashes)[:16]},
-    }
+    settings = {**dependencies(arguments), "data": dict(data)}
     noted = folder / SETTINGS
     if noted.is_file():
         _check_same(json.loads(noted.read_text(encoding="utf-8")), settings, folder)

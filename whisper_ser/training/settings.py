@@ -21,7 +21,7 @@ from whisper_ser.audio.augmentation import TRANSFORMS
 from whisper_ser.data.corpora.registry import CORPORA
 from whisper_ser.data.splits import PROTOCOLS
 from whisper_ser.errors import RecipeError
-from whisper_ser.training.augmented_views import Copy, copies
+from whisper_ser.training.augmented_views import AugmentedView, augmented_views
 
 ARCHITECTURE = (
     "layer_index",
@@ -280,9 +280,9 @@ class SerTrainingArguments(TrainingArguments):
     dataloader_pin_memory: bool = _option("Pin memory.", torch.cuda.is_available())
 
     @property
-    def copies(self) -> list[Copy]:
+    def augmented_views(self) -> list[AugmentedView]:
         """The altered copies of each training utterance."""
-        return copies(self.augment, self.augment_copies or COPIES)
+        return augmented_views(self.augment, self.augment_copies or COPIES)
 
 
 @dataclass

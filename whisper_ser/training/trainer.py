@@ -25,9 +25,9 @@ from whisper_ser.errors import CheckpointError, RecipeError
 from whisper_ser.evaluation.calibration import fit_temperature
 from whisper_ser.evaluation.metrics import scores
 from whisper_ser.io import CHECKSUMS, changed_files, saving, write_checksums
-from whisper_ser.training.augmented_views import Copy
+from whisper_ser.training.augmented_views import AugmentedView
 from whisper_ser.training.feature_store import Features, fill
-from whisper_ser.training.identity import SETTINGS, note_settings
+from whisper_ser.training.identity import SETTINGS, data_digest, note_settings
 from whisper_ser.training.settings import Arguments, SerTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -134,7 +134,7 @@ def prepare_inputs(
     sounds: Mapping[str, Sound],
     feature_dir: Path,
     layers: Sequence[int] | None = None,
-    copies: Sequence[Copy] = (),
+    copies: Sequence[AugmentedView] = (),
     trained: Collection[str] = (),
 ) -> Inputs:
     """Returns the inputs of all files, for `layers` or those the model reads, and of the `copies` of those `trained`.
@@ -232,7 +232,7 @@ def _examples(part: Dataset, inputs: Inputs, model: WhisperForEmotionClassificat
 
 
 def _log_mels(
-    sounds: Mapping[str, Sound], extractor: WhisperSerFeatureExtractor, copied: Copy | None = None
+    sounds: Mapping[str, Sound], extractor: WhisperSerFeatureExtractor, copied: AugmentedView | None = None
 ) -> dict[str, np.ndarray]:
     rate, log_mels = extractor.sampling_rate, {}
     for path, sound in sounds.items():
@@ -397,7 +397,7 @@ def _checkpoint_to_resume(arguments: Arguments, split: Split, sample_hashes: Map
             f"{folder} holds checkpoints of another program. Choose another --output_dir, or name the checkpoint to "
             "go on from with --resume_from_checkpoint."
         )
-    note_settings(folder, arguments, [split], sample_hashes)
+    note_settings(folder, arguments, {"recordings, labels and parts": data_digest(split, sample_hashes)[:16]})
     return _last_whole_checkpoint(folder)
 
 
