@@ -263,7 +263,7 @@ def published_card(work: Work) -> str:
 
 
 RESULTS = re.compile(
-    r"^\||value: |^a, s, h|calibration error|^the test utterances, in|temperature|validation utterances"
+    r"^\||value: |^a, s, h|calibration error|^utterances, in|temperature|validation utterances"
 )
 """Lines of a card whose fractions depend on the weights."""
 VOLATILE = (
