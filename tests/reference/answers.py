@@ -262,9 +262,7 @@ def published_card(work: Work) -> str:
     return normalised(file.read_text())
 
 
-RESULTS = re.compile(
-    r"^\||value: |^a, s, h|calibration error|^utterances, in|temperature|validation utterances"
-)
+RESULTS = re.compile(r"^\||value: |^a, s, h|calibration error|^utterances, in|temperature|validation utterances")
 """Lines of a card whose fractions depend on the weights."""
 VOLATILE = (
     (r"\b[0-9a-f]{64}\b", "SHA256"),

@@ -93,7 +93,7 @@ def stage(
         raise PublishError(f"{run / METRICS} lacks {error}; it {OLD_RUN}") from error
     (target / "README.md").write_text(card, encoding="utf-8")
     kind = "cross-validation" if cross_validation else "test"
-    title = f"{corpus['name']}, {kind}, {pooled['utterances']} utterances, UA {100 * pooled['ua']:.1f} %"
+    title = f"{corpus['name']}, {kind}, {pooled['utterances']} utterances, UA {100 * pooled['ua']:.1f}%"
     draw_confusion_matrix(pooled["confusion_matrix"], metrics["labels"], title, target / CONFUSION_MATRIX)
     return metrics
 

@@ -70,7 +70,7 @@ def write_run(
 def draw_results(metrics: dict[str, Any], path: Path) -> None:
     """Writes the confusion matrix of the test utterances of a run."""
     test = metrics["test"]
-    title = f"{metrics['corpus']['name']}, {test['utterances']} test utterances, UA {100 * test['ua']:.1f} %"
+    title = f"{metrics['corpus']['name']}, {test['utterances']} test utterances, UA {100 * test['ua']:.1f}%"
     draw_confusion_matrix(test["confusion_matrix"], metrics["labels"], title, path)
 
 
