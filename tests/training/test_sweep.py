@@ -9,6 +9,7 @@ import pandas
 import pytest
 from conftest import ROOT, write_corpus
 
+from modeling_whisper_ser import encoder_whisper_ser
 from whisper_ser.commands import train as run_train
 from whisper_ser.errors import CheckpointError, RecipeError
 from whisper_ser.training import runs as cells
@@ -209,3 +210,14 @@ def test_a_recipes_encoders_give_way_to_one_that_is_named(corpus, small_checkpoi
     recipe.write_text(json.dumps({"encoders": ["openai/whisper-small"], "layers": ["2"], "poolings": ["mean"]}))
     run_train.main([str(recipe), *flags(corpus, small_checkpoint, tmp_path / "sweep")])
     assert {cell["layer"] for cell in results_of(tmp_path / "sweep")["cells"]} == {2}
+
+
+def test_a_sweep_builds_the_encoder_once_and_no_run_builds_it_again(corpus, small_checkpoint, tmp_path, monkeypatch):
+    built = []
+    layer = encoder_whisper_ser.WhisperEncoderLayer
+    monkeypatch.setattr(
+        encoder_whisper_ser, "WhisperEncoderLayer", lambda config: (built.append(config), layer(config))[1]
+    )
+    output = tmp_path / "sweep"
+    run_train.main(flags(corpus, small_checkpoint, output, "--layers", "3", "--poolings", "mean", "qkv"))
+    assert len(results_of(output)["cells"]) == 4 and len(built) == 3

@@ -113,9 +113,7 @@ def run_cell(cell: Cell, bench: Bench) -> dict[str, Any]:
     if cell.config is None:
         model, _ = build_model(cell.arguments.model, split.train.features["emotion"].names)
     else:
-        model = WhisperForEmotionClassification(copy.deepcopy(cell.config))
-        # Stored states are all that is read; every step would walk through what is not there.
-        del model.whisper_ser.encoder.layers[:]
+        model = WhisperForEmotionClassification(copy.deepcopy(cell.config), with_encoder=False)
     inputs = bench.inputs.of_layers(model.config.layer_indices)
     arguments = cell.arguments._replace(training=_quiet(cell.arguments.training, cell.folder, bench.curves))
     # Learning curves are those of the validation part; where there is none, those of the test part.
