@@ -278,8 +278,7 @@ def _real_frames(features: torch.Tensor, mask: torch.Tensor | None, mels: int) -
         mask = features.new_ones(features.shape[:2])
     if mask.shape != features.shape[:2]:
         raise ValueError(
-            f"attention_mask {tuple(mask.shape)} must have the first two dimensions of input_features "
-            f"{tuple(features.shape)}."
+            f"attention_mask {tuple(mask.shape)} must mark each mel frame of input_features {tuple(features.shape)}."
         )
     real = mask.bool()
     if not real[:, :1].all():
