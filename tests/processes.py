@@ -11,7 +11,9 @@ from conftest import ROOT
 def torchrun(processes: int, script: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs a script, which imports the repository and its tests, in so many processes of one thread each."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join(
+        [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/training"), os.environ.get("PYTHONPATH", "")]
+    )
     return subprocess.run(
         [*command, str(script), *map(str, arguments)],
         capture_output=True,

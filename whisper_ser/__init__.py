@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["EmotionStream", "load_model", "predict", "predict_each", "stream", "timeline"]
 
-_HOMES = {
+_MODULES = {
     "EmotionStream": "streaming",
     "load_model": "model",
     "predict": "predict",
@@ -22,9 +22,13 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for when it is asked for: `import whisper_ser` stays fast."""
-    if name not in _HOMES:
+    """Imports a public function when it is first used: `import whisper_ser` stays fast."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'whisper_ser' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"whisper_ser.inference.{_HOMES[name]}"), name)
+    return getattr(import_module(f"whisper_ser.inference.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -238,10 +238,11 @@ def test_an_exported_file_answers_as_its_model(small_model, recognizer, tmp_path
     for more, words in (
         (["--precision", "int8"], "a precision of its own"),
         (["--plot", str(tmp_path / "a.png")], "an exported model does not tell"),
-        (["--timeline"], "whole recordings only"),
     ):
         assert cli.main(["predict", str(tmp_path / "a.wav"), "--model", str(file), *more]) != 0
         assert words in capsys.readouterr().err
+    assert cli.main(["timeline", str(tmp_path / "a.wav"), "--model", str(file)]) != 0
+    assert "whole recordings only" in capsys.readouterr().err
 
 
 def test_exported_models_run_on_the_threads_and_the_device_of_a_cpu(tmp_path, monkeypatch):

@@ -21,7 +21,9 @@ def child(work: Callable[..., Any], *arguments: Any, stderr: Path | None = None)
     context.set_forkserver_preload(PRELOADED)
     # The server that forks is started with the first child, and imports from here.
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *([before] if before else [])])
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/training"), *([before] if before else [])]
+    )
     try:
         process = context.Process(target=_run, args=(work, arguments, stderr or os.devnull))
         process.start()

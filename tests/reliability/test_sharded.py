@@ -215,7 +215,6 @@ def test_a_damaged_shard_is_named(predict, tmp_path):
     [
         (["--output", "x.csv"], "--output"),
         (["--plot", "x.png"], "--plot"),
-        (["--timeline"], "--timeline"),
         (["--format", "json"], "not json"),
         (["--shard_files", "0"], "shard_files=0"),
     ],

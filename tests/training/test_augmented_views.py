@@ -1,6 +1,5 @@
 """Altered copies: drawn from the recording alone, encoded once, heard in training and nowhere else."""
 
-import json
 import os
 import subprocess
 import sys
@@ -21,11 +20,11 @@ from whisper_ser.data.audio_index import listen
 from whisper_ser.data.splits import training_paths
 from whisper_ser.errors import RecipeError
 from whisper_ser.training import trainer as training
-from whisper_ser.training.augmented_views import Copy, copies
-from whisper_ser.training.cross_validation import plan_cells
+from whisper_ser.training.augmented_views import AugmentedView, augmented_views
+from whisper_ser.training.cross_validation import plan_runs
 from whisper_ser.training.feature_store import Features, fill
 from whisper_ser.training.models import build_model
-from whisper_ser.training.runs import Bench, run_cell
+from whisper_ser.training.runs import RunContext, train_run
 from whisper_ser.training.settings import parse_arguments
 from whisper_ser.training.trainer import Examples, Inputs
 
@@ -67,10 +66,14 @@ def sounds(corpus):
 
 def test_a_copy_depends_on_the_recording_its_number_and_its_transforms_alone(sounds):
     first, second = list(sounds.values())[:2]
-    copy = Copy(("speed", "noise"), 1)
+    copy = AugmentedView(("speed", "noise"), 1)
     waveform = copy.read(copy.of(first), 16000)
-    assert np.array_equal(waveform, Copy(("noise", "speed"), 1).read(copy.of(first), 16000))
-    others = [Copy(("speed", "noise"), 2), Copy(("speed", "noise", "gain"), 1), Copy(("noise",), 1)]
+    assert np.array_equal(waveform, AugmentedView(("noise", "speed"), 1).read(copy.of(first), 16000))
+    others = [
+        AugmentedView(("speed", "noise"), 2),
+        AugmentedView(("speed", "noise", "gain"), 1),
+        AugmentedView(("noise",), 1),
+    ]
     keys = {first.sample_hash, copy.of(first).sample_hash, copy.of(second).sample_hash}
     assert len(keys | {other.of(first).sample_hash for other in others}) == 6
     assert len({copy.name, *(other.name for other in others)}) == 4
@@ -90,7 +93,7 @@ def test_every_copy_draws_some_of_its_transforms_and_all_get_their_turn(sounds, 
     befell = set()
     for number in range(1, 33):
         names.clear()
-        copy = Copy(("speed", "gain", "noise"), number)
+        copy = AugmentedView(("speed", "gain", "noise"), number)
         copy.alter(np.zeros(800), copy.of(sound).sample_hash, 16000)
         befell.add(tuple(names))
     # The order is that of the way from mouth to file, whatever the order asked for.
@@ -99,7 +102,11 @@ def test_every_copy_draws_some_of_its_transforms_and_all_get_their_turn(sounds, 
 
 
 def test_stored_states_of_a_copy_are_those_of_its_waveform(small_checkpoint, sounds, tmp_path):
-    model, extractor, copy = new_model(small_checkpoint), WhisperSerFeatureExtractor(), Copy(("speed", "noise"), 2)
+    model, extractor, copy = (
+        new_model(small_checkpoint),
+        WhisperSerFeatureExtractor(),
+        AugmentedView(("speed", "noise"), 2),
+    )
     stored = fill(model, extractor, sounds, tmp_path, None, copy)
     for path in list(sounds)[::9]:
         audio = copy.alter(read_audio(path), copy.of(sounds[path]).sample_hash, 16000)
@@ -113,11 +120,11 @@ def test_copies_disturb_neither_originals_nor_each_other_and_are_encoded_once(sm
     model, extractor = new_model(small_checkpoint), WhisperSerFeatureExtractor()
     fill(model, extractor, sounds, tmp_path)
     before = {path: (tmp_path / path).stat().st_mtime_ns for path in shards(tmp_path)}
-    for copy in copies(["gain"], 2):
+    for copy in augmented_views(["gain"], 2):
         fill(model, extractor, sounds, tmp_path, None, copy)
     written = shards(tmp_path)
     assert len(written) == 3 * len(before)
-    for copy in copies(["gain"], 3):
+    for copy in augmented_views(["gain"], 3):
         fill(model, extractor, sounds, tmp_path, None, copy)
     assert written < shards(tmp_path) and len(shards(tmp_path)) == 4 * len(before)
     assert {path: (tmp_path / path).stat().st_mtime_ns for path in before} == before
@@ -126,24 +133,29 @@ def test_copies_disturb_neither_originals_nor_each_other_and_are_encoded_once(sm
 def test_two_processes_encode_the_copies_of_one(small_checkpoint, corpus, sounds, tmp_path):
     torch.set_num_threads(1)
     fill(
-        new_model(small_checkpoint), WhisperSerFeatureExtractor(), sounds, tmp_path / "one", None, Copy(("noise",), 1)
+        new_model(small_checkpoint),
+        WhisperSerFeatureExtractor(),
+        sounds,
+        tmp_path / "one",
+        None,
+        AugmentedView(("noise",), 1),
     )
     script = tmp_path / "fill.py"
     script.write_text(
         f"""
 import sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}, {str(ROOT / "tests/training")!r}]
 from pathlib import Path
 from accelerate import PartialState
 from modeling_whisper_ser import WhisperSerFeatureExtractor
 from test_augmented_views import new_model
-from whisper_ser.training.augmented_views import Copy
+from whisper_ser.training.augmented_views import AugmentedView
 from whisper_ser.training.feature_store import fill
 from whisper_ser.data.audio_index import listen
 assert PartialState(cpu=True).num_processes == 2
 sounds = listen(sorted(str(path) for path in Path({str(corpus)!r}).glob("*.wav")), progress=False)
 model = new_model({str(small_checkpoint)!r})
-fill(model, WhisperSerFeatureExtractor(), sounds, Path({str(tmp_path / "two")!r}), None, Copy(("noise",), 1))
+fill(model, WhisperSerFeatureExtractor(), sounds, Path({str(tmp_path / "two")!r}), None, AugmentedView(("noise",), 1))
 """
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29653"]
@@ -189,7 +201,7 @@ def run(corpus, small_checkpoint, tmp_path_factory) -> Path:
 
 def test_copies_are_made_of_training_speakers_alone(run, corpus):
     trained = {
-        Copy(("speed", "noise", "gain"), number).of(sound).sample_hash
+        AugmentedView(("speed", "noise", "gain"), number).of(sound).sample_hash
         for number in (1, 2)
         for path, sound in listen(sorted(map(str, corpus.glob("*.wav"))), progress=False).items()
         if Path(path).name[:2] in {"00", "01", "02"}
@@ -223,10 +235,10 @@ def test_what_validates_and_tests_is_never_a_copy(corpus, small_checkpoint, tmp_
     sounds = listen(sorted(training_paths(folds)), progress=False)
     model, extractor = build_model(arguments.model, ["calm", "excited"])
     inputs = training.prepare_inputs(
-        model, extractor, sounds, tmp_path / "features", copies=arguments.training.copies, trained=set(sounds)
+        model, extractor, sounds, tmp_path / "features", copies=arguments.training.augmented_views, trained=set(sounds)
     )
-    cell = plan_cells(folds, sounds, arguments)[0]._replace(config=model.config)
-    run_cell(cell, Bench(folds, inputs, extractor, curves=False))
+    cell = plan_runs(folds, sounds, arguments)[0]._replace(config=model.config)
+    train_run(cell, RunContext(folds, inputs, extractor, curves=False))
     train, validation, test = ({*part["speaker"]} for part in folds[0].split)
     assert train and validation and test
     # The test and the validation speakers have copies, for the folds in which they train.
@@ -262,32 +274,17 @@ def test_trained_encoder_layers_hear_the_copies_too(corpus, small_checkpoint, tm
         heard.append(original(*arguments, **options))
         return heard[-1]
 
-    monkeypatch.setattr("run_train.prepare_inputs", spy)
+    monkeypatch.setattr("whisper_ser.commands.train.prepare_inputs", spy)
     more = ["--unfreeze_last_n", "1", "--num_train_epochs", "1", *CHEAP]
     run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", *more))
     (inputs,) = heard
-    copy, extractor = Copy(("speed", "noise", "gain"), 2), WhisperSerFeatureExtractor()
+    copy, extractor = AugmentedView(("speed", "noise", "gain"), 2), WhisperSerFeatureExtractor()
     trained = [path for path in inputs.log_mels if Path(path).name[:2] in {"00", "01", "02"}]
     assert {*inputs.copies[1].log_mels} == {*trained} and len(trained) == 18
     sound = listen(trained[:1], progress=False)[trained[0]]
     expected = extractor(copy.read(copy.of(sound), 16000), sampling_rate=16000, return_tensors="np")["input_features"]
     assert np.array_equal(inputs.copies[1].read(trained[0])["input_features"], expected[0])
     assert not list((tmp_path / "features").rglob("copy*"))
-
-
-def test_the_estimate_of_a_sweep_counts_the_copies(corpus, small_checkpoint, tmp_path, capsys):
-    own = ["--data_dir", str(corpus), "--encoder", str(small_checkpoint), "--protocol", "speaker_groups"]
-    more = [*own, "--num_groups", "2", "--poolings", "mean", "--num_train_epochs", "1", "--jobs", "1"]
-    said = []
-    for name, augmented in (("plain", []), ("augmented", ["--augment", "gain", "--augment_copies", "9"])):
-        folders = ["--output_dir", str(tmp_path / name), "--feature_dir", str(tmp_path / "features")]
-        run_train.main([*more, *folders, *augmented])
-        said.append(capsys.readouterr().out.splitlines()[0])
-    hours = (
-        sum(sound.seconds for sound in listen(sorted(map(str, corpus.glob("*.wav"))), progress=False).values()) / 3600
-    )
-    assert f"to encode {hours:.2f} hours" in said[0] and f"to encode {10 * hours:.2f} hours" in said[1]
-    assert len(json.loads((tmp_path / "augmented" / "results.json").read_text())["cells"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from whisper_ser.commands import train as run_train
 from whisper_ser.data.leakage import LeakError
 from whisper_ser.errors import CheckpointError, RecipeError
-from whisper_ser.training import runs as cells
+from whisper_ser.training import runs
 from whisper_ser.training.models import build_model
 from whisper_ser.training.trainer import BestEpoch
 
@@ -74,7 +74,7 @@ def test_a_fold_alone_gives_what_it_gives_among_the_others(run, corpus, small_ch
 
 def test_an_interrupted_cross_validation_goes_on_and_ends_alike(run, corpus, small_checkpoint, tmp_path, monkeypatch):
     output, done = tmp_path / "run", []
-    write_fold = cells.write_fold
+    write_fold = runs.write_fold
 
     def die_in_the_fourth(folder, *arguments):
         if len(done) == 3:
@@ -82,14 +82,14 @@ def test_an_interrupted_cross_validation_goes_on_and_ends_alike(run, corpus, sma
         done.append(folder)
         return write_fold(folder, *arguments)
 
-    monkeypatch.setattr(cells, "write_fold", die_in_the_fourth)
+    monkeypatch.setattr(runs, "write_fold", die_in_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         run_train.main(flags(corpus, small_checkpoint, output))
     assert not (output / "metrics.json").exists()
     with pytest.raises(CheckpointError, match="layer_index was 2, is now 1"):
         run_train.main(flags(corpus, small_checkpoint, output, "--layer_index", "1"))
     again = []
-    monkeypatch.setattr(cells, "write_fold", lambda *a: again.append(a[0]) or write_fold(*a))
+    monkeypatch.setattr(runs, "write_fold", lambda *a: again.append(a[0]) or write_fold(*a))
     run_train.main(flags(corpus, small_checkpoint, output))
     assert len(again) == 3 and not {*again} & {*done}
     ours, theirs = (pandas.read_parquet(folder / "predictions.parquet") for folder in (output, run))
@@ -97,12 +97,19 @@ def test_an_interrupted_cross_validation_goes_on_and_ends_alike(run, corpus, sma
     assert metrics_of(output)["test"]["ua"] == metrics_of(run)["test"]["ua"]
 
 
-def test_a_complete_run_is_replaced(run, corpus, small_checkpoint, tmp_path):
-    output = tmp_path / "run"
-    shutil.copytree(run, output)
-    run_train.main(flags(corpus, small_checkpoint, output, "--protocol", "speaker_groups", "--num_groups", "2"))
-    assert [fold["name"] for fold in metrics_of(output)["folds"]] == ["1", "2"]
-    assert len([path for path in (output / "folds").iterdir() if path.is_dir()]) == 2
+def test_a_complete_run_keeps_its_folds_when_it_is_repeated(run, corpus, small_checkpoint, tmp_path, monkeypatch):
+    output = shutil.copytree(run, tmp_path / "run")
+    trained = []
+    monkeypatch.setattr(runs, "train_with_refit", lambda *a, **o: trained.append(a) or pytest.fail("trained again"))
+    run_train.main(flags(corpus, small_checkpoint, output))
+    assert not trained and metrics_of(output)["folds"] == metrics_of(run)["folds"]
+
+
+def test_a_complete_run_of_other_folds_is_not_mixed_with_these(run, corpus, small_checkpoint, tmp_path):
+    output = shutil.copytree(run, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="holds a run with other settings"):
+        run_train.main(flags(corpus, small_checkpoint, output, "--protocol", "speaker_groups", "--num_groups", "2"))
+    assert metrics_of(output) == metrics_of(run)
 
 
 def test_validation_selection_holds_speakers_of_the_training_part_out(corpus, small_checkpoint, tmp_path):
@@ -192,7 +199,7 @@ def test_every_fold_trains_the_saved_model_on(run, corpus, small_checkpoint, tmp
         return built[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cells, "build_model", spy)
+        patch.setattr(runs, "build_model", spy)
         run_train.main(own)
     start = load_file(saved / "model.safetensors")
     assert len(built) == 2
@@ -207,13 +214,13 @@ def test_every_fold_trains_the_saved_model_on(run, corpus, small_checkpoint, tmp
 
 
 def test_every_fold_trains_the_encoder_layers_that_are_asked_for(corpus, small_checkpoint, tmp_path, monkeypatch):
-    kept, write = [], cells.write_fold
+    kept, write = [], runs.write_fold
 
     def spy(folder, training, *more):
         kept.append(training.model.state_dict())
         return write(folder, training, *more)
 
-    monkeypatch.setattr(cells, "write_fold", spy)
+    monkeypatch.setattr(runs, "write_fold", spy)
     more = ["--protocol", "speaker_groups", "--num_groups", "2", "--unfreeze_last_n", "1", "--num_train_epochs", "1"]
     run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", *more))
     stock = load_file(small_checkpoint / "model.safetensors")

@@ -12,8 +12,7 @@ from conftest import ROOT, write_corpus
 from modeling_whisper_ser import encoder_whisper_ser
 from whisper_ser.commands import train as run_train
 from whisper_ser.errors import CheckpointError, RecipeError
-from whisper_ser.training import runs as cells
-from whisper_ser.training import sweep
+from whisper_ser.training import runs, sweep
 from whisper_ser.training.runs import TrainingError
 from whisper_ser.training.settings import parse_arguments
 
@@ -61,7 +60,7 @@ def test_a_cell_is_what_the_setting_gives_alone(swept, corpus, small_checkpoint,
 def test_an_interrupted_sweep_goes_on_with_the_cells_that_are_missing(
     swept, corpus, small_checkpoint, tmp_path, monkeypatch
 ):
-    output, done, write_fold = tmp_path / "sweep", [], cells.write_fold
+    output, done, write_fold = tmp_path / "sweep", [], runs.write_fold
 
     def die_in_the_sixth(folder, *arguments):
         if len(done) == 5:
@@ -70,14 +69,14 @@ def test_an_interrupted_sweep_goes_on_with_the_cells_that_are_missing(
         return write_fold(folder, *arguments)
 
     own = flags(corpus, small_checkpoint, output, "--layers", "1", "3", "--poolings", "mean", "qkv")
-    monkeypatch.setattr(cells, "write_fold", die_in_the_sixth)
+    monkeypatch.setattr(runs, "write_fold", die_in_the_sixth)
     with pytest.raises(KeyboardInterrupt):
         run_train.main(own)
     assert not (output / "results.json").exists()
     with pytest.raises(CheckpointError, match="num_train_epochs was 2"):
         run_train.main([*own, "--num_train_epochs", "3"])
     again: list[Path] = []
-    monkeypatch.setattr(cells, "write_fold", lambda *a: again.append(a[0]) or write_fold(*a))
+    monkeypatch.setattr(runs, "write_fold", lambda *a: again.append(a[0]) or write_fold(*a))
     run_train.main(own)
     assert len(again) == 3 and not {*again} & {*done}
     for ours, theirs in zip(results_of(output)["cells"], results_of(swept)["cells"], strict=True):
@@ -103,7 +102,7 @@ def die(cell):
 
 def test_a_training_process_that_dies_is_told_in_words(corpus, small_checkpoint, tmp_path, monkeypatch):
     own = flags(corpus, small_checkpoint, tmp_path / "sweep", "--poolings", "mean", "--jobs", "2")
-    monkeypatch.setattr(cells, "_run_in_process", die)
+    monkeypatch.setattr(runs, "_run_in_process", die)
     with pytest.raises(TrainingError, match="training processes died.*start the same command again"):
         run_train.main(own)
 
@@ -115,14 +114,6 @@ def test_a_folder_holds_one_kind_of_run(corpus, small_checkpoint, tmp_path):
             run_train.main(flags(corpus, small_checkpoint, tmp_path / name, "--poolings", "mean"))
 
 
-def test_what_a_sweep_will_take_is_said_before_it_starts(corpus, small_checkpoint, tmp_path, capsys):
-    run_train.main(flags(corpus, small_checkpoint, tmp_path / "sweep", "--layers", "2", "--num_train_epochs", "1"))
-    said = capsys.readouterr().out.splitlines()[0]
-    # 36 files of 1.1 s on average, 50 frames a second, 32 channels of 2 bytes.
-    assert said.startswith("2 trainings, 1 at a time: about ") and " and up to 0 MB in " in said
-    assert "to encode 0.01 hours of audio" in said
-
-
 def test_a_pooling_may_have_settings_of_its_own(corpus, small_checkpoint, tmp_path):
     output, own = tmp_path / "sweep", '{"qkv": {"layer_norm_after_pooling": true}}'
     arguments = parse_arguments(
@@ -131,7 +122,7 @@ def test_a_pooling_may_have_settings_of_its_own(corpus, small_checkpoint, tmp_pa
     folds = run_train.plan(run_train.load(arguments.data), arguments)
     sounds = run_train.listen([path for part in folds[0].split for path in part["path"]], progress=False)
     variants = sweep._variants(folds, sounds, arguments)
-    norms = {(variant.pooling, variant.cell.config.layer_norm_after_pooling) for variant in variants}
+    norms = {(variant.pooling, variant.run.config.layer_norm_after_pooling) for variant in variants}
     assert norms == {("mean", False), ("qkv", True)}
 
 
@@ -169,8 +160,8 @@ def test_folds_whose_names_a_file_system_cannot_tell_apart_are_all_there(small_c
 
 
 def test_cells_of_other_settings_or_data_are_trained_anew(small_checkpoint, tmp_path, monkeypatch):
-    corpus, trained, write_fold = write_corpus(tmp_path / "corpus"), [], cells.write_fold
-    monkeypatch.setattr(cells, "write_fold", lambda *a: trained.append(a[0]) or write_fold(*a))
+    corpus, trained, write_fold = write_corpus(tmp_path / "corpus"), [], runs.write_fold
+    monkeypatch.setattr(runs, "write_fold", lambda *a: trained.append(a[0]) or write_fold(*a))
     own = flags(corpus, small_checkpoint, tmp_path / "sweep", "--layers", "1", "--poolings", "qkv")
     for more, count in (
         ([], 2),
@@ -213,19 +204,19 @@ def test_a_recipes_encoders_give_way_to_one_that_is_named(corpus, small_checkpoi
 
 
 def test_no_run_of_a_sweep_builds_the_encoder(corpus, small_checkpoint, tmp_path, monkeypatch):
-    run, layer, built, built_in_runs = cells.run_cell, encoder_whisper_ser.WhisperEncoderLayer, [], []
+    train, layer, built, built_in_runs = runs.train_run, encoder_whisper_ser.WhisperEncoderLayer, [], []
 
     def build(config):
         built.append(config)
         return layer(config)
 
-    def counted(cell, bench):
+    def counted(run, context):
         before = len(built)
-        metrics = run(cell, bench)
+        metrics = train(run, context)
         built_in_runs.append(len(built) - before)
         return metrics
 
     monkeypatch.setattr(encoder_whisper_ser, "WhisperEncoderLayer", build)
-    monkeypatch.setattr(cells, "run_cell", counted)
+    monkeypatch.setattr(runs, "train_run", counted)
     run_train.main(flags(corpus, small_checkpoint, tmp_path / "sweep", "--layers", "3", "--poolings", "mean", "qkv"))
     assert built_in_runs == [0, 0, 0, 0] and len(built) >= 3

@@ -26,7 +26,7 @@ from whisper_ser.training.cross_validation import cross_validate
 from whisper_ser.training.data import load, plan_folds
 from whisper_ser.training.models import build_model
 from whisper_ser.training.recipe import recipe, write_recipe
-from whisper_ser.training.refitting import train_as_asked
+from whisper_ser.training.refitting import train_with_refit
 from whisper_ser.training.settings import Arguments, DataArguments, parse_arguments
 from whisper_ser.training.sweep import sweep
 from whisper_ser.training.trainer import prepare_inputs, remove_checkpoints
@@ -81,8 +81,10 @@ def train_one(
     model, extractor = build_model(arguments.model, split.train.features["emotion"].names)
     store = Path(arguments.data.feature_dir)
     trained = training_paths([Fold("test", split)], arguments.training.refit)
-    inputs = prepare_inputs(model, extractor, sounds, store, copies=arguments.training.copies, trained=trained)
-    training = train_as_asked(model, extractor, inputs, split, arguments)
+    inputs = prepare_inputs(
+        model, extractor, sounds, store, copies=arguments.training.augmented_views, trained=trained
+    )
+    training = train_with_refit(model, extractor, inputs, split, arguments)
     if PartialState().is_main_process:
         metrics = write_run(output_dir, training, extractor, split, inputs.hours, audited, warnings, arguments)
         remove_checkpoints(output_dir)

@@ -19,8 +19,7 @@ from whisper_ser.report.model_card import model_card
 from whisper_ser.report.results import results_of
 from whisper_ser.report.run import CONFUSION_MATRIX
 from whisper_ser.training.recipe import RECIPE
-from whisper_ser.training.settings import ModelArguments
-from whisper_ser.training.trainer import SETTINGS_THAT_MATTER
+from whisper_ser.training.settings import HARMLESS_TRAINER_SETTINGS, ModelArguments, SerTrainingArguments
 
 SPEED = "speed.json"
 """Beside `metrics.json`, if the model was timed."""
@@ -38,7 +37,8 @@ AUTO_MAP = {
     "preprocessor_config.json": {"AutoFeatureExtractor": "feature_extraction_whisper_ser.WhisperSerFeatureExtractor"},
 }
 """What saved settings name: code in the same folder."""
-THAT_MATTER = (OF_THE_MODEL | OF_THE_DATA | {*SETTINGS_THAT_MATTER}) - {"seed", "data_seed"}
+OF_THE_TRAINING = {field.name for field in fields(SerTrainingArguments)} - HARMLESS_TRAINER_SETTINGS
+THAT_MATTER = (OF_THE_MODEL | OF_THE_DATA | OF_THE_TRAINING) - {"seed", "data_seed"}
 """Settings that change the figures, other than by who tests and by chance. Encoders are compared by their names."""
 FACTS = ("languages", "license", "homepage", "citation")
 EARLIER = "was written by an earlier version: train again to publish."

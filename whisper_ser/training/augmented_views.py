@@ -20,7 +20,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Copy:
+class AugmentedView:
     """An altered copy of every utterance.
 
     Attributes:
@@ -62,6 +62,6 @@ class Copy:
         return np.pad(samples, (0, max(0, least - len(samples)))).astype(np.float32)
 
 
-def copies(transforms: Sequence[str] | None, count: int) -> list[Copy]:
+def augmented_views(transforms: Sequence[str] | None, count: int) -> list[AugmentedView]:
     """Returns `count` copies by these transforms; none without transforms."""
-    return [Copy(tuple(transforms), number) for number in range(1, count + 1)] if transforms else []
+    return [AugmentedView(tuple(transforms), number) for number in range(1, count + 1)] if transforms else []

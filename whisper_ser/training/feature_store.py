@@ -32,7 +32,7 @@ from whisper_ser.inference.memory import give_back
 from whisper_ser.inference.model import digest_weights
 from whisper_ser.inference.speed import optimised
 from whisper_ser.io import replacing
-from whisper_ser.training.augmented_views import Copy
+from whisper_ser.training.augmented_views import AugmentedView
 
 logger = logging.get_logger(__name__)
 
@@ -172,7 +172,7 @@ def fill(
     sounds: Mapping[str, Sound],
     folder: Path,
     layers: Sequence[int] | None = None,
-    copy: Copy | None = None,
+    copy: AugmentedView | None = None,
 ) -> Features:
     """Returns the states of all files, or of their altered copies, after encoding what the store in `folder` lacks.
 
@@ -225,7 +225,7 @@ def _encode(
     batches: list[list[str]],
     sounds: Mapping[str, Sound],
     layers: Sequence[int],
-    copy: Copy | None,
+    copy: AugmentedView | None,
     progress: tqdm,
 ) -> list[dict[str, torch.Tensor]]:
     """Returns the states `(frames, width)` of a shard's utterances by key, for each layer."""

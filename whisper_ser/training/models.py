@@ -13,7 +13,7 @@ from whisper_ser.training.settings import ARCHITECTURE, TRAINING_FIELDS, ModelAr
 logger = logging.get_logger(__name__)
 
 
-def given_fields(arguments: ModelArguments) -> dict[str, Any]:
+def config_fields(arguments: ModelArguments) -> dict[str, Any]:
     """Returns the fields of `WhisperSerConfig` that the settings name."""
     values = {name: getattr(arguments, name) for name in ARCHITECTURE + TRAINING_FIELDS}
     values["ensemble"] = arguments.members
@@ -29,7 +29,7 @@ def build_model(
         RecipeError: the settings do not fit the saved model.
         CheckpointError, EncoderCheckpointError, ConfigError: the encoder cannot be had or cut as asked.
     """
-    given = given_fields(arguments)
+    given = config_fields(arguments)
     if arguments.model_name_or_path is not None:
         return _saved_model(arguments.model_name_or_path, arguments.pad_to_seconds, given, labels)
     model = WhisperForEmotionClassification.from_encoder(resolve_encoder(arguments.encoder or ""), labels, **given)

@@ -12,7 +12,7 @@ from whisper_ser.training.settings import Arguments
 from whisper_ser.training.trainer import Inputs, Training, calibration_folder, train
 
 
-def train_as_asked(
+def train_with_refit(
     model: WhisperForEmotionClassification,
     extractor: WhisperSerFeatureExtractor,
     inputs: Inputs,

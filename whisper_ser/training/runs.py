@@ -1,21 +1,18 @@
 """Many short trainings on the same stored states, several at a time, none done twice.
 
-A cell is one fold of one setting with one seed. Each is trained from its own seed and writes its own folder, so that
-neither the order nor the company matters. On a CPU every cell runs in a process with its own share of the cores: the
+A run is one fold of one setting with one seed. Each is trained from its own seed and writes its own folder, so that
+neither the order nor the company matters. On a CPU every run runs in a process with its own share of the cores: the
 steps are so small that several of them side by side are far faster than one after the other on all cores.
 """
 
 import copy
-import hashlib
-import json
 import multiprocessing
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,29 +23,28 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils import logging
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
-from whisper_ser.data.audio_index import Sound
-from whisper_ser.data.splits import Fold, Split
+from whisper_ser.data.splits import Fold
 from whisper_ser.errors import WhisperSerError
 from whisper_ser.evaluation.results import check_predictions, read_metrics
 from whisper_ser.training.models import build_model
-from whisper_ser.training.refitting import train_as_asked
+from whisper_ser.training.refitting import train_with_refit
 from whisper_ser.training.results import write_fold
 from whisper_ser.training.settings import Arguments, SerTrainingArguments
-from whisper_ser.training.trainer import BEST, SETTINGS_THAT_MATTER, Inputs
+from whisper_ser.training.trainer import BEST, Inputs
 
 
 class TrainingError(WhisperSerError, RuntimeError):
     """A training that could not be finished."""
 
 
-class Cell(NamedTuple):
+class Run(NamedTuple):
     """One training.
 
     Attributes:
         folder: for its metrics and predictions.
         fold: index into the folds.
         config: of the new model that is trained; `None` trains `model_name_or_path` on.
-        arguments: with the cell's own encoder, layer, pooling and seed.
+        arguments: with the run's own encoder, layer, pooling and seed.
         identity: hash of everything that its figures depend on.
     """
 
@@ -69,8 +65,8 @@ class Cell(NamedTuple):
         return metrics.get("identity") == self.identity
 
 
-class Bench(NamedTuple):
-    """What all cells of one encoder share; with `curves`, each is evaluated after every epoch."""
+class RunContext(NamedTuple):
+    """What all runs of one encoder share; with `curves`, each is evaluated after every epoch."""
 
     folds: Sequence[Fold]
     inputs: Inputs
@@ -78,22 +74,22 @@ class Bench(NamedTuple):
     curves: bool
 
 
-def run_cells(cells: Sequence[Cell], bench: Bench, jobs: int | None) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """Trains the cells and yields each with its metrics as it is done, in any order.
+def train_runs(runs: Sequence[Run], context: RunContext, jobs: int | None) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Trains the runs and yields each with its metrics as it is done, in any order.
 
     Args:
-        jobs: cells at a time; by default one a core without an accelerator, else one.
+        jobs: runs at a time; by default one a core without an accelerator, else one.
     """
-    jobs = min(jobs or usual_jobs(cells), len(cells))
+    jobs = min(jobs or usual_jobs(runs), len(runs))
     if jobs <= 1 or PartialState().num_processes > 1:
-        for cell in cells:
-            yield cell, run_cell(cell, bench)
+        for run in runs:
+            yield run, train_run(run, context)
         return
     # Not forked: a process that has run torch may hold locks which its child would wait for.
     with ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), _start_process, (bench, max(1, cores() // jobs))
+        jobs, multiprocessing.get_context("spawn"), _start_process, (context, max(1, cores() // jobs))
     ) as pool:
-        futures = {pool.submit(_run_in_process, cell): cell for cell in cells}
+        futures = {pool.submit(_run_in_process, run): run for run in runs}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -106,23 +102,23 @@ def run_cells(cells: Sequence[Cell], bench: Bench, jobs: int | None) -> Iterator
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def run_cell(cell: Cell, bench: Bench) -> dict[str, Any]:
-    """Trains one cell, writes its folder and returns its metrics."""
-    split = bench.folds[cell.fold].split
-    set_seed(cell.arguments.training.seed)
-    if cell.config is None:
-        model, _ = build_model(cell.arguments.model, split.train.features["emotion"].names)
+def train_run(run: Run, context: RunContext) -> dict[str, Any]:
+    """Trains one run, writes its folder and returns its metrics."""
+    split = context.folds[run.fold].split
+    set_seed(run.arguments.training.seed)
+    if run.config is None:
+        model, _ = build_model(run.arguments.model, split.train.features["emotion"].names)
     else:
-        model = WhisperForEmotionClassification(copy.deepcopy(cell.config), with_encoder=False)
-    inputs = bench.inputs.of_layers(model.config.layer_indices)
-    arguments = cell.arguments._replace(training=_quiet(cell.arguments.training, cell.folder, bench.curves))
+        model = WhisperForEmotionClassification(copy.deepcopy(run.config), with_encoder=False)
+    inputs = context.inputs.of_layers(model.config.layer_indices)
+    arguments = run.arguments._replace(training=_quiet(run.arguments.training, run.folder, context.curves))
     # Learning curves are those of the validation part; where there is none, those of the test part.
-    follow_test = bench.curves and not len(split.validation)
+    follow_test = context.curves and not len(split.validation)
     options = {"resumable": False, "follow_test": follow_test}
-    training = train_as_asked(model, bench.extractor, inputs, split, arguments, **options)
+    training = train_with_refit(model, context.extractor, inputs, split, arguments, **options)
     metrics: dict[str, Any] = {}
     if PartialState().is_main_process:
-        metrics = write_fold(cell.folder, training, split, inputs.hours, arguments, cell.identity)
+        metrics = write_fold(run.folder, training, split, inputs.hours, arguments, run.identity)
     PartialState().wait_for_everyone()
     return metrics
 
@@ -137,23 +133,8 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)
 
 
-def identity(config: WhisperSerConfig | None, arguments: Arguments, split: Split, sounds: Mapping[str, Sound]) -> str:
-    """Returns a hash of everything that the figures of a cell depend on."""
-    parts = {
-        name: [
-            [sounds[path].sample_hash, speaker, emotion]
-            for path, speaker, emotion in zip(part["path"][:], part["speaker"][:], part["emotion"][:], strict=True)
-        ]
-        for name, part in split._asdict().items()
-    }
-    training = {name: getattr(arguments.training, name) for name in SETTINGS_THAT_MATTER}
-    settings = [config.to_dict() if config else None, asdict(arguments.model), training]
-    content = json.dumps([settings, split.train.features["emotion"].names, parts], sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
 def _quiet(arguments: SerTrainingArguments, folder: Path, curves: bool) -> SerTrainingArguments:
-    """Returns the arguments for one cell: one bar tells the progress of all, and a cell is short enough to repeat."""
+    """Returns the arguments for one run: one bar tells the progress of all, and a run is short enough to repeat."""
     arguments = copy.copy(arguments)
     arguments.output_dir = str(folder)
     arguments.disable_tqdm = True
@@ -163,11 +144,11 @@ def _quiet(arguments: SerTrainingArguments, folder: Path, curves: bool) -> SerTr
     return arguments
 
 
-def usual_jobs(cells: Sequence[Cell]) -> int:
-    """Returns how many cells this process trains at a time: one a core without an accelerator, else one."""
+def usual_jobs(runs: Sequence[Run]) -> int:
+    """Returns how many runs this process trains at a time: one a core without an accelerator, else one."""
     if PartialState().num_processes > 1:
         return 1
-    return cores() if all(cell.arguments.training.device.type == "cpu" for cell in cells) else 1
+    return cores() if all(run.arguments.training.device.type == "cpu" for run in runs) else 1
 
 
 def cores() -> int:
@@ -175,13 +156,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_bench: Bench | None = None
-"""In a process of the pool, what its cells share."""
+_context: RunContext | None = None
+"""In a process of the pool, what its runs share."""
 
 
-def _start_process(bench: Bench, threads: int) -> None:
-    global _bench
-    _bench = bench
+def _start_process(context: RunContext, threads: int) -> None:
+    global _context
+    _context = context
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -195,7 +176,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_in_process(cell: Cell) -> dict[str, Any]:
-    if _bench is None:
-        raise RuntimeError("The process was not started by run_cells.")
-    return run_cell(cell, _bench)
+def _run_in_process(run: Run) -> dict[str, Any]:
+    if _context is None:
+        raise RuntimeError("The process was not started by train_runs.")
+    return train_run(run, _context)

@@ -4,7 +4,7 @@ import copy
 import difflib
 import json
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -16,7 +16,7 @@ from whisper_ser.audio.augmentation import TRANSFORMS
 from whisper_ser.data.corpora.registry import CORPORA
 from whisper_ser.data.splits import PROTOCOLS
 from whisper_ser.errors import RecipeError
-from whisper_ser.training.augmented_views import Copy, copies
+from whisper_ser.training.augmented_views import AugmentedView, augmented_views
 
 ARCHITECTURE = (
     "layer_index",
@@ -65,6 +65,68 @@ COPIES = 4
 """Altered copies of each utterance, where no other number is asked for."""
 VARIANTS_KEEP = ("seed", "data_seed", "output_dir", "resume_from_checkpoint", "use_cpu")
 """Settings of the training that are the same for all variants of an ablation, or of each its own."""
+
+
+HARMLESS_TRAINER_SETTINGS = {
+    "output_dir",
+    "logging_strategy",
+    "logging_steps",
+    "logging_first_step",
+    "log_on_each_node",
+    "logging_nan_inf_filter",
+    "include_num_input_tokens_seen",
+    "log_level",
+    "log_level_replica",
+    "disable_tqdm",
+    "report_to",
+    "run_name",
+    "project",
+    "trackio_space_id",
+    "trackio_bucket_id",
+    "trackio_static_space_id",
+    "per_device_eval_batch_size",
+    "eval_accumulation_steps",
+    "batch_eval_metrics",
+    "torch_empty_cache_steps",
+    "save_only_model",
+    "save_strategy",
+    "save_steps",
+    "save_on_each_node",
+    "save_total_limit",
+    "enable_jit_checkpoint",
+    "push_to_hub",
+    "hub_token",
+    "hub_private_repo",
+    "hub_model_id",
+    "hub_strategy",
+    "hub_always_push",
+    "hub_revision",
+    "ignore_data_skip",
+    "restore_callback_states_from_checkpoint",
+    "use_cpu",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context",
+    "dataloader_in_order",
+    "remove_unused_columns",
+    "label_names",
+    "ddp_timeout",
+    "debug",
+    "skip_memory_metrics",
+    "do_train",
+    "do_eval",
+    "do_predict",
+    "resume_from_checkpoint",
+    "local_rank",
+}
+"""Settings of the Trainer that change no figure: where things are written, what is shown, how fast data is read."""
+
+
+def is_harmless(field: Field) -> bool:
+    """Whether a setting changes no figure of a run. What is not marked so is part of the run's identity."""
+    return field.name in HARMLESS_TRAINER_SETTINGS
 
 
 def _option(help_text: str, default: object = None, choices: tuple[str, ...] | None = None) -> Any:
@@ -206,9 +268,9 @@ class SerTrainingArguments(TrainingArguments):
     dataloader_pin_memory: bool = _option("Pin memory.", torch.cuda.is_available())
 
     @property
-    def copies(self) -> list[Copy]:
+    def augmented_views(self) -> list[AugmentedView]:
         """The altered copies of each training utterance."""
-        return copies(self.augment, self.augment_copies or COPIES)
+        return augmented_views(self.augment, self.augment_copies or COPIES)
 
 
 @dataclass
@@ -277,7 +339,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
     if not (argv and argv[0].endswith(".json")):
         return _parsed(parser, argv)
     try:
-        recipe = _read_recipe(Path(argv[0]))
+        recipe = _read_recipe(find_recipe(argv[0]))
         if any(flag == "--encoder" or flag.startswith("--encoder=") for flag in argv):
             recipe.pop("encoders", None)
         return _parsed(parser, [*as_flags(recipe), *argv[1:]])
@@ -317,11 +379,27 @@ def as_flags(recipe: dict[str, Any]) -> list[str]:
     return flags
 
 
+def find_recipe(name: str) -> Path:
+    """Returns the recipe file `name`: as a path, else one that ships with the package, such as `recipes/best.json`."""
+    path, package = Path(name).expanduser(), Path(__file__).parent.parent
+    if path.exists():
+        return path
+    # Inside the package where it is installed, beside it in a checkout.
+    for folder in (package / "recipes", package.parent / "recipes"):
+        shipped = folder / Path(name).as_posix().removeprefix("recipes/")
+        if not path.is_absolute() and ".." not in path.parts and shipped.is_file():
+            return shipped
+    return path
+
+
 def _read_recipe(path: Path) -> dict[str, Any]:
     try:
         recipe = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecipeError(f"There is no recipe {path}.") from None
+        shipped = "recipes/best.json, recipes/baseline.json, recipes/demo.json"
+        raise RecipeError(
+            f"There is no recipe {path}: give a JSON file, or one that ships, such as {shipped}."
+        ) from None
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"The recipe {path} is not JSON: {error}.") from error
     if not isinstance(recipe, dict):

@@ -19,10 +19,11 @@ from whisper_ser.demo.encoder import resolve_encoder
 from whisper_ser.errors import RecipeError
 from whisper_ser.evaluation.results import PREDICTIONS, read_metrics
 from whisper_ser.io import replacing
-from whisper_ser.training.models import build_model, given_fields
-from whisper_ser.training.runs import Bench, Cell, fold_folder, folder_name, identity, run_cells
+from whisper_ser.training.identity import note_settings, run_identity, sample_hashes
+from whisper_ser.training.models import build_model, config_fields
+from whisper_ser.training.runs import Run, RunContext, fold_folder, folder_name, train_runs
 from whisper_ser.training.settings import OF_THE_HEAD, Arguments
-from whisper_ser.training.trainer import note_settings, prepare_inputs
+from whisper_ser.training.trainer import prepare_inputs
 
 RESULTS = "results.json"
 OF_THE_MODEL = ("pooling_type", "channel_standardisation", "chunk_seconds", "frame_averaging", *OF_THE_HEAD)
@@ -46,13 +47,13 @@ class Encoder(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """What tells a cell of a sweep from the others."""
+    """What tells a run of a sweep from the others."""
 
     encoder: Encoder
     layer: int
     pooling: str
     seed: int
-    cell: Cell
+    run: Run
 
 
 def sweep(
@@ -64,7 +65,7 @@ def sweep(
 ) -> dict[str, Any]:
     """Trains every setting on every fold; writes and returns `output_dir/results.json`.
 
-    Each cell has a folder of its own in `output_dir/cells`. Those that are there, of the same data and settings, are
+    Each run has a folder of its own in `output_dir/cells`. Those that are there, of the same data and settings, are
     not trained again: an interrupted sweep goes on, and one with more layers, poolings, encoders or seeds trains what
     is new.
 
@@ -74,9 +75,9 @@ def sweep(
     """
     process, output_dir = PartialState(), Path(arguments.training.output_dir)
     with process.main_process_first():
-        note_settings(output_dir / "cells", arguments)
+        note_settings(output_dir / "cells", arguments, {})
     variants = _variants(folds, sounds, arguments)
-    todo = [variant for variant in variants if not variant.cell.done]
+    todo = [variant for variant in variants if not variant.run.done]
     if todo and process.is_main_process:
         hours = sum(sound.seconds for sound in sounds.values()) / 3600
         print(f"{len(todo)} trainings on {hours:.2f} hours of audio", flush=True)
@@ -97,22 +98,22 @@ def sweep(
 def _variants(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments: Arguments) -> list[Variant]:
     labels = folds[0].split.train.features["emotion"].names
     poolings = arguments.sweep.poolings or [arguments.model.pooling_type or WhisperSerConfig.pooling_type]
-    variants = []
+    variants, hashes = [], sample_hashes(sounds)
     for encoder in _encoders(arguments):
         for layer in encoder.layers:
             for pooling in poolings:
                 fields: dict[str, Any] = {"encoder": encoder.asked, "layer_index": layer, "pooling_type": pooling}
                 model = replace(arguments.model, **fields, **arguments.sweep.settings_of(pooling))
                 names = dict(enumerate(labels))
-                config = WhisperSerConfig(encoder_config=encoder.config, id2label=names, **given_fields(model))
+                config = WhisperSerConfig(encoder_config=encoder.config, id2label=names, **config_fields(model))
                 for seed in arguments.sweep.seeds or [arguments.training.seed]:
                     of_seed = arguments._replace(model=model).with_seed(seed)
                     folder = Path(arguments.training.output_dir) / "cells" / encoder.name / f"layer-{layer:02d}"
                     folder = folder / pooling / f"seed-{seed}"
                     for number, fold in enumerate(folds):
-                        what = identity(config, of_seed, fold.split, sounds)
-                        cell = Cell(folder / fold_folder(number, fold.name), number, config, of_seed, what)
-                        variants.append(Variant(encoder, layer, pooling, seed, cell))
+                        what = run_identity(of_seed, fold.split, hashes)
+                        run = Run(folder / fold_folder(number, fold.name), number, config, of_seed, what)
+                        variants.append(Variant(encoder, layer, pooling, seed, run))
     return variants
 
 
@@ -149,20 +150,20 @@ def _train(
     arguments: Arguments,
     bar: tqdm,
 ) -> None:
-    """Trains the cells of one encoder."""
+    """Trains the runs of one encoder."""
     labels = folds[0].split.train.features["emotion"].names
-    reaching = replace(variants[0].cell.arguments.model, layer_index=layers[-1])
+    reaching = replace(variants[0].run.arguments.model, layer_index=layers[-1])
     model, extractor = build_model(reaching, labels)
-    read = sorted({layer for v in variants for layer in (v.cell.config.layer_indices if v.cell.config else [])})
+    read = sorted({layer for v in variants for layer in (v.run.config.layer_indices if v.run.config else [])})
     store = Path(arguments.data.feature_dir)
-    copies, refit = arguments.training.copies, arguments.training.refit
+    copies, refit = arguments.training.augmented_views, arguments.training.refit
     trained = training_paths(folds, refit) if copies else ()
     inputs = prepare_inputs(model, extractor, sounds, store, read, copies, trained)
-    by_cell = {variant.cell.folder: variant for variant in variants}
-    cells = [variant.cell for variant in variants]
-    bench = Bench(folds, inputs, extractor, curves=True)
-    for cell, metrics in run_cells(cells, bench, arguments.sweep.jobs):
-        done = by_cell[cell.folder]
+    by_folder = {variant.run.folder: variant for variant in variants}
+    runs = [variant.run for variant in variants]
+    context = RunContext(folds, inputs, extractor, curves=True)
+    for run, metrics in train_runs(runs, context, arguments.sweep.jobs):
+        done = by_folder[run.folder]
         if metrics:
             bar.set_postfix_str(f"layer {done.layer} {done.pooling}: UA {100 * metrics['test']['ua']:.1f}")
         bar.update()
@@ -175,24 +176,24 @@ def _results(
     warnings: list[str],
     arguments: Arguments,
 ) -> dict[str, Any]:
-    """Returns what a report is made of: the protocol, and the figures of each cell."""
+    """Returns what a report is made of: the protocol, and the figures of each run."""
     output_dir = Path(arguments.training.output_dir)
-    cells, seconds = [], 0.0
+    runs, seconds = [], 0.0
     for variant in variants:
-        metrics = read_metrics(variant.cell.folder, needs_seal=True)
+        metrics = read_metrics(variant.run.folder, needs_seal=True)
         seconds += metrics["training"]["seconds"]
-        cells.append(
+        runs.append(
             {
                 "encoder": variant.encoder.name,
                 "layer": variant.layer,
                 "num_layers": variant.encoder.config.encoder_layers,
                 "pooling": variant.pooling,
                 "seed": variant.seed,
-                "fold": folds[variant.cell.fold].name,
+                "fold": folds[variant.run.fold].name,
                 "test": metrics["test"],
                 "validation": metrics["validation"],
                 "history": metrics["history"],
-                "predictions": str((variant.cell.folder / PREDICTIONS).relative_to(output_dir)),
+                "predictions": str((variant.run.folder / PREDICTIONS).relative_to(output_dir)),
             }
         )
     return {
@@ -207,8 +208,7 @@ def _results(
             "pad_to_seconds": arguments.model.pad_to_seconds,
         },
         "models": {
-            variant.pooling: {name: getattr(variant.cell.config, name) for name in OF_THE_MODEL}
-            for variant in variants
+            variant.pooling: {name: getattr(variant.run.config, name) for name in OF_THE_MODEL} for variant in variants
         },
         "audit": asdict(audited),
         "warnings": warnings,
@@ -218,5 +218,5 @@ def _results(
             {"name": encoder.name, "config": encoder.config.to_diff_dict()}
             for encoder in {variant.encoder.name: variant.encoder for variant in variants}.values()
         ],
-        "cells": cells,
+        "cells": runs,
     }

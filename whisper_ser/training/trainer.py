@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,52 +24,19 @@ from whisper_ser.data.splits import Split
 from whisper_ser.errors import CheckpointError, RecipeError
 from whisper_ser.evaluation.calibration import fit_temperature
 from whisper_ser.evaluation.metrics import scores
-from whisper_ser.io import CHECKSUMS, changed_files, replacing, saving, write_checksums
-from whisper_ser.training.augmented_views import Copy
+from whisper_ser.io import CHECKSUMS, changed_files, saving, write_checksums
+from whisper_ser.training.augmented_views import AugmentedView
 from whisper_ser.training.feature_store import Features, fill
+from whisper_ser.training.identity import SETTINGS, data_digest, note_settings
 from whisper_ser.training.settings import Arguments, SerTrainingArguments
 
 logger = logging.get_logger(__name__)
-
-SETTINGS_THAT_MATTER = (
-    "selection",
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "learning_rate",
-    "weight_decay",
-    "refit",
-    "augment",
-    "augment_copies",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "optim",
-    "max_grad_norm",
-    "seed",
-    "data_seed",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "lr_scheduler_kwargs",
-    "optim_args",
-    "bf16",
-    "fp16",
-    "world_size",
-)
-"""Training arguments that change the numbers: a run is only resumed under the same."""
 
 CHECKPOINTS, CALIBRATION = "checkpoints", "calibration"
 """Folders of an unfinished run; the second holds the first of a training that is refitted."""
 
 BEST = {"validation": "validation_ua", "test_best": "test_wa"}
 """What each selection compares epochs by. The authors' code takes the accuracy on the test fold."""
-
-NOT_SETTINGS = ("feature_dir",)
-"""What a run may be resumed without."""
-
-SETTINGS = "settings.json"
-"""Notes the settings of an unfinished run, beside what it has finished."""
 
 Example = dict[str, Any]
 
@@ -168,7 +134,7 @@ def prepare_inputs(
     sounds: Mapping[str, Sound],
     feature_dir: Path,
     layers: Sequence[int] | None = None,
-    copies: Sequence[Copy] = (),
+    copies: Sequence[AugmentedView] = (),
     trained: Collection[str] = (),
 ) -> Inputs:
     """Returns the inputs of all files, for `layers` or those the model reads, and of the `copies` of those `trained`.
@@ -218,7 +184,7 @@ def train(
     resume = None
     if resumable:
         with settings.main_process_first(desc="checkpoints"):
-            resume = _checkpoint_to_resume(arguments)
+            resume = _checkpoint_to_resume(arguments, split, inputs.features.keys)
     if arguments.model.model_name_or_path is None:
         features, trained = inputs.features, split.train["path"][:]
         model.whisper_ser.fit(lambda: (features.read(path) for path in trained))
@@ -266,7 +232,7 @@ def _examples(part: Dataset, inputs: Inputs, model: WhisperForEmotionClassificat
 
 
 def _log_mels(
-    sounds: Mapping[str, Sound], extractor: WhisperSerFeatureExtractor, copied: Copy | None = None
+    sounds: Mapping[str, Sound], extractor: WhisperSerFeatureExtractor, copied: AugmentedView | None = None
 ) -> dict[str, np.ndarray]:
     rate, log_mels = extractor.sampling_rate, {}
     for path, sound in sounds.items():
@@ -418,7 +384,7 @@ def _checkpoints(arguments: SerTrainingArguments) -> Path:
     return Path(arguments.output_dir) / CHECKPOINTS
 
 
-def _checkpoint_to_resume(arguments: Arguments) -> str | None:
+def _checkpoint_to_resume(arguments: Arguments, split: Split, sample_hashes: Mapping[str, str]) -> str | None:
     """Returns the last checkpoint of an interrupted run with the same settings, and notes the settings of this one."""
     training_arguments = arguments.training
     if asked := training_arguments.resume_from_checkpoint:
@@ -431,29 +397,8 @@ def _checkpoint_to_resume(arguments: Arguments) -> str | None:
             f"{folder} holds checkpoints of another program. Choose another --output_dir, or name the checkpoint to "
             "go on from with --resume_from_checkpoint."
         )
-    note_settings(folder, arguments)
+    note_settings(folder, arguments, {"recordings, labels and parts": data_digest(split, sample_hashes)[:16]})
     return _last_whole_checkpoint(folder)
-
-
-def note_settings(folder: Path, arguments: Arguments) -> None:
-    """Writes the settings of an unfinished run into `folder`, or compares them with those that are there.
-
-    Raises:
-        CheckpointError: they are others.
-    """
-    data = asdict(arguments.data)
-    settings = {
-        "model": asdict(arguments.model),
-        "data": {name: value for name, value in data.items() if name not in NOT_SETTINGS},
-        "training": {name: getattr(arguments.training, name) for name in SETTINGS_THAT_MATTER},
-    }
-    settings = json.loads(json.dumps(settings, default=str))
-    noted = folder / SETTINGS
-    if noted.is_file():
-        _refuse_other_settings(json.loads(noted.read_text(encoding="utf-8")), settings, folder)
-    else:
-        with replacing(noted) as path:
-            path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
 def _saved(folder: Path) -> list[Path]:
@@ -479,20 +424,6 @@ def _last_whole_checkpoint(folder: Path) -> str | None:
         logger.warning(f"{checkpoint} tells of a best epoch that is lost, and is removed.")
         shutil.rmtree(checkpoint, ignore_errors=True)
     return None
-
-
-def _refuse_other_settings(noted: dict[str, dict], settings: dict[str, dict], folder: Path) -> None:
-    changed = [
-        f"{name} was {noted.get(group, {}).get(name)}, is now {value}"
-        for group, fields in settings.items()
-        for name, value in fields.items()
-        if noted.get(group, {}).get(name) != value
-    ]
-    if changed:
-        raise CheckpointError(
-            f"{folder} holds an unfinished run with other settings ({'; '.join(changed)}). Start it again with its "
-            "own settings to finish it, choose another --output_dir, or delete that folder."
-        )
 
 
 def remove_checkpoints(output_dir: Path) -> None:
