@@ -312,7 +312,7 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
             numbers. Such a model takes `encoder_hidden_states` only and cannot be saved.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]  # of WhisperForEmotionClassification
 
     def __init__(self, config: WhisperSerConfig, with_encoder: bool = True) -> None:
         super().__init__(config)

