@@ -21,7 +21,7 @@ from transformers import WhisperFeatureExtractor, WhisperForAudioClassification
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from modeling_whisper_ser.encoder_whisper_ser import WhisperSerEncoder, even_chunks
 from modeling_whisper_ser.packed_encoder_whisper_ser import Scale, _FloatProduct, _IntegerProduct, typical_voices
-from whisper_ser.demo.encoder import DEMO_ENCODER, resolve_encoder
+from whisper_ser.demo.encoder import DEMO_ENCODER, demo_ctranslate2_folder, resolve_encoder
 from whisper_ser.inference.model import Recognizer
 from whisper_ser.inference.speed import optimised
 
@@ -163,8 +163,9 @@ def ctranslate2(precision: str, frames: str, threads: int) -> Run:
 
     # Its threads and torch's are both OpenMP's. More of them than cores, and all wait without a core, and wake slowly.
     torch.set_num_threads(1)
-    folder = resolve_encoder(DEMO_ENCODER)
-    whisper = engine.models.Whisper(folder, device="cpu", compute_type=precision, intra_threads=threads)
+    whisper = engine.models.Whisper(
+        str(demo_ctranslate2_folder()), device="cpu", compute_type=precision, intra_threads=threads
+    )
     model = cut_model(DEMO_ENCODER, None)
 
     def states(mels: np.ndarray) -> np.ndarray:

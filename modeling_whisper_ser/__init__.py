@@ -2,8 +2,8 @@
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 
-from .checkpoint_whisper_ser import EncoderCheckpointError
 from .configuration_whisper_ser import ConfigError, WhisperSerConfig
+from .encoder_whisper_ser import EncoderCheckpointError
 from .feature_extraction_whisper_ser import AudioError, WhisperSerFeatureExtractor
 from .modeling_whisper_ser import MissingWeightsError, WhisperForEmotionClassification, WhisperSerModel
 from .packed_encoder_whisper_ser import PackingError

@@ -11,7 +11,7 @@ POOLING_TYPES = ("mean", "attentive", "qkv", "statistics")
 LAYER_MIXINGS = ("none", "concat", "weighted", "attention")
 SCORE_ACTIVATIONS = ("none", "tanh")
 POOLING_QUERIES = ("mean", "learnt", "max")
-OF_A_MEMBER = (
+MEMBER_FIELDS = (
     "layer_indices",
     "layer_mixing",
     "pooling_type",
@@ -25,17 +25,16 @@ OF_A_MEMBER = (
     "input_dropout",
     "pooling_dropout",
 )
-"""Fields in which the members of an ensemble may differ."""
-
-OF_THE_LABELS = ("class_weights", "class_priors")
-"""Fields that mean nothing for other labels."""
+LABEL_FIELDS = ("class_weights", "class_priors")
+REMOTE_CODE_FIELDS = ("custom_pipelines", "trust_remote_code")
 
 FRAMES_PER_SECOND = 50
 """Encoder frames per second of audio: mel frames every 10 ms, halved by Whisper's second convolution."""
 
-WIDEST = 2**15
-"""The most that any width of the head may be."""
-LARGEST_ENCODER = {
+# A config says how much memory is allocated before any weight is read, so sizes are limited.
+MAX_WIDTH = 2**15
+MAX_LABELS = 1000
+MAX_ENCODER_SIZES = {
     "num_mel_bins": 1024,
     "d_model": 2**13,
     "encoder_layers": 256,
@@ -43,79 +42,76 @@ LARGEST_ENCODER = {
     "encoder_ffn_dim": 2**15,
     "max_source_positions": 30000,
 }
-NOT_PASSED_ON = ("custom_pipelines", "trust_remote_code")
-"""What a loaded file may say of code, and is not saved again."""
-MOST_WEIGHTS = 2 * 10**9
-"""Of an encoder: three times those of whisper-large. A config says what memory is taken before weights are read."""
-MOST_LABELS = 1000
+MAX_ENCODER_WEIGHTS = 2 * 10**9  # three times those of whisper-large
 
 
 class ConfigError(ValueError):
-    """A field of `WhisperSerConfig` has a value that cannot work, or is misspelt."""
+    """A field of `WhisperSerConfig` has an invalid value, or its name is misspelt."""
 
 
 class WhisperSerConfig(PreTrainedConfig):
-    """What a model reads from which Whisper encoder, and how it pools and classifies it.
+    """Configuration of a model: the encoder, the layers that are read, pooling, classifier and loss.
 
-    The words are the paper's (arXiv 2602.06000): `d_model` is the width after the projector; the width of the Whisper
+    Names follow the paper (arXiv 2602.06000): `d_model` is the width after the projector; the width of the Whisper
     encoder is `encoder_config.d_model`.
 
     Args:
         encoder_config: the `WhisperConfig` (or its dict) of the checkpoint the encoder was cut from.
-        layer_index: the encoder layer that is read, from 1; layers above it do not exist in the model. The last layer
-            includes the encoder's final LayerNorm. Left out, it is the middle one: half the layers, rounded up.
-        layer_mixing: how several layers become one; `"none"` reads the single layer `layer_index`, `"concat"` joins
-            layers side by side, `"weighted"` learns one weight a layer, `"attention"` lets each frame weigh them.
-        layer_indices: the layers read, ascending, `layer_index` the highest and by default that. With
-            `layer_mixing="none"` it is `[layer_index]`.
+        layer_index: the encoder layer that is read, from 1; layers above it are not part of the model. The last layer
+            includes the encoder's final LayerNorm. By default the middle layer: half the layers, rounded up.
+        layer_mixing: how several layers become one: `"none"` reads the single layer `layer_index`, `"concat"` joins
+            layers side by side, `"weighted"` learns one weight per layer, `"attention"` weights per frame.
+        layer_indices: the layers read, ascending; `layer_index` is the highest. By default, and always with
+            `layer_mixing="none"`, `[layer_index]`.
         d_model: width of the projected frames and of the pooled vector.
         pooling_type: `"mean"`, `"attentive"` (paper, section 3.2.1), `"qkv"` (section 3.2.2) or `"statistics"`
             (mean and standard deviation over the frames of the states themselves, projected after the pooling).
         num_pooling_heads, pooling_head_dim: attention heads and the size of each (`attentive` and `qkv`).
-        pooling_queries: where the queries of `qkv` come from: the `"mean"` of the frames as in the paper, `"learnt"`
-            ones, the `"max"` of each channel, or several of these with `num_pooling_heads` heads each.
-        pooling_statistics: under the attention weights of `attentive` and `qkv` take the standard deviation of the
-            values besides their mean (attentive statistics pooling, Okabe et al. 2018).
-        score_activation: applied to the attention scores before the softmax. `"none"` as the paper writes; the
-            authors' code has `"tanh"` for `qkv`.
-        scale_scores: divide the scores by `sqrt(pooling_head_dim)`. Left out, it follows the paper's equations: yes
-            for `qkv` (8a), no for `attentive` (4); the authors' code scales both.
+        pooling_queries: `["mean"]`: the query of `qkv` is the mean of the frames. Saved models may have other queries
+            (`"learnt"`, `"max"`, or several, with `num_pooling_heads` heads each); new ones may not.
+        pooling_statistics: `attentive` and `qkv` take the weighted standard deviation of the values besides their
+            weighted mean (attentive statistics pooling, Okabe et al. 2018).
+        score_activation: applied to the attention scores before the softmax: `"none"` as in the paper, or `"tanh"`,
+            which the authors' code uses for `qkv`.
+        scale_scores: divide the scores by `sqrt(pooling_head_dim)`. By default as in the paper's equations: true for
+            `qkv` (8a), false for `attentive` (4); the authors' code scales both.
         layer_norm_after_pooling: one more LayerNorm before the classifier, as in the authors' code.
-        input_dropout: share of the channels of the (standardised) encoder states that each utterance loses in
-            training, in all its frames alike. (Dropped one by one, the frames' average would hardly miss them.) Of
-            `statistics`, means and deviations are dropped.
+        input_dropout: share of the channels of the (standardised) encoder states dropped in training, the same
+            channels in all frames of an utterance: dropout per frame would average out in the pooling. With
+            `statistics`, means and deviations are dropped instead.
         pooling_dropout: inside the pooling: on `tanh(h W + b)` for `attentive`, on queries, keys and values for `qkv`.
         classifier_dropout: on the pooled vector.
         channel_standardisation: subtract mean and divide by deviation per channel of the encoder states. The
-            statistics come from the training frames and are saved with the model.
+            statistics are those of the training frames and are saved with the model.
         chunk_seconds: audio is encoded in even chunks of at most this many seconds; positions restart in each.
-        frame_averaging: average every so many encoder frames (50 a second) before the head; 1 keeps them all. A head
-            on fewer frames is much faster to train.
-        ensemble: instead of one head several, each by the fields of a head in which it differs from those above:
-            `[{}, {}, {"pooling_type": "attentive"}]` are two alike, but for their random start, and one other. They
-            read one pass of the encoder, and the answer is the mean of their probabilities. A member may name
-            `layer_indices` of its own; without `layer_mixing` it reads `layer_index`, else those of the model, which
-            are, left out, all that a member reads. `scale_scores` follows a member's own `pooling_type`.
-        unfreeze_last_n: how many of the kept encoder layers, from the top, are trained. 0 leaves the encoder frozen.
-        class_weights: one weight a label for the loss, or `None`.
-        class_priors: the share of each label in the training part: the loss then adds their logarithms to the logits
-            (logit adjustment, Menon et al. 2021), so that the logits themselves favour no label for being frequent.
+        frame_averaging: average groups of this many encoder frames (50 per second) before the head; 1 keeps all
+            frames. A head on fewer frames is much faster to train.
+        ensemble: several heads instead of one. Each member is a dict of the fields in which it differs from those
+            above: `[{}, {}, {"pooling_type": "attentive"}]` has two members that differ only in their initial weights
+            and a third with another pooling. All read the same encoder pass; the result is the mean of their
+            probabilities. A member may set its own `layer_indices`; otherwise it reads `layer_index` without
+            `layer_mixing`, and the model's `layer_indices` with it. The model's `layer_indices` default to all layers
+            that a member reads. `scale_scores` follows a member's own `pooling_type`.
+        unfreeze_last_n: how many of the encoder layers, from the top, are trained. 0 leaves the encoder frozen.
+        class_weights: one loss weight per label, or `None`.
+        class_priors: the share of each label in the training part. The loss then adds their logarithms to the logits
+            (logit adjustment, Menon et al. 2021), so that the logits do not favour frequent labels.
         mixup: alpha of mixup (Zhang et al. 2018), 0 for none: in training, pooled vectors of two utterances and their
-            losses are mixed, by a share from Beta(alpha, alpha). Utterances differ in length, pooled vectors do not:
-            this is manifold mixup (Verma et al. 2019) at the last hidden layer.
-        label_smoothing: of the loss, in [0, 1).
-        temperature: the logits are divided by it, so that probabilities are as sure as the model is right (Guo et
-            al. 2017). Training fits it on validation speakers; the loss knows nothing of it.
+            losses are mixed with a share drawn from Beta(alpha, alpha). As utterances differ in length and pooled
+            vectors do not, this is manifold mixup (Verma et al. 2019) at the last hidden layer.
+        label_smoothing: label smoothing of the loss, in [0, 1).
+        temperature: the logits are divided by it to calibrate the probabilities (Guo et al. 2017). Training fits it on
+            validation speakers; the loss does not use it.
 
     Raises:
-        ConfigError: names the field, its value and what is allowed; also for a misspelt field name.
+        ConfigError: names the field, its value and the valid values; also for a misspelt field name.
     """
 
     model_type = "whisper_ser"
     sub_configs = {"encoder_config": WhisperConfig}
     keys_to_ignore_at_inference = ["pooler_output", "frame_states", "frame_mask", "pooling_attentions"]
 
-    # None stands for "not given" until __post_init__ has filled it in.
+    # None means "not given" until __post_init__ fills it in.
     encoder_config: WhisperConfig = None  # type: ignore[assignment]
     layer_index: int = None  # type: ignore[assignment]
     layer_mixing: str = "none"
@@ -144,10 +140,13 @@ class WhisperSerConfig(PreTrainedConfig):
     temperature: float = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        for name in NOT_PASSED_ON:
+        loaded = kwargs.pop("loaded", False)
+        for name in REMOTE_CODE_FIELDS:
             kwargs.pop(name, None)
         _refuse_near_misses(kwargs)
         self._check_form_of_ensemble()
+        if not loaded:
+            self._refuse_retired_queries()
         if self.encoder_config is None:
             self.encoder_config = WhisperConfig()
         elif isinstance(self.encoder_config, dict):
@@ -173,16 +172,16 @@ class WhisperSerConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers; labels set anew take the saved map, class weights and priors of the old ones away."""
+        """As in transformers; new labels drop the class weights and priors of the saved ones."""
         if {"num_labels", "id2label"} & kwargs.keys():
-            config_dict = {name: value for name, value in config_dict.items() if name not in OF_THE_LABELS}
+            config_dict = {name: value for name, value in config_dict.items() if name not in LABEL_FIELDS}
         if "id2label" in kwargs:
             kwargs.setdefault("label2id", {label: int(index) for index, label in kwargs["id2label"].items()})
-        return super().from_dict(config_dict, **kwargs)
+        return super().from_dict({**config_dict, "loaded": True}, **kwargs)
 
     @property
     def chunk_frames(self) -> int:
-        """The most encoder frames a chunk may have."""
+        """The maximum number of encoder frames in a chunk."""
         return round(self.chunk_seconds * FRAMES_PER_SECOND)
 
     @property
@@ -192,13 +191,8 @@ class WhisperSerConfig(PreTrainedConfig):
         return [names[index] for index in sorted(names)]
 
     @property
-    def pooled_width(self) -> int:
-        """The width of the pooled vector: `d_model` of each head, side by side."""
-        return self.d_model * len(self.ensemble or [{}])
-
-    @property
     def frame_width(self) -> int:
-        """The width of what all heads pool, side by side."""
+        """The total width of the frame vectors that the heads pool."""
         width = self.encoder_config.d_model
         return sum(
             (len(head.layer_indices or []) if head.layer_mixing in ("none", "concat") else 1) * width
@@ -226,15 +220,15 @@ class WhisperSerConfig(PreTrainedConfig):
         return config
 
     def _layers_of_members(self) -> list[int] | None:
-        """Returns the layers that members of an ensemble ask for, and `layer_index` for the others; else `None`."""
+        """Returns all layers that members of an ensemble read if one of them names its own; else `None`."""
         named = [member.get("layer_indices") for member in self.ensemble or []]
-        layers = {layer for of_member in named for layer in of_member or []}
+        layers = {layer for indices in named for layer in indices or []}
         if layers and None in named and self.layer_index is not None:
             layers.add(self.layer_index)
         return sorted(layers) or None
 
     def check_values(self) -> None:
-        """Raises `ConfigError` when a field cannot work. Models call it again: fields can be set after creation."""
+        """Raises `ConfigError` for an invalid field. Models call it again, as fields can be set after creation."""
         self._check_form_of_ensemble()
         for name, allowed in (
             ("pooling_type", POOLING_TYPES),
@@ -245,16 +239,16 @@ class WhisperSerConfig(PreTrainedConfig):
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not one of {', '.join(map(repr, allowed))}.")
         queries = self.pooling_queries
         if not queries or len({*queries}) < len(queries) or not {*queries} <= {*POOLING_QUERIES}:
-            raise ConfigError(f"pooling_queries={queries!r} must be one or several of {', '.join(POOLING_QUERIES)}.")
+            raise ConfigError(f"pooling_queries={queries!r} must be one or more of {', '.join(POOLING_QUERIES)}.")
         for name in ("scale_scores", "layer_norm_after_pooling", "channel_standardisation", "pooling_statistics"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false.")
         for name in ("d_model", "num_pooling_heads", "pooling_head_dim", "frame_averaging"):
-            check_integer(name, getattr(self, name), 1, WIDEST)
-        if self.num_pooling_heads * self.pooling_head_dim > WIDEST:
+            check_integer(name, getattr(self, name), 1, MAX_WIDTH)
+        if self.num_pooling_heads * self.pooling_head_dim > MAX_WIDTH:
             raise ConfigError(
-                f"num_pooling_heads={self.num_pooling_heads} of pooling_head_dim={self.pooling_head_dim} are wider "
-                f"than {WIDEST}."
+                f"num_pooling_heads={self.num_pooling_heads} times pooling_head_dim={self.pooling_head_dim} is more "
+                f"than {MAX_WIDTH}."
             )
         self._check_encoder()
         for name in ("input_dropout", "pooling_dropout", "classifier_dropout", "label_smoothing"):
@@ -277,8 +271,8 @@ class WhisperSerConfig(PreTrainedConfig):
                 raise ConfigError(f"Member {number} of the ensemble, {member!r}: {error}") from error
             if not {*config.layer_indices} <= {*self.layer_indices}:
                 raise ConfigError(
-                    f"Member {number} of the ensemble reads the layers {config.layer_indices}, not all of which are "
-                    f"among layer_indices={self.layer_indices!r}."
+                    f"Member {number} of the ensemble reads the layers {config.layer_indices}; expected a subset of "
+                    f"layer_indices={self.layer_indices!r}."
                 )
         read = {layer for config in self.of_heads() for layer in config.layer_indices}
         if unread := sorted({*self.layer_indices} - read):
@@ -290,24 +284,35 @@ class WhisperSerConfig(PreTrainedConfig):
         if not isinstance(self.ensemble, list) or len(self.ensemble) < 2:
             raise ConfigError(f"ensemble={self.ensemble!r} must list at least two members, such as [{{}}, {{}}].")
         for member in self.ensemble:
-            if not isinstance(member, dict) or not {*member} <= {*OF_A_MEMBER}:
+            if not isinstance(member, dict) or not {*member} <= {*MEMBER_FIELDS}:
                 raise ConfigError(
-                    f"A member of the ensemble is {member!r}; expected a dict of {', '.join(OF_A_MEMBER)}, or {{}}."
+                    f"A member of the ensemble is {member!r}; expected a dict of {', '.join(MEMBER_FIELDS)}, or {{}}."
+                )
+
+    def _refuse_retired_queries(self) -> None:
+        for queries in (self.pooling_queries, *(member.get("pooling_queries") for member in self.ensemble or [])):
+            if queries not in (None, ["mean"]):
+                raise ConfigError(
+                    f"pooling_queries={queries!r} is only for models saved earlier; a new model has ['mean'], the "
+                    "default: leave pooling_queries out."
                 )
 
     def _check_encoder(self) -> None:
-        """Raises for an encoder that cannot be, or that is far larger than any Whisper: building it takes memory."""
+        """Raises for an encoder that is impossible or far larger than any Whisper."""
         whisper = self.encoder_config
-        for name, most in LARGEST_ENCODER.items():
-            check_integer(f"encoder_config.{name}", getattr(whisper, name), 1, most)
+        for name, largest in MAX_ENCODER_SIZES.items():
+            check_integer(f"encoder_config.{name}", getattr(whisper, name), 1, largest)
         if whisper.d_model % whisper.encoder_attention_heads or whisper.d_model % 2:
             raise ConfigError(
-                f"encoder_config.d_model={whisper.d_model} must be even, and a multiple of its "
-                f"{whisper.encoder_attention_heads} encoder_attention_heads."
+                f"encoder_config.d_model={whisper.d_model} must be even and a multiple of "
+                f"encoder_attention_heads={whisper.encoder_attention_heads}."
             )
-        of_layer = 4 * whisper.d_model**2 + 2 * whisper.d_model * whisper.encoder_ffn_dim
-        if whisper.encoder_layers * of_layer > MOST_WEIGHTS:
-            raise ConfigError(f"encoder_config describes more than {MOST_WEIGHTS:.0e} weights, no Whisper encoder.")
+        weights_per_layer = 4 * whisper.d_model**2 + 2 * whisper.d_model * whisper.encoder_ffn_dim
+        if whisper.encoder_layers * weights_per_layer > MAX_ENCODER_WEIGHTS:
+            raise ConfigError(
+                f"encoder_config describes an encoder of more than {MAX_ENCODER_WEIGHTS:.0e} weights, larger than any "
+                "Whisper."
+            )
 
     def _check_layers(self) -> None:
         layers = self.encoder_config.encoder_layers
@@ -336,25 +341,25 @@ class WhisperSerConfig(PreTrainedConfig):
             )
 
     def _check_labels(self) -> None:
-        # Set after creation, numbers may still be the text that JSON and transformers' example scripts make of them.
+        # JSON and transformers' example scripts turn the numbers into strings.
         self.id2label = {int(index): label for index, label in (self.id2label or {}).items()}
         self.label2id = {label: int(index) for label, index in (self.label2id or {}).items()}
         if not self.labels or dict(enumerate(self.labels)) != self.id2label:
             raise ConfigError(f"id2label={self.id2label!r} must number its labels 0, 1, 2, ...")
         if not all(isinstance(label, str) and label.isprintable() for label in self.labels):
-            raise ConfigError(f"id2label={self.id2label!r} must have labels that are printable text.")
-        if len(self.labels) > MOST_LABELS:
-            raise ConfigError(f"id2label has {len(self.labels)} labels; {MOST_LABELS} are possible.")
+            raise ConfigError(f"id2label={self.id2label!r} must have printable labels.")
+        if len(self.labels) > MAX_LABELS:
+            raise ConfigError(f"id2label has {len(self.labels)} labels; the maximum is {MAX_LABELS}.")
         if len(set(self.labels)) < len(self.labels):
-            raise ConfigError(f"id2label={self.id2label!r} has a label twice.")
+            raise ConfigError(f"id2label={self.id2label!r} has duplicate labels.")
         if self.label2id != {label: index for index, label in enumerate(self.labels)}:
             raise ConfigError(f"label2id={self.label2id!r} is not the inverse of id2label={self.id2label!r}.")
         for name, allowed in (("class_weights", "of at least 0"), ("class_priors", "above 0")):
             values = getattr(self, name)
             if values is None:
                 continue
-            fit = len(values) == len(self.labels) and all(is_number(value) and value >= 0 for value in values)
-            if not fit or (name == "class_priors" and 0 in values):
+            valid = len(values) == len(self.labels) and all(is_number(value) and value >= 0 for value in values)
+            if not valid or (name == "class_priors" and 0 in values):
                 raise ConfigError(
                     f"{name}={values!r} must be {len(self.labels)} numbers {allowed}, one for each of "
                     f"{', '.join(self.labels)}."
@@ -362,14 +367,14 @@ class WhisperSerConfig(PreTrainedConfig):
 
 
 def is_number(value: Any) -> bool:
+    """Returns whether `value` is a finite number and not a boolean."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check_integer(name: str, value: Any, least: int, most: int | None) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise ConfigError(f"{name}={value!r} must be a whole number {allowed}.")
+def check_integer(name: str, value: Any, lowest: int, highest: int) -> None:
+    """Raises `ConfigError` unless `value` is an integer from `lowest` to `highest`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+        raise ConfigError(f"{name}={value!r} must be a whole number from {lowest} to {highest}.")
 
 
 def _check_fraction(name: str, value: Any) -> None:
@@ -378,7 +383,7 @@ def _check_fraction(name: str, value: Any) -> None:
 
 
 def _refuse_near_misses(unknown: dict[str, Any]) -> None:
-    """Raises for `poling_type=`, lets pass what a newer transformers may write: `PreTrainedConfig` swallows both."""
+    """Raises for names like `poling_type`, which `PreTrainedConfig` accepts; fields of a newer transformers pass."""
     own = list(WhisperSerConfig.__annotations__)
     for name in unknown:
         close = difflib.get_close_matches(name, own, n=1, cutoff=0.8)
@@ -387,7 +392,7 @@ def _refuse_near_misses(unknown: dict[str, Any]) -> None:
 
 
 def refuse_unknown(fields: dict[str, Any], others: tuple[str, ...] = ()) -> None:
-    """Raises for names that are no field of `WhisperSerConfig` (nor labels), where nothing newer can be meant."""
+    """Raises for names that are neither fields of `WhisperSerConfig` nor of labels; `others` are only suggested."""
     known = [*WhisperSerConfig.__annotations__, "id2label", "label2id", "num_labels", "problem_type"]
     for name in fields:
         if name not in known:

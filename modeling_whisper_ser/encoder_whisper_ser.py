@@ -1,18 +1,33 @@
-"""Whisper's encoder up to the highest layer that is read, run over the real frames in short chunks."""
+"""Whisper's encoder up to the highest layer that is read, run over the real frames in short chunks.
+
+Its weights come from any Whisper checkpoint, through transformers' own loading.
+"""
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
 from .configuration_whisper_ser import WhisperSerConfig
 
 FRAMES_PER_PASS = 8000
-"""Encoder frames run at a time: memory is bounded however long the audio is."""
+"""Encoder frames computed at a time, which bounds the memory for long audio."""
+
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
+CTRANSLATE2_HINT = (
+    "If it is a CTranslate2 model (model.bin, the format of faster-whisper), download it to a folder: training with "
+    "--encoder FOLDER converts it, and so does whisper_ser.demo.ctranslate2.convert(folder)."
+)
+
+
+class EncoderCheckpointError(OSError):
+    """A Whisper checkpoint that is absent, incomplete, or in a format that is not read."""
 
 
 class Chunk(NamedTuple):
@@ -26,9 +41,9 @@ class Chunk(NamedTuple):
 class WhisperSerEncoder(nn.Module):
     """Convolutions, positions and the first `layer_index` layers of a Whisper encoder.
 
-    The stock encoder demands 30 s, adds every position and ignores masks. This one takes any length: audio is cut into
-    even chunks of at most `chunk_seconds`, positions restart in each, and no real frame sees padding. With chunks of
-    30 s on a 30 s window its states are those of the stock encoder.
+    The stock encoder requires 30 s of input, adds all positions and ignores masks. This one takes any length: audio is
+    cut into even chunks of at most `chunk_seconds`, positions restart in each chunk, and padding never influences a
+    real frame. With chunks of 30 s on a 30 s window its states are those of the stock encoder.
     """
 
     def __init__(self, config: WhisperSerConfig) -> None:
@@ -46,15 +61,15 @@ class WhisperSerEncoder(nn.Module):
     def forward(
         self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the states of the layers read and which frames are real.
+        """Returns the states of the layers read, and the mask of real frames.
 
         Args:
             input_features: log-mel `(batch, mel_frames, mels)`.
-            attention_mask: `(batch, mel_frames)`, 1 on real frames, which come first; left out, all are real.
+            attention_mask: `(batch, mel_frames)`, 1 on real frames, which come first; by default all are real.
 
         Returns:
-            States `(batch, layers, frames, width)`, zero behind a shorter clip, and mask `(batch, frames)`; two mel
-            frames make one encoder frame, `frame_averaging` of these one frame of the states.
+            States `(batch, layers, frames, width)`, zero behind a shorter clip, and mask `(batch, frames)`. Two mel
+            frames make one encoder frame; `frame_averaging` encoder frames make one frame of the states.
 
         Raises:
             ValueError: wrong shapes, a clip without real frames, or padding before real frames.
@@ -81,35 +96,143 @@ class WhisperSerEncoder(nn.Module):
 
     @contextlib.contextmanager
     def reading(self, layers: Sequence[int]) -> Iterator[None]:
-        """Reads other layers, ascending, than the config says, none of them above the highest there is."""
-        usual, self.layer_indices = self.layer_indices, tuple(layers)
+        """Reads `layers`, ascending and at most `layer_index`, instead of those of the config."""
+        configured, self.layer_indices = self.layer_indices, tuple(layers)
         try:
             yield
         finally:
-            self.layer_indices = usual
+            self.layer_indices = configured
 
     def _run(self, mels: list[torch.Tensor]) -> Iterable[torch.Tensor]:
         """Returns states `(frames, layers, width)` of each log-mel chunk `(mel_frames, mels)`, padding behind them."""
         lengths = [len(mel) for mel in mels]
-        padded = pad_sequence(mels, batch_first=True).transpose(1, 2)
-        hidden = nn.functional.gelu(self.conv1(padded))
+        padded = pad_sequence(mels, batch_first=True).transpose(1, 2)  # (chunks, mels, mel_frames)
+        hidden = nn.functional.gelu(self.conv1(padded))  # (chunks, width, mel_frames)
         attention_mask = None
         if min(lengths) < max(lengths):
-            # Behind a shorter chunk the second convolution must see the zeros it sees behind a chunk alone.
-            mask = _mask(lengths, padded.shape[-1], hidden.device)
+            # The second convolution must see zeros behind a shorter chunk, as it does when the chunk is alone.
+            mask = _mask(lengths, padded.shape[-1], hidden.device)  # (chunks, mel_frames)
             hidden = hidden * mask[:, None]
             attention_mask = torch.zeros(mask[:, None, None, ::2].shape, dtype=hidden.dtype, device=hidden.device)
             attention_mask.masked_fill_(~mask[:, None, None, ::2], torch.finfo(hidden.dtype).min)
-        hidden = nn.functional.gelu(self.conv2(hidden)).transpose(1, 2)
+        hidden = nn.functional.gelu(self.conv2(hidden)).transpose(1, 2)  # (chunks, frames, width)
         hidden = hidden + self.embed_positions.weight[: hidden.shape[1]]
         read = []
         for index, layer in enumerate(self.layers, start=1):
             hidden = layer(hidden, attention_mask)
             if index in self.layer_indices:
-                # The final LayerNorm exists only where the last layer of all is read.
-                above = self.layer_norm if index == len(self.layers) else None
-                read.append(hidden if above is None else above(hidden))
-        return torch.stack(read, dim=2)
+                # The final LayerNorm exists only if Whisper's last encoder layer is read.
+                final_norm = self.layer_norm if index == len(self.layers) else None
+                read.append(hidden if final_norm is None else final_norm(hidden))
+        return torch.stack(read, dim=2)  # (chunks, frames, layers, width)
+
+
+class AbsentEncoder(nn.Module):
+    """Takes the encoder's place in a model that is trained on stored states: it has no weights."""
+
+    layers: Sequence[nn.Module] = ()
+    layer_norm = None
+
+    def forward(self, *inputs: Any) -> Any:
+        raise ValueError("This model was built without its encoder: give it encoder_hidden_states.")
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        raise ValueError("This model was built without its encoder and cannot be saved.")
+
+
+class WhisperCheckpoint(PreTrainedModel):
+    """The part of a Whisper checkpoint that is loaded: the encoder up to `layer_index`."""
+
+    config: WhisperSerConfig
+    _supports_sdpa = True
+    _keys_to_ignore_on_load_unexpected = [".*"]  # the decoder, higher encoder layers, heads of other tasks
+
+    def __init__(self, config: WhisperSerConfig) -> None:
+        super().__init__(config)
+        self.encoder = WhisperSerEncoder(config)
+        self.post_init()
+
+
+def load_encoder(name_or_path: str | os.PathLike, config: WhisperSerConfig, **hub: Any) -> WhisperSerEncoder:
+    """Returns the encoder of a Whisper checkpoint, in float32 and with a copy of `config`.
+
+    Only safetensors are read, sharded or not, as saved by any Whisper class of transformers. Neither the decoder nor
+    the layers above `layer_index` are instantiated.
+
+    Args:
+        name_or_path: Hub id, or a folder with the same files.
+        config: of the new model; its `encoder_config` is that of the checkpoint, see `load_whisper_config`.
+        **hub: `revision`, `token`, `cache_dir`, `local_files_only` of the Hub download.
+
+    Raises:
+        EncoderCheckpointError: no safetensors there, damaged files, missing tensors, or tensors of another shape.
+    """
+    name = os.fspath(name_or_path)
+    with _checkpoint_errors(name):
+        checkpoint: Any
+        info: dict[str, Any]
+        checkpoint, info = WhisperCheckpoint.from_pretrained(  # type: ignore[misc]
+            name,
+            config=config,
+            key_mapping={r"^model\.encoder\.": "encoder."},
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below
+            **hub,
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise EncoderCheckpointError(
+            f"{name!r} lacks {len(missing)} tensors of a Whisper encoder: {', '.join(missing[:8])}. Is it complete?"
+        )
+    if mismatched := [
+        f"{key} is {tuple(found)}, expected {tuple(wanted)}" for key, found, wanted in info["mismatched_keys"]
+    ]:
+        raise EncoderCheckpointError(
+            f"The weights of {name!r} do not fit its config.json: {'; '.join(mismatched[:8])}."
+        )
+    checkpoint.config.name_or_path = config.name_or_path
+    return checkpoint.encoder
+
+
+def load_whisper_config(name_or_path: str | os.PathLike, **hub: Any) -> WhisperConfig:
+    """Returns the configuration of a Whisper checkpoint; no weights are read or downloaded.
+
+    Args:
+        name_or_path: Hub id, or a folder with the same files.
+        **hub: `revision`, `token`, `cache_dir`, `local_files_only` of the Hub download.
+
+    Raises:
+        EncoderCheckpointError: no readable config.json there, a model of another kind, or a CTranslate2 folder.
+    """
+    name = os.fspath(name_or_path)
+    files = os.listdir(name) if os.path.isdir(name) else []
+    if "model.bin" in files and not any(file.endswith(".safetensors") for file in files):
+        raise EncoderCheckpointError(f"{name!r} is not read: it has no safetensors. {CTRANSLATE2_HINT}")
+    with _checkpoint_errors(name):
+        fields, _ = WhisperConfig.get_config_dict(name, **hub)
+        kind = fields.get("model_type")
+        if kind is None:
+            raise EncoderCheckpointError(f"{name!r} has no config.json with a model_type. {CTRANSLATE2_HINT}")
+        if kind != "whisper":
+            raise EncoderCheckpointError(f"{name!r} is a {kind!r} model, not a Whisper one.")
+        return WhisperConfig(**fields)
+
+
+@contextlib.contextmanager
+def _checkpoint_errors(name: str) -> Iterator[None]:
+    """Raises the many types of errors that a damaged or absent checkpoint causes as `EncoderCheckpointError`."""
+    try:
+        yield
+    except EncoderCheckpointError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise EncoderCheckpointError(
+            f"No Whisper encoder could be loaded from {name!r} ({type(error).__name__}: {reason}). Expected a Hub id "
+            "such as openai/whisper-base, or a folder with config.json and model.safetensors. PyTorch pickles are not "
+            "read: convert them to safetensors."
+        ) from error
 
 
 def average_frames(states: torch.Tensor, group: int) -> torch.Tensor:
@@ -122,7 +245,7 @@ def average_frames(states: torch.Tensor, group: int) -> torch.Tensor:
 
 
 def even_chunks(frames: int, longest: int) -> list[tuple[int, int]]:
-    """Returns `(start, frames)` of the fewest chunks of at most `longest`; their sizes differ by one at most."""
+    """Returns `(start, frames)` of the fewest chunks of at most `longest` frames; sizes differ by at most one."""
     count = -(-frames // longest)
     size, larger = divmod(frames, count)
     sizes = [size + 1] * larger + [size] * (count - larger)
@@ -130,7 +253,7 @@ def even_chunks(frames: int, longest: int) -> list[tuple[int, int]]:
 
 
 def _passes(chunks: list[Chunk]) -> Iterator[list[Chunk]]:
-    """Yields groups of chunks of like length, `FRAMES_PER_PASS` encoder frames in each at most."""
+    """Yields groups of chunks of similar length, each of at most `FRAMES_PER_PASS` encoder frames."""
     group: list[Chunk] = []
     for chunk in sorted(chunks, key=lambda c: -c.frames):
         if group and (len(group) + 1) * group[0].frames > FRAMES_PER_PASS:
@@ -145,10 +268,10 @@ def _mask(lengths: list[int], longest: int, device: torch.device) -> torch.Tenso
 
 
 def _real_frames(features: torch.Tensor, mask: torch.Tensor | None, mels: int) -> list[int]:
-    """Returns how many mel frames of each clip are real."""
+    """Returns the number of real mel frames of each clip."""
     if features.dim() != 3 or features.shape[2] != mels or 0 in features.shape:
         raise ValueError(
-            f"input_features must be (batch, mel_frames, {mels}), time first, as WhisperSerFeatureExtractor gives "
+            f"input_features must be (batch, mel_frames, {mels}), time first, as WhisperSerFeatureExtractor returns "
             f"them; got {tuple(features.shape)}."
         )
     if mask is None:

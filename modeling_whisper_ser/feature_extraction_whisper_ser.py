@@ -1,4 +1,4 @@
-"""Audio to log-mel spectrograms of the frames that were spoken."""
+"""Log-mel spectrograms of audio, without padding to 30 s."""
 
 import functools
 from collections.abc import Sequence
@@ -10,39 +10,37 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
-from .configuration_whisper_ser import NOT_PASSED_ON, ConfigError, check_integer, is_number
+from .configuration_whisper_ser import REMOTE_CODE_FIELDS, ConfigError, check_integer, is_number
 
-LONGEST_PADDING = 3600
-"""Seconds."""
-MOST_CHANNELS = 8
-"""Columns up to which an array with more rows is taken for audio channels instead of clips."""
+MAX_PADDING_SECONDS = 3600
+MAX_CHANNELS = 8
+"""A 2-d array with at most this many columns and more rows is taken for (samples, channels)."""
 BLOCK_FRAMES = 6000
 """Mel frames (60 s) transformed at a time, so that an hour of audio needs no more memory than a minute."""
-
-LOUDEST = 1e12
-"""Magnitude of a sample beyond which audio is damaged: full scale is 1. Squares of more than 1e16 would overflow."""
+MAX_MAGNITUDE = 1e12
+"""Audio with larger samples is damaged, as full scale is 1. Squares of samples above 1e16 would overflow."""
 
 
 class AudioError(ValueError):
-    """Audio that cannot be used; the message says why."""
+    """Audio that cannot be used; the message gives the reason."""
 
 
 class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
-    """Whisper's log-mel spectrogram of the audio that is there, time first, with a mask.
+    """Whisper's log-mel spectrogram of the unpadded audio, time first, with a mask.
 
-    The stock extractor pads every clip to 30 s; this one computes the frames of the clip alone. On those frames both
-    agree: Whisper clamps to 8 below the maximum, and silence never raises a maximum.
+    The stock extractor pads every clip to 30 s; this one computes the frames of the clip only. Their values are the
+    same: Whisper clamps to 8 below the maximum, and silence never raises the maximum.
 
     Args:
         feature_size: mel channels, 80 (128 for whisper-large-v3).
-        sampling_rate: hertz of the audio given; other rates are refused.
-        hop_length, n_fft: samples between frames and in a frame.
-        padding_value: of the frames behind a shorter clip in a batch. They are masked; models do not read them.
-        pad_to_seconds: the paper's setting is 30: audio is padded with silence or truncated to this length, and every
-            frame counts as real. `None` (default) keeps the audio as it is.
+        sampling_rate: of the audio, in hertz; other rates are an error.
+        hop_length, n_fft: samples between frames, and samples in a frame.
+        padding_value: of the frames behind a shorter clip in a batch. They are masked, and models do not read them.
+        pad_to_seconds: audio is padded with silence or truncated to this length, and every frame counts as real; 30 is
+            the paper's setting. `None` (default) leaves the audio unchanged.
 
     Raises:
-        ConfigError: names the setting, its value and what is allowed.
+        ConfigError: names the setting, its value and the valid values.
     """
 
     model_input_names = ["input_features", "attention_mask"]
@@ -57,26 +55,22 @@ class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
         pad_to_seconds: float | None = None,
         **kwargs: Any,
     ) -> None:
-        for name, value, least, most in (
+        for name, value, lowest, highest in (
             ("feature_size", feature_size, 1, 1024),
             ("sampling_rate", sampling_rate, 1000, 10**6),
             ("n_fft", n_fft, 2, 2**16),
             ("hop_length", hop_length, 1, n_fft),
         ):
-            check_integer(name, value, least, most)
-        shortest = n_fft / sampling_rate
-        if pad_to_seconds is not None and not (
-            is_number(pad_to_seconds) and shortest <= pad_to_seconds <= LONGEST_PADDING
-        ):
-            raise ConfigError(
-                f"pad_to_seconds={pad_to_seconds!r} must be None or from {shortest:g} to {LONGEST_PADDING} seconds."
-            )
-        for name in NOT_PASSED_ON:
+            check_integer(name, value, lowest, highest)
+        shortest, longest = n_fft / sampling_rate, MAX_PADDING_SECONDS
+        if pad_to_seconds is not None and not (is_number(pad_to_seconds) and shortest <= pad_to_seconds <= longest):
+            raise ConfigError(f"pad_to_seconds={pad_to_seconds!r} must be None or from {shortest:g} to {longest} s.")
+        for name in REMOTE_CODE_FIELDS:
             kwargs.pop(name, None)
         if "auto_map" in kwargs:
-            # Nothing of what a loaded file names besides, such as code of other repositories, is passed on.
-            found = kwargs["auto_map"] or {}
-            kwargs["auto_map"] = {kind: found[kind] for kind in ("AutoFeatureExtractor",) if kind in found}
+            # A loaded file may name other code, such as that of other repositories; it is not saved again.
+            loaded = kwargs["auto_map"] or {}
+            kwargs["auto_map"] = {kind: loaded[kind] for kind in ("AutoFeatureExtractor",) if kind in loaded}
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.hop_length = hop_length
         self.n_fft = n_fft
@@ -94,19 +88,19 @@ class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
         """Returns `input_features` `(batch, mel_frames, mels)` and `attention_mask` `(batch, mel_frames)`.
 
         Args:
-            raw_speech: one clip `(samples,)`, or several as a list or as an array `(batch, samples)`; mono.
-            sampling_rate: hertz of `raw_speech`, to be checked against the extractor's.
-            padding: as in `SequenceFeatureExtractor.pad`; by default up to the longest clip of the batch.
+            raw_speech: one mono clip `(samples,)`, or several as a list or as an array `(batch, samples)`.
+            sampling_rate: of `raw_speech`, in hertz; checked against the extractor's.
+            padding: as in `SequenceFeatureExtractor.pad`; by default to the longest clip of the batch.
             return_tensors: `"pt"`, `"np"` or `None`.
             **kwargs: `max_length`, `pad_to_multiple_of` of `SequenceFeatureExtractor.pad`, in mel frames.
 
         Raises:
-            AudioError: another sampling rate, no samples, more than one channel, or values that are not finite or
-                beyond 1e12.
+            AudioError: another sampling rate, no samples, more than one channel, or samples that are not finite or
+                larger than 1e12.
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise AudioError(
-                f"The audio has {sampling_rate} Hz and this model reads {self.sampling_rate} Hz: resample it first."
+                f"The audio has {sampling_rate} Hz and this model expects {self.sampling_rate} Hz: resample it first."
             )
         clips = [_checked(clip) for clip in _clips(raw_speech)]
         features = [self._log_mel(clip) for clip in clips]
@@ -116,13 +110,13 @@ class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
         return self.pad(batch, padding=padding, return_attention_mask=True, return_tensors=return_tensors, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns what `preprocessor_config.json` holds; the filters follow from it."""
+        """Returns the content of `preprocessor_config.json`; the mel filters are computed from it."""
         fields = super().to_dict()
         fields.pop("mel_filters", None)
         return fields
 
     def _padded(self, features: list[torch.Tensor], return_tensors: str) -> BatchFeature:
-        """Returns what `pad` does up to the longest clip, without its way through lists, a third of all time."""
+        """Returns the same as `pad` to the longest clip, without its conversion to lists (a third of the time)."""
         mels = pad_sequence(features, batch_first=True, padding_value=self.padding_value)
         lengths = torch.tensor([len(mel) for mel in features])
         mask = (torch.arange(mels.shape[1]) < lengths[:, None]).int()
@@ -134,7 +128,7 @@ class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
         half = self.n_fft // 2
         if self.pad_to_seconds is None:
             frames = -(-len(clip) // self.hop_length)
-            # The stock extractor takes its maximum over the few frames beyond the end that still touch the clip, too.
+            # The stock extractor's maximum includes the frames beyond the end that still overlap the clip.
             computed = -(-(len(clip) + half) // self.hop_length)
             padded = np.zeros((computed - 1) * self.hop_length + self.n_fft, dtype=np.float32)
             padded[half : half + len(clip)] = clip
@@ -147,7 +141,7 @@ class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
         return _normalised(self._mel_power(padded, computed))[:frames]
 
     def _mel_power(self, padded: np.ndarray, frames: int) -> torch.Tensor:
-        """Returns the mel power spectrum `(frames, mels)` of frames that begin every `hop_length` samples."""
+        """Returns the mel power spectrum `(frames, mels)` of frames that start every `hop_length` samples."""
         waveform = torch.from_numpy(padded)
         window, filters = _window_and_filters(self.n_fft, self.feature_size, self.sampling_rate)
         blocks = []
@@ -155,17 +149,17 @@ class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
             count = min(BLOCK_FRAMES, frames - first)
             begin = first * self.hop_length
             block = waveform[begin : begin + (count - 1) * self.hop_length + self.n_fft]
-            spectrum = torch.fft.rfft(block.unfold(0, self.n_fft, self.hop_length) * window)
-            parts = torch.view_as_real(spectrum).flatten(1)
+            spectrum = torch.fft.rfft(block.unfold(0, self.n_fft, self.hop_length) * window)  # (count, bins)
+            parts = torch.view_as_real(spectrum).flatten(1)  # (count, 2 * bins)
             blocks.append(torch.mm(parts.square_(), filters))
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
 @functools.lru_cache
 def _window_and_filters(n_fft: int, mels: int, sampling_rate: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the window `(n_fft,)` and the mel filters `(2 * bins, mels)`, each row of these twice.
+    """Returns the window `(n_fft,)` and the mel filters with each row repeated `(2 * bins, mels)`.
 
-    Real and imaginary parts alternate in a spectrum: the product with such filters also adds the squares of the two.
+    Real and imaginary parts alternate in a spectrum, so that one product with the repeated filters adds their squares.
     """
     filters = torch.from_numpy(_mel_filters(n_fft, mels, sampling_rate)).float()
     return torch.hann_window(n_fft), filters.repeat_interleave(2, dim=0)
@@ -185,18 +179,18 @@ def _mel_filters(n_fft: int, mels: int, sampling_rate: int) -> np.ndarray:
 
 
 def _normalised(mel_power: torch.Tensor) -> torch.Tensor:
-    """Returns Whisper's log-mel: decades, at most 8 below the maximum, shifted and scaled to about [-1, 1]."""
+    """Returns Whisper's log-mel: log10, clamped to 8 below the maximum, shifted and scaled to about [-1, 1]."""
     log_mel = mel_power.clamp_(min=1e-10).log10_()
     return log_mel.clamp_(min=log_mel.max().item() - 8.0).add_(4.0).div_(4.0)
 
 
 def _clips(raw_speech: Any) -> list[Any]:
-    """Returns the clips of one call, whichever of the accepted forms they came in."""
+    """Returns a list of clips, from any of the accepted forms."""
     if isinstance(raw_speech, torch.Tensor):
         raw_speech = raw_speech.numpy(force=True)
     if isinstance(raw_speech, np.ndarray):
-        if raw_speech.ndim == 2 and raw_speech.shape[1] <= MOST_CHANNELS < raw_speech.shape[0]:
-            raise AudioError(f"{raw_speech.shape} looks like (samples, channels), and mono is expected: mix it first.")
+        if raw_speech.ndim == 2 and raw_speech.shape[1] <= MAX_CHANNELS < raw_speech.shape[0]:
+            raise AudioError(f"{raw_speech.shape} looks like (samples, channels); expected mono: mix it first.")
         return list(raw_speech) if raw_speech.ndim > 1 else [raw_speech]
     if len(raw_speech) and not np.isscalar(raw_speech[0]) and np.ndim(raw_speech[0]) > 0:
         return list(raw_speech)
@@ -214,8 +208,8 @@ def _checked(clip: Any) -> np.ndarray:
         raise AudioError("The audio has no samples.")
     if not np.isfinite(samples).all():
         raise AudioError("The audio has samples that are NaN or infinite.")
-    if np.abs(samples).max() > LOUDEST:
-        raise AudioError(f"The audio has samples beyond {LOUDEST:g}, where full scale is 1: it is damaged.")
+    if np.abs(samples).max() > MAX_MAGNITUDE:
+        raise AudioError(f"The audio has samples beyond {MAX_MAGNITUDE:g}, where full scale is 1: it is damaged.")
     return samples
 
 

@@ -1,4 +1,4 @@
-"""Speech emotion recognition from a frozen Whisper encoder: pooled vector, and emotion classification."""
+"""Speech emotion recognition from a frozen Whisper encoder: head, pooled vector, and emotion classification."""
 
 import copy
 import math
@@ -16,19 +16,26 @@ from transformers.models.whisper.modeling_whisper import sinusoids
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .checkpoint_whisper_ser import HUB_ARGUMENTS, EncoderCheckpointError, open_encoder
-from .configuration_whisper_ser import OF_THE_LABELS, ConfigError, WhisperSerConfig, refuse_unknown
-from .encoder_whisper_ser import WhisperSerEncoder
-from .head_whisper_ser import HeadParts, Member
+from .configuration_whisper_ser import LABEL_FIELDS, ConfigError, WhisperSerConfig, refuse_unknown
+from .encoder_whisper_ser import HUB_ARGUMENTS, AbsentEncoder, WhisperSerEncoder, load_encoder, load_whisper_config
 from .packed_encoder_whisper_ser import pack
-from .pooling_whisper_ser import AttentivePooling, Packing, QKVPooling, StatisticsPooling
+from .pooling_whisper_ser import (
+    AttendedLayers,
+    AttentivePooling,
+    JoinedLayers,
+    Packing,
+    QKVPooling,
+    StatisticsPooling,
+    WeightedLayers,
+    build_mixing,
+    build_pooling,
+)
 
-SAVED_BY_ITSELF = ("AutoConfig", "AutoModelForAudioClassification")
-"""What saving sets in the config's `auto_map`."""
+AUTO_CLASSES_SET_ON_SAVING = ("AutoConfig", "AutoModelForAudioClassification")
 
 
 class MissingWeightsError(ValueError):
-    """A saved model that lacks weights, or has them in another shape, and would answer at random."""
+    """A saved model with weights missing or of the wrong shape, which would otherwise be random."""
 
 
 @dataclass
@@ -36,12 +43,12 @@ class WhisperSerModelOutput(ModelOutput):
     """What `WhisperSerModel` returns.
 
     Args:
-        pooler_output: the utterance as one vector `(batch, d_model)`; of an ensemble the members' vectors side by
-            side, `(batch, members * d_model)`, as each has a space of its own.
-        frame_states: the encoder states read `(batch, layers, frames, width)`, on request.
-        frame_mask: which of these frames are real `(batch, frames)`, on request.
-        pooling_attentions: attention of the pooling heads over time `(batch, heads, frames)`, on request; of an
-            ensemble the heads of all members that attend.
+        pooler_output: the utterance as one vector `(batch, d_model)`; for an ensemble the members' vectors side by
+            side, `(batch, members * d_model)`.
+        frame_states: the encoder states of the layers read `(batch, layers, frames, width)`, on request.
+        frame_mask: true on the real frames of these `(batch, frames)`, on request.
+        pooling_attentions: attention weights of the pooling heads `(batch, heads, frames)`, on request; for an
+            ensemble those of all members with attention.
     """
 
     pooler_output: torch.Tensor | None = None
@@ -52,12 +59,12 @@ class WhisperSerModelOutput(ModelOutput):
 
 @dataclass
 class WhisperSerClassifierOutput(ModelOutput):
-    """What `WhisperForEmotionClassification` returns: `WhisperSerModelOutput`'s fields and two more.
+    """What `WhisperForEmotionClassification` returns: loss, logits, and the fields of `WhisperSerModelOutput`.
 
     Args:
-        loss: cross entropy, when labels were given; of an ensemble the sum of each member's own. It knows nothing
-            of the temperature.
-        logits: `(batch, num_labels)`, divided by the temperature; of an ensemble the logarithm of the members' mean
+        loss: cross entropy, if labels were given; for an ensemble the sum of the members' losses. It does not use the
+            temperature.
+        logits: `(batch, num_labels)`, divided by the temperature; for an ensemble the logarithm of the members' mean
             probabilities.
     """
 
@@ -70,9 +77,9 @@ class WhisperSerClassifierOutput(ModelOutput):
 
 
 class ChannelStandardisation(nn.Module):
-    """Mean 0 and deviation 1 for every channel of the encoder states; the identity until it is fitted.
+    """Standardises every channel of the encoder states to mean 0 and deviation 1; the identity until it is fitted.
 
-    A few channels of Whisper's states are hundreds of times larger than the rest and drown them otherwise.
+    A few channels of Whisper's states are hundreds of times larger than the rest and would dominate them.
     """
 
     mean: torch.Tensor
@@ -86,10 +93,10 @@ class ChannelStandardisation(nn.Module):
 
     @torch.no_grad()
     def fit(self, utterances: Iterable[torch.Tensor]) -> None:
-        """Takes mean and deviation from states `(layers, frames, width)` of each utterance, all frames alike."""
+        """Sets mean and deviation over all frames of the utterances, given their states `(layers, frames, width)`."""
         count, mean, squares = 0, torch.zeros(self.mean.shape).double(), torch.zeros(self.mean.shape).double()
         for states in utterances:
-            # Moments are joined utterance by utterance (Chan et al. 1979): stable where a mean dwarfs its deviation.
+            # Moments are merged per utterance (Chan et al. 1979), which is stable for means far above the deviation.
             variance, centre = torch.var_mean(states.float(), dim=1, correction=0)
             frames = states.shape[1]
             count += frames
@@ -100,7 +107,7 @@ class ChannelStandardisation(nn.Module):
             raise ValueError("Channel standardisation needs the states of at least one utterance.")
         deviation = (squares / count).sqrt()
         self.mean.copy_(mean)
-        # A channel that never moves says nothing; dividing by its deviation would only magnify rounding.
+        # A constant channel has no information; dividing by its deviation would only magnify rounding errors.
         self.deviation.copy_(deviation.clamp(min=1e-5))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -109,8 +116,84 @@ class ChannelStandardisation(nn.Module):
         return torch.addcmul((-self.mean * scale).unsqueeze(1), states, scale.unsqueeze(1))
 
 
+class HeadParts:
+    """Layer mixing, projector with LayerNorm, and pooling: from encoder states to one vector.
+
+    A mixin, so that a model without an ensemble is its own head and the names of its weights have no prefix.
+
+    Attributes:
+        pools_states: the mixed states are pooled and then projected, instead of projected and then pooled.
+        frame_width: width of the frame vectors that are pooled.
+    """
+
+    training: bool
+    pools_states: bool
+    frame_width: int
+    input_dropout: nn.Dropout
+    mixing: JoinedLayers | WeightedLayers | AttendedLayers
+    projector: nn.Linear
+    projector_norm: nn.LayerNorm
+    pooling: nn.Module
+    pooled_norm: nn.Module
+
+    def build_parts(self, config: WhisperSerConfig) -> None:
+        """Adds the modules, with random weights."""
+        self.input_dropout = nn.Dropout(config.input_dropout)
+        self.mixing = build_mixing(config)
+        self.pools_states = config.pooling_type == "statistics"
+        self.frame_width = self.mixing.width if self.pools_states else config.d_model
+        # The order of the modules decides which weights a seed gives.
+        self.projector = nn.Linear((2 if self.pools_states else 1) * self.mixing.width, config.d_model)
+        self.projector_norm = nn.LayerNorm(config.d_model)
+        self.pooling = build_pooling(config, self.mixing.width)
+        self.pooled_norm = nn.LayerNorm(config.d_model) if config.layer_norm_after_pooling else nn.Identity()
+
+    def project(self, states: torch.Tensor, packing: Packing, owned: bool = False) -> torch.Tensor:
+        """Returns the frame vectors `(frames, frame_width)` of standardised packed states `(layers, frames, width)`.
+
+        Args:
+            owned: `states` may be changed in place, as nothing else uses them.
+        """
+        if self.pools_states:
+            return self.mixing(states)
+        if self.training and self.input_dropout.p > 0:
+            states = states if owned else states.clone()
+            ones = states.new_ones(len(packing.mask), states.shape[0], 1, states.shape[2])
+            gains = self.input_dropout(ones)  # (batch, layers, 1, width)
+            ends = packing.mask.sum(1).cumsum(0).tolist()
+            for start, end, gain in zip([0, *ends], ends, gains, strict=False):
+                states[:, start:end].mul_(gain)
+        return self.projector_norm(self.projector(self.mixing(states)))
+
+    def pool(self, vectors: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns the pooled vectors `(batch, d_model)`, and attention `(batch, heads, frames)` or `None`."""
+        pooled, attentions = self.pooling(vectors, packing)
+        if self.pools_states:
+            pooled = self.projector_norm(self.projector(self.input_dropout(pooled)))
+        return self.pooled_norm(pooled), attentions
+
+
+class Member(HeadParts, nn.Module):
+    """One head of an ensemble.
+
+    Attributes:
+        rows: the indices of the layers that this member reads, among the layers that the model reads.
+    """
+
+    def __init__(self, config: WhisperSerConfig, model_layers: list[int]) -> None:
+        super().__init__()
+        self.rows = [model_layers.index(layer) for layer in config.layer_indices]
+        self.build_parts(config)
+
+    def project(self, states: torch.Tensor, packing: Packing, owned: bool = False) -> torch.Tensor:
+        """As `HeadParts.project`, given the states of all layers that the model reads."""
+        if len(self.rows) == len(states):
+            return super().project(states, packing, owned)
+        return super().project(states[self.rows], packing, owned=True)
+
+
 class WhisperSerPreTrainedModel(PreTrainedModel):
-    """Loading, saving and freezing, as both models do it."""
+    """Loading, freezing and weight initialisation of both models."""
 
     config: WhisperSerConfig
     base_model_prefix = "whisper_ser"
@@ -132,20 +215,26 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
         new_labels: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Loads a saved model, all of it, or raises.
+        """Loads a saved model; weights that are missing are an error.
 
         Args:
             pretrained_model_name_or_path: Hub id or folder.
-            new_labels: start a new classifier for these labels on purpose; the rest is loaded.
+            new_labels: start a new classifier for these labels; everything else is loaded.
             **kwargs: as in `PreTrainedModel.from_pretrained`. `ignore_mismatched_sizes=True` with another number of
-                labels starts a new classifier, too, and nothing else. Weights are read from safetensors alone.
+                labels also starts a new classifier; other mismatches stay errors. Only safetensors are read.
 
         Raises:
-            MissingWeightsError: weights of the model are missing or of the wrong shape. Transformers would start
-                them at random and only warn.
+            MissingWeightsError: weights are missing or of the wrong shape. Transformers would initialise them randomly
+                and only warn.
+            ValueError: `new_labels` for a model without a classifier.
         """
+        if new_labels is not None and not issubclass(cls, WhisperForEmotionClassification):
+            raise ValueError(
+                f"{cls.__name__} has no classifier, so it takes no new_labels: load {pretrained_model_name_or_path} "
+                "with WhisperForEmotionClassification."
+            )
         wants_info = kwargs.pop("output_loading_info", False)
-        # A pickle runs code when it is read.
+        # Reading a pickle can run code.
         kwargs["use_safetensors"] = True
         new_classifier = kwargs.pop("ignore_mismatched_sizes", False) or new_labels is not None
         model: Any
@@ -154,8 +243,7 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
             pretrained_model_name_or_path,
             *model_args,
             output_loading_info=True,
-            # Not ignored: they are named in the error below, in words.
-            ignore_mismatched_sizes=True,
+            ignore_mismatched_sizes=True,  # reported below
             **kwargs,
         )
         missing, mismatched = set(info["missing_keys"]), {key for key, *_ in info["mismatched_keys"]}
@@ -166,45 +254,43 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
             model.reset_classifier(new_labels)
         elif any(key.startswith("classifier.") for key, *_ in info["mismatched_keys"]):
             model.config.temperature = 1.0
-        lost = missing | mismatched
-        if lost:
+        if unusable := sorted(missing | mismatched):
             raise MissingWeightsError(
-                f"{pretrained_model_name_or_path} has no fitting weights for {', '.join(sorted(lost))}, and would "
-                f"answer at random there. {cls.__name__} cannot be loaded from it; to start a new classifier on "
-                "purpose, pass new_labels=[...]."
+                f"{pretrained_model_name_or_path} has no fitting weights for {', '.join(unusable)} of {cls.__name__}, "
+                "which would be random. To start a new classifier, load WhisperForEmotionClassification with "
+                "new_labels=[...]."
             )
         model.freeze_encoder()
         return (model, info) if wants_info else model
 
     def packed(self, precision: str = "float32", recordings: Sequence[np.ndarray] | None = None) -> Self:
-        """Returns a copy for use on a CPU, faster, that can be neither saved nor moved; this model stays as it is.
+        """Returns a faster copy for inference on a CPU, which can be neither saved nor moved to another device.
 
         Args:
-            precision: `"float32"`: the same answers but for rounding. `"int8"`: about twice as fast again, encoder
-                states off by a few percent; on processors with AVX-512 VNNI.
-            recordings: what int8 learns the size of numbers from, instead of synthetic voices: mono waveforms
-                `(samples,)` at 16 kHz.
+            precision: `"float32"`: the same results up to rounding. `"int8"`: about twice as fast again, encoder
+                states off by a few percent; needs AVX-512 VNNI.
+            recordings: mono waveforms `(samples,)` at 16 kHz that int8 is calibrated on, instead of synthetic voices.
 
         Raises:
-            PackingError: this processor cannot, or this model is not float32 on a CPU.
+            PackingError: not supported by this processor, or this model is not float32 on a CPU.
         """
         encoder: Any = self.base_model.encoder
         fast = pack(encoder, precision, recordings)
-        # What the memo holds counts as copied: everything but the encoder is.
+        # With this memo, deepcopy copies everything but the encoder.
         copied = copy.deepcopy(self, {id(encoder): fast})
         copied.config.unfreeze_last_n = 0
         fast.config = copied.config
         return copied.eval()
 
     def freeze_encoder(self) -> None:
-        """Leaves only the top `unfreeze_last_n` encoder layers trainable, none by default; positions never are."""
+        """Makes only the top `unfreeze_last_n` encoder layers trainable, none by default; positions never are."""
         encoder: Any = self.base_model.encoder
         encoder.requires_grad_(False)
         for module in _unfrozen(encoder, self.config.unfreeze_last_n):
             module.requires_grad_(True)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Starts modules as PyTorch does, and positions as Whisper does."""
+        """Initialises modules as PyTorch does, and positions as Whisper does."""
         if isinstance(module, nn.Linear | nn.Conv1d | nn.LayerNorm | AttentivePooling | QKVPooling):
             module.reset_parameters()
         elif isinstance(module, WhisperSerEncoder):
@@ -218,19 +304,30 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
 class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
     """Audio to one vector: encoder, channel standardisation, layer mixing, projector with LayerNorm, pooling.
 
-    With an ensemble everything behind the standardisation is there once for each member.
+    An ensemble has one mixing, projector and pooling per member.
+
+    Args:
+        config: of the model.
+        with_encoder: `False` leaves the encoder out, for training on stored states: it takes neither memory nor random
+            numbers. Such a model takes `encoder_hidden_states` only and cannot be saved.
     """
 
-    def __init__(self, config: WhisperSerConfig) -> None:
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]  # of WhisperForEmotionClassification
+
+    def __init__(self, config: WhisperSerConfig, with_encoder: bool = True) -> None:
         super().__init__(config)
-        # Sub-configs are not told; without this the layers would silently use eager attention.
+        # transformers does not pass this on to sub-configs; without it the layers would silently use eager attention.
         config.encoder_config._attn_implementation = config._attn_implementation
-        self.encoder = WhisperSerEncoder(config)
+        self.encoder: WhisperSerEncoder
+        if with_encoder:
+            self.encoder = WhisperSerEncoder(config)
+        else:
+            self.encoder = AbsentEncoder()  # type: ignore[assignment]
         self.standardisation = ChannelStandardisation(config)
         if config.ensemble is None:
             self.build_parts(config)
         else:
-            self.members = nn.ModuleList(Member(of_member, config.layer_indices) for of_member in config.of_heads())
+            self.members = nn.ModuleList(Member(head, config.layer_indices) for head in config.of_heads())
         self.post_init()
         self.freeze_encoder()
 
@@ -240,7 +337,7 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
         return [self] if self.config.ensemble is None else list(self.members)  # type: ignore[arg-type]
 
     def train(self, mode: bool = True) -> Self:
-        """Sets training mode everywhere but in the frozen part of the encoder."""
+        """Sets the mode of all modules except the frozen part of the encoder, which stays in evaluation mode."""
         self.training = mode
         for module in self.children():
             if module is not self.encoder:
@@ -252,10 +349,10 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
         return self
 
     def fit(self, utterances: Callable[[], Iterable[torch.Tensor]]) -> None:
-        """Takes the means and deviations that the model standardises with from utterances that it will be trained on.
+        """Sets the means and deviations of all standardisations to those of the training utterances.
 
         Args:
-            utterances: returns their states `(layers, frames, width)` from the first on, each time it is called.
+            utterances: returns, on each call, a new iterator of their states `(layers, frames, width)`.
         """
         if self.config.channel_standardisation:
             self.standardisation.fit(utterances())
@@ -291,18 +388,18 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> WhisperSerModelOutput:
-        """Returns the pooled vector, from audio or from states that `encode` gave before.
+        """Returns the pooled vector of audio, or of states that `encode` returned.
 
         Args:
             input_features: log-mel `(batch, mel_frames, mels)`, with `attention_mask` `(batch, mel_frames)`.
             encoder_hidden_states: instead, states `(batch, layers, frames, width)`, with `encoder_attention_mask`
-                `(batch, frames)`. A mask left out means that every frame is real. Or without padding: those of all
-                utterances joined `(layers, frames, width)`, with `encoder_frame_counts` `(batch,)`.
+                `(batch, frames)`; without a mask every frame is real. Or without padding: the states of all utterances
+                joined `(layers, frames, width)`, with `encoder_frame_counts` `(batch,)`.
             output_attentions: return `pooling_attentions`.
             output_hidden_states: return `frame_states` and `frame_mask`.
 
         Raises:
-            ValueError: neither or both inputs, or shapes that do not fit.
+            ValueError: neither or both inputs, or wrong shapes.
         """
         states, mask, packed, packing = self._read(
             input_features, attention_mask, encoder_hidden_states, encoder_attention_mask, encoder_frame_counts
@@ -324,9 +421,9 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_frame_counts: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Packing]:
-        """Returns what is pooled, packed frames `(frames, frame_width)`, and whose they are; called as `forward` is.
+        """Returns the frame vectors that are pooled, packed `(frames, frame_width)`, with their packing.
 
-        Those of an ensemble are the members' side by side.
+        Takes the inputs of `forward`. For an ensemble the vectors of the members stand side by side.
         """
         _, _, packed, packing = self._read(
             input_features, attention_mask, encoder_hidden_states, encoder_attention_mask, encoder_frame_counts
@@ -334,7 +431,7 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
         return torch.cat(self._project(packed, packing), dim=1), packing
 
     def pool_vectors(self, vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Returns `pooler_output` of vectors as `frame_vectors` returns them, of any stretch of frames."""
+        """Returns `pooler_output` of frame vectors as `frame_vectors` returns them, such as those of a window."""
         return self._pool(vectors.split([head.frame_width for head in self.heads], dim=1), packing)[0]
 
     def _read(
@@ -345,22 +442,22 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
         encoder_attention_mask: torch.Tensor | None,
         encoder_frame_counts: torch.Tensor | None,
     ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor, Packing]:
-        """Returns states `(batch, layers, frames, width)` if they came so, their mask, and them packed."""
+        """Returns the padded states (`None` if they were given packed), their mask, the packed states, the packing."""
         if input_features is not None and encoder_hidden_states is not None:
             raise ValueError("Give either input_features or encoder_hidden_states, got both.")
         states: torch.Tensor | None = None
         if input_features is not None:
             states, mask = self.encode(input_features, attention_mask)
         elif encoder_hidden_states is None:
-            raise ValueError("Give either input_features or encoder_hidden_states, got none of them.")
+            raise ValueError("Give either input_features or encoder_hidden_states, got neither.")
         elif encoder_frame_counts is None:
             states, mask = encoder_hidden_states, self._checked_mask(encoder_hidden_states, encoder_attention_mask)
         else:
             packed, mask = encoder_hidden_states, self._mask_of_counts(encoder_hidden_states, encoder_frame_counts)
         packing = Packing.of(mask)
         if states is not None:
-            # Only real frames go on: whatever stands behind an utterance is not read, NaN included.
-            packed = packing.pack(states.transpose(1, 2)).transpose(0, 1)
+            # Padding is removed here and never read, not even NaN.
+            packed = packing.pack(states.transpose(1, 2)).transpose(0, 1)  # (layers, frames, width)
         return states, mask, packed, packing
 
     def _project(self, states: torch.Tensor, packing: Packing) -> list[torch.Tensor]:
@@ -374,9 +471,10 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
 
     def _pool(self, vectors: Sequence[torch.Tensor], packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns the heads' pooled vectors `(batch, heads * d_model)` and attentions, side by side."""
-        pooled = [head.pool(of_head, packing) for head, of_head in zip(self.heads, vectors, strict=True)]
-        attentions = [of_head for _, of_head in pooled if of_head is not None]
-        return torch.cat([one for one, _ in pooled], dim=1), torch.cat(attentions, dim=1) if attentions else None
+        outputs = [head.pool(frames, packing) for head, frames in zip(self.heads, vectors, strict=True)]
+        pooled = torch.cat([vector for vector, _ in outputs], dim=1)  # (batch, heads * d_model)
+        attentions = [weights for _, weights in outputs if weights is not None]
+        return pooled, torch.cat(attentions, dim=1) if attentions else None
 
     def _mask_of_counts(self, states: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         layers, width = self.standardisation.mean.shape
@@ -398,27 +496,33 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
             mask = torch.ones(states.shape[0], states.shape[2], dtype=torch.bool, device=states.device)
         if mask.shape != (states.shape[0], states.shape[2]) or not mask.bool().any(1).all():
             raise ValueError(
-                f"encoder_attention_mask {tuple(mask.shape)} must mark at least one real frame in each row of "
+                f"encoder_attention_mask {tuple(mask.shape)} must have at least one real frame in each row of "
                 f"encoder_hidden_states {tuple(states.shape)}."
             )
         return mask.bool()
 
 
 class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
-    """`WhisperSerModel` with a linear classifier of emotions on the pooled vector, or on that of each member."""
+    """`WhisperSerModel` with a linear classifier of emotions on the pooled vector, one per member of an ensemble.
 
-    def __init__(self, config: WhisperSerConfig) -> None:
+    Args:
+        config: of the model.
+        with_encoder: see `WhisperSerModel`.
+    """
+
+    def __init__(self, config: WhisperSerConfig, with_encoder: bool = True) -> None:
         super().__init__(config)
-        self.whisper_ser = WhisperSerModel(config)
+        self.whisper_ser = WhisperSerModel(config, with_encoder)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = _classifier(config)
         self.post_init()
         self.freeze_encoder()
-        # Saving writes one name a class by itself; the pipeline asks for the second too.
+        # Saving sets one auto class per class; the pipeline needs AutoModel too.
         name = f"{WhisperForEmotionClassification.__module__.rsplit('.', 1)[-1]}.WhisperForEmotionClassification"
-        # Of what else a loaded config names, such as code of other repositories, nothing is passed on.
-        found = getattr(config, "auto_map", None) or {}
-        config.auto_map = {kind: found[kind] for kind in SAVED_BY_ITSELF if kind in found} | {"AutoModel": name}
+        # A loaded config may name other code, such as that of other repositories; it is not saved again.
+        loaded = getattr(config, "auto_map", None) or {}
+        kept = {kind: loaded[kind] for kind in AUTO_CLASSES_SET_ON_SAVING if kind in loaded}
+        config.auto_map = kept | {"AutoModel": name}
 
     @classmethod
     def from_encoder(
@@ -429,36 +533,34 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
     ) -> Self:
         """Returns a new model, to be trained, on the encoder of a Whisper checkpoint.
 
+        The random weights of the head depend on the seed and not on the encoder.
+
         Args:
-            name_or_path: Hub id such as `"openai/whisper-small"`, a folder laid out like one, or a CTranslate2
-                folder. Only the encoder tensors up to `layer_index` are read.
+            name_or_path: Hub id such as `"openai/whisper-small"`, or a folder with the same files. Only the encoder up
+                to `layer_index` is loaded.
             labels: the emotions, in the order of the logits.
             **fields: of `WhisperSerConfig`, such as `layer_index=8` or `pooling_type="attentive"`, and of the Hub
                 download: `revision`, `token`, `cache_dir`, `local_files_only`.
 
         Raises:
-            EncoderCheckpointError: no Whisper encoder can be read there.
-            ConfigError: a field is wrong or unknown.
+            EncoderCheckpointError: no Whisper encoder can be loaded from there.
+            ConfigError: a field is invalid or unknown.
         """
         hub = {name: fields.pop(name) for name in HUB_ARGUMENTS if name in fields}
         refuse_unknown(fields, HUB_ARGUMENTS)
-        checkpoint = open_encoder(name_or_path, **hub)
         maps = {} if labels is None else _label_maps(labels)
-        model = cls(WhisperSerConfig(encoder_config=checkpoint.config, **{**maps, **fields}))
-        encoder = model.whisper_ser.encoder
-        try:
-            encoder.load_state_dict(checkpoint.read(encoder.state_dict()))
-        except RuntimeError as error:
-            raise EncoderCheckpointError(
-                f"The weights of {name_or_path} are not those of its config: {error}"
-            ) from error
+        config = WhisperSerConfig(encoder_config=load_whisper_config(name_or_path, **hub), **{**maps, **fields})
+        encoder = load_encoder(name_or_path, config, **hub)
+        model = cls(encoder.config, with_encoder=False)
+        model.whisper_ser.encoder = encoder
+        model.freeze_encoder()
         return model
 
     def reset_classifier(self, labels: Sequence[str]) -> None:
-        """Starts a new classifier for `labels`; everything else stays."""
+        """Replaces the classifier by a new one for `labels`."""
         for name, value in _label_maps(labels).items():
             setattr(self.config, name, value)
-        for name in OF_THE_LABELS:
+        for name in LABEL_FIELDS:
             setattr(self.config, name, None)
         self.config.temperature = 1.0
         self.config.check_values()
@@ -477,10 +579,10 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> WhisperSerClassifierOutput:
-        """Returns logits `(batch, num_labels)`, and the loss where `labels` `(batch,)` are given.
+        """Returns logits `(batch, num_labels)`, and the loss if `labels` `(batch,)` are given.
 
-        The other arguments are those of `WhisperSerModel.forward`, and so are the errors. In training with `mixup`,
-        logits and loss are those of the mixed vectors.
+        The other arguments and the errors are those of `WhisperSerModel.forward`. In training with `mixup`, logits and
+        loss are those of the mixed vectors.
         """
         outputs = self.whisper_ser(
             input_features=input_features,
@@ -495,10 +597,10 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         pooled, targets = outputs.pooler_output, [] if labels is None else [(1.0, labels)]
         if labels is not None and self.training and self.config.mixup:
             pooled, targets = self._mixed(pooled, labels)
-        of_heads = self._logits_of_heads(pooled)
-        losses = [share * self._loss(logits, target) for logits in of_heads for share, target in targets]
+        head_logits = self._head_logits(pooled)
+        losses = [share * self._loss(logits, target) for logits in head_logits for share, target in targets]
         loss = torch.stack(losses).sum() if losses else None
-        return WhisperSerClassifierOutput(loss=loss, logits=self._joined(of_heads), **outputs)
+        return WhisperSerClassifierOutput(loss=loss, logits=self._combine(head_logits), **outputs)
 
     @property
     def classifiers(self) -> list[nn.Linear]:
@@ -506,25 +608,25 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         return [self.classifier] if isinstance(self.classifier, nn.Linear) else list(self.classifier)  # type: ignore
 
     def classify(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Returns the logits `(batch, num_labels)` of pooled vectors as they stand in `pooler_output`."""
-        return self._joined(self._logits_of_heads(pooled))
+        """Returns the logits `(batch, num_labels)` of a `pooler_output`."""
+        return self._combine(self._head_logits(pooled))
 
-    def _logits_of_heads(self, pooled: torch.Tensor) -> list[torch.Tensor]:
-        vectors = self.dropout(pooled).split(self.config.d_model, dim=1)
+    def _head_logits(self, pooled: torch.Tensor) -> list[torch.Tensor]:
+        vectors = self.dropout(pooled).split(self.config.d_model, dim=1)  # of each head (batch, d_model)
         return [classifier(vector) for classifier, vector in zip(self.classifiers, vectors, strict=True)]
 
-    def _joined(self, of_heads: list[torch.Tensor]) -> torch.Tensor:
-        """Returns the logits of the mean of the heads' probabilities, `(batch, num_labels)`, over the temperature."""
-        logits = of_heads[0]
-        if len(of_heads) > 1:
-            logarithms = torch.stack(of_heads).float().log_softmax(-1)
-            logits = (logarithms.logsumexp(0) - math.log(len(of_heads))).to(logits.dtype)
+    def _combine(self, head_logits: list[torch.Tensor]) -> torch.Tensor:
+        """Returns the logarithm of the heads' mean probabilities `(batch, num_labels)`, divided by the temperature."""
+        logits = head_logits[0]
+        if len(head_logits) > 1:
+            log_probabilities = torch.stack(head_logits).float().log_softmax(-1)  # (heads, batch, num_labels)
+            logits = (log_probabilities.logsumexp(0) - math.log(len(head_logits))).to(logits.dtype)
         return logits / self.config.temperature
 
     def _mixed(
         self, pooled: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, list[tuple[float, torch.Tensor]]]:
-        """Returns each pooled vector mixed with another of the batch, and both labels with their shares."""
+        """Returns each pooled vector mixed with another one of the batch, and the labels of both with their shares."""
         share = float(torch.distributions.Beta(self.config.mixup, self.config.mixup).sample())
         partners = torch.randperm(len(pooled), device=pooled.device)
         mixed = share * pooled + (1 - share) * pooled[partners]
@@ -543,7 +645,7 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
 
 
 def _unfrozen(encoder: WhisperSerEncoder, last_n: int) -> list[nn.Module]:
-    """Returns the modules of the encoder that are trained: the top layers, and the LayerNorm above them."""
+    """Returns the trained modules of the encoder: the top layers, and the final LayerNorm if there is one."""
     if last_n == 0:
         return []
     return [*list(encoder.layers)[-last_n:], *([] if encoder.layer_norm is None else [encoder.layer_norm])]

@@ -1,8 +1,9 @@
-"""From the frames of an utterance to one vector: the paper's poolings and one more.
+"""Layer mixing and pooling: from the encoder states of an utterance to one vector.
 
-Frames come packed: those of all utterances of a batch joined, without padding. Every pooling takes `hidden`
-`(frames, d_model)` and the `Packing` that says whose they are, and returns the pooled vectors `(batch, d_model)` and
-their attention weights `(batch, heads, longest)`, 0 behind a shorter utterance, or `None` where it has none.
+Frames come packed: those of all utterances of a batch joined, without padding. A mixing makes one sequence of frames
+of the layers read, `(layers, frames, width)` -> `(frames, channels)`. A pooling takes `hidden` `(frames, d_model)` and
+the `Packing` that says which utterance each frame belongs to. It returns the pooled vectors `(batch, d_model)` and the
+attention weights `(batch, heads, longest)`, 0 behind a shorter utterance, or `None` if it has no attention.
 """
 
 import math
@@ -16,12 +17,12 @@ from .configuration_whisper_ser import WhisperSerConfig
 
 
 class Packing(NamedTuple):
-    """Whose the packed frames are.
+    """Which utterance each packed frame belongs to.
 
     Attributes:
         mask: `(batch, longest)`, true on real frames, which come first.
-        places: of each packed frame in the flattened mask `(frames,)`.
-        owners: of each packed frame, as an index into the batch `(frames,)`.
+        places: the index of each packed frame in the flattened mask `(frames,)`.
+        owners: the utterance of each packed frame, as an index into the batch `(frames,)`.
     """
 
     mask: torch.Tensor
@@ -36,7 +37,7 @@ class Packing(NamedTuple):
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """`(batch, longest, ...)` -> `(frames, ...)`."""
-        flat = padded.flatten(0, 1)
+        flat = padded.flatten(0, 1)  # (batch * longest, ...)
         return flat if len(self.places) == len(flat) else flat.index_select(0, self.places)
 
     def pad(self, packed: torch.Tensor) -> torch.Tensor:
@@ -48,12 +49,66 @@ class Packing(NamedTuple):
     def mean(self, packed: torch.Tensor) -> torch.Tensor:
         """`(frames, channels)` -> the mean of each utterance `(batch, channels)`."""
         # A product with a small dense matrix: adding row by row is many times slower.
-        mine = self.owners == torch.arange(len(self.mask), device=packed.device).unsqueeze(1)
-        return (mine / self.mask.sum(1, keepdim=True)).to(packed.dtype) @ packed
+        owned = self.owners == torch.arange(len(self.mask), device=packed.device).unsqueeze(1)  # (batch, frames)
+        return (owned / self.mask.sum(1, keepdim=True)).to(packed.dtype) @ packed  # (batch, channels)
 
     def max(self, packed: torch.Tensor) -> torch.Tensor:
         """`(frames, channels)` -> the maximum of each utterance `(batch, channels)`."""
         return self.pad(packed).masked_fill(~self.mask.unsqueeze(2), float("-inf")).amax(1)
+
+
+class JoinedLayers(nn.Module):
+    """The layers side by side, `(frames, layers * width)`; a single layer is returned unchanged."""
+
+    def __init__(self, config: WhisperSerConfig) -> None:
+        super().__init__()
+        self.width = len(config.layer_indices) * config.encoder_config.d_model
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return states[0] if len(states) == 1 else states.transpose(0, 1).flatten(1)
+
+
+class WeightedLayers(nn.Module):
+    """A learnt weighted mean of the layers, `(frames, width)`: softmax weights over normalised layers.
+
+    As in SUPERB (Yang et al. 2021) and, for emotion, Pepino et al. 2021. The LayerNorm has no weights of its own;
+    without it the layer with the largest states would dominate whatever its weight.
+    """
+
+    def __init__(self, config: WhisperSerConfig) -> None:
+        super().__init__()
+        self.width = config.encoder_config.d_model
+        self.layer_weights = nn.Parameter(torch.zeros(len(config.layer_indices)))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        normalised = nn.functional.layer_norm(states, states.shape[-1:])  # (layers, frames, width)
+        return torch.einsum("l,lfw->fw", self.layer_weights.softmax(0), normalised)  # (frames, width)
+
+
+class AttendedLayers(nn.Module):
+    """A weighted mean of the layers, `(frames, width)`, whose weights depend on the frame: attention over layers."""
+
+    def __init__(self, config: WhisperSerConfig) -> None:
+        super().__init__()
+        self.width = config.encoder_config.d_model
+        self.score = nn.Linear(self.width, 1, bias=False)
+        self.layer_bias = nn.Parameter(torch.zeros(len(config.layer_indices)))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        normalised = nn.functional.layer_norm(states, states.shape[-1:])  # (layers, frames, width)
+        scores = self.score(normalised).squeeze(-1) + self.layer_bias.unsqueeze(1)  # (layers, frames)
+        return torch.einsum("lf,lfw->fw", scores.softmax(0), normalised)  # (frames, width)
+
+
+def build_mixing(config: WhisperSerConfig) -> JoinedLayers | WeightedLayers | AttendedLayers:
+    """Returns the module that `config.layer_mixing` names."""
+    match config.layer_mixing:
+        case "weighted":
+            return WeightedLayers(config)
+        case "attention":
+            return AttendedLayers(config)
+        case _:
+            return JoinedLayers(config)
 
 
 class MeanPooling(nn.Module):
@@ -64,10 +119,10 @@ class MeanPooling(nn.Module):
 
 
 class StatisticsPooling(nn.Module):
-    """Mean and standard deviation over the frames of the states themselves, `(batch, 2 * width)`.
+    """Mean and standard deviation of the states over the frames, `(batch, 2 * width)`.
 
-    What comes before a projector, as in x-vectors (Snyder et al. 2018), each number standardised over utterances: the
-    deviations of a channel differ far less from utterance to utterance than they are large.
+    The projector comes after it, as in x-vectors (Snyder et al. 2018). Each of the `2 * width` statistics is
+    standardised over the training utterances: a channel's deviation is large, and varies little between utterances.
     """
 
     mean: torch.Tensor
@@ -82,16 +137,15 @@ class StatisticsPooling(nn.Module):
         return (self.statistics(hidden, packing) - self.mean) / self.deviation, None
 
     def statistics(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """`(frames, width)` -> mean and deviation of each utterance, side by side, as they are."""
-        mean = packing.mean(hidden)
-        # States are standardised, so that no mean dwarfs its deviation; a difference of each frame would cost as much
-        # again.
+        """`(frames, width)` -> mean and deviation of each utterance, not yet standardised, `(batch, 2 * width)`."""
+        mean = packing.mean(hidden)  # (batch, width)
+        # E[x^2] - E[x]^2 is accurate enough because the states are standardised, and costs half of E[(x - E[x])^2].
         variance = (packing.mean(hidden.square()) - mean.square()).clamp(min=0)
         return torch.cat([mean, (variance + 1e-6).sqrt()], dim=-1)
 
     @torch.no_grad()
     def fit(self, statistics: Iterable[torch.Tensor]) -> None:
-        """Takes mean and deviation over utterances from what `statistics` returned for each `(1, 2 * width)`."""
+        """Sets mean and deviation over utterances from the `statistics` `(1, 2 * width)` of each."""
         count, total, squares = 0, torch.zeros(self.mean.shape).double(), torch.zeros(self.mean.shape).double()
         for (vector,) in statistics:
             count += 1
@@ -103,7 +157,7 @@ class StatisticsPooling(nn.Module):
 
 
 class _MultiHeadPooling(nn.Module):
-    """What both attention poolings share: heads of values, softmax over real frames, heads joined to `d_model`."""
+    """The common part of both attention poolings: values per head, softmax over real frames, output projection."""
 
     def __init__(self, config: WhisperSerConfig, sources: int = 1) -> None:
         super().__init__()
@@ -123,31 +177,34 @@ class _MultiHeadPooling(nn.Module):
 
     def _weights(self, scores: torch.Tensor, packing: Packing) -> torch.Tensor:
         """Returns attention weights `(batch, heads, longest)` of padded `scores` `(batch, longest, heads)`."""
-        scores = scores.transpose(1, 2) * self.scale
+        scores = scores.transpose(1, 2) * self.scale  # (batch, heads, longest)
         if self.tanh_scores:
             scores = scores.tanh()
         return scores.masked_fill(~packing.mask.unsqueeze(1), float("-inf")).softmax(dim=-1)
 
     def _join(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Returns `(batch, d_model)`; `values` are padded, `(batch, longest, heads, head_dim)`."""
-        mean = _averages(weights, values)
+        mean = _averages(weights, values)  # (batch, heads, head_dim)
         if not self.statistics:
             return self.out(mean.flatten(1))
-        variance = _averages(weights, (values - mean.unsqueeze(1)).square())
-        # The square root has no finite slope at 0, where one-frame utterances are.
+        variance = _averages(weights, (values - mean.unsqueeze(1)).square())  # (batch, heads, head_dim)
+        # The gradient of the square root is infinite at 0, the variance of a one-frame utterance.
         return self.out(torch.cat([mean, (variance + 1e-6).sqrt()], dim=-1).flatten(1))
 
     def _join_hidden(self, weights: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """Returns `_join` of the values of `hidden` `(batch, longest, d_model)`.
 
-        An average commutes with the map to the values: one vector a head is mapped, and no frame's value is formed.
+        The average is taken before the projection to values, with which it commutes: one vector per head is projected
+        instead of every frame.
         """
         if self.statistics:
             return self._join(weights, self._split(self.value(hidden)))
-        return self.out(torch.einsum("bhd,hvd->bhv", weights @ hidden, self._by_head(self.value)).flatten(1))
+        means = weights @ hidden  # (batch, heads, d_model)
+        values = torch.einsum("bhd,hvd->bhv", means, self._by_head(self.value))  # (batch, heads, head_dim)
+        return self.out(values.flatten(1))
 
     def _by_head(self, linear: nn.Linear) -> torch.Tensor:
-        """Returns the weight of a map to the heads as `(heads, head_dim, d_model)`."""
+        """Returns the weight of a projection to the heads as `(heads, head_dim, d_model)`."""
         return linear.weight.unflatten(0, (self.heads, self.head_dim))
 
 
@@ -170,13 +227,14 @@ class AttentivePooling(_MultiHeadPooling):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Starts the scores as `nn.Linear(head_dim, 1)` would."""
+        """Initialises the score weights as `nn.Linear(head_dim, 1)` does."""
         bound = 1 / math.sqrt(self.head_dim)
         nn.init.uniform_(self.score_weight, -bound, bound)
         nn.init.zeros_(self.score_bias)
 
     def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
-        weights = self._weights(packing.pad(self._scores(self.hidden(hidden))), packing)
+        scores = packing.pad(self._scores(self.hidden(hidden)))  # (batch, longest, heads)
+        weights = self._weights(scores, packing)  # (batch, heads, longest)
         return self._join_hidden(weights, packing.pad(hidden)), weights
 
     def _scores(self, activated: torch.Tensor) -> torch.Tensor:
@@ -187,7 +245,8 @@ class AttentivePooling(_MultiHeadPooling):
 class QKVPooling(_MultiHeadPooling):
     """Multi-head QKV attention pooling (paper, section 3.2.2, equation 8).
 
-    In the paper the query is the mean of the frames; other sources of queries bring heads of their own.
+    The query is the mean of the frames. Models saved by version 0.1 may have other `pooling_queries`: each of them has
+    `num_pooling_heads` heads of its own.
     """
 
     def __init__(self, config: WhisperSerConfig) -> None:
@@ -203,22 +262,22 @@ class QKVPooling(_MultiHeadPooling):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Starts learnt queries at the scale of those that are projected."""
+        """Initialises learnt queries with the standard deviation of projected ones."""
         if "learnt" in self.sources:
             nn.init.normal_(self.learnt_query, std=1 / math.sqrt(3))
 
     def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query = self._split(self.dropout(self._queries(hidden, packing)))
+        query = self._split(self.dropout(self._queries(hidden, packing)))  # (batch, heads, head_dim)
         if self.training:
-            # Dropout acts on each frame's key and value; and packed frames have no padded hidden states to multiply.
+            # Dropout acts on the key and value of each frame, so they have to be computed.
             joint = nn.functional.linear(hidden, torch.cat([self.key.weight, self.value.weight]))
             keys, values = (self._split(x) for x in packing.pad(self.dropout(joint)).split(self.inner, dim=-1))
-            weights = self._weights((keys * query.unsqueeze(1)).sum(-1), packing)
+            weights = self._weights((keys * query.unsqueeze(1)).sum(-1), packing)  # (batch, heads, longest)
             return self._join(weights, values), weights
-        # One query a head: q . (W_K h) = (W_K' q) . h, so no frame's key is formed.
-        directions = torch.einsum("bhk,hkd->bhd", query, self._by_head(self.key))
-        padded = packing.pad(hidden)
-        weights = self._weights(padded @ directions.transpose(1, 2), packing)
+        # With one query per head, q . (W_K h) = (W_K' q) . h: no key has to be computed.
+        directions = torch.einsum("bhk,hkd->bhd", query, self._by_head(self.key))  # (batch, heads, d_model)
+        padded = packing.pad(hidden)  # (batch, longest, d_model)
+        weights = self._weights(padded @ directions.transpose(1, 2), packing)  # (batch, heads, longest)
         return self._join_hidden(weights, padded), weights
 
     def _queries(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
@@ -228,13 +287,13 @@ class QKVPooling(_MultiHeadPooling):
             if source == "learnt":
                 queries.append(self.learnt_query.expand(len(packing.mask), -1))
             else:
-                summary = packing.mean(hidden) if source == "mean" else packing.max(hidden)
+                summary = packing.mean(hidden) if source == "mean" else packing.max(hidden)  # (batch, d_model)
                 queries.append(self.query[source](summary))
         return torch.cat(queries, dim=-1)
 
 
 def build_pooling(config: WhisperSerConfig, width: int) -> nn.Module:
-    """Returns the pooling that `config.pooling_type` names, of mixed states of that width."""
+    """Returns the module that `config.pooling_type` names; `statistics` pools mixed states of `width` channels."""
     match config.pooling_type:
         case "mean":
             return MeanPooling()

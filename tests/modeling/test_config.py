@@ -34,9 +34,8 @@ def test_score_scaling_follows_the_papers_equations_unless_said_otherwise():
         ({"layer_mixing": "concat", "layer_indices": [1, 2], "layer_index": 3}, "ascend to 3"),
         ({"layer_mixing": "concat", "layer_indices": [0, 2]}, "layer_indices=0"),
         ({"layer_mixing": "concat", "layer_indices": []}, "ascend to"),
-        ({"pooling_queries": ["mean", "median"]}, "one or several of mean, learnt, max"),
-        ({"pooling_queries": ["mean", "mean"]}, "one or several"),
-        ({"pooling_queries": []}, "one or several"),
+        ({"pooling_queries": ["mean", "max"]}, "only for models saved earlier.*leave pooling_queries out"),
+        ({"ensemble": [{}, {"pooling_queries": ["learnt"]}]}, "only for models saved earlier"),
         ({"frame_averaging": 0}, "frame_averaging=0"),
         ({"d_model": 0}, "d_model=0"),
         ({"num_pooling_heads": True}, "num_pooling_heads=True"),
@@ -58,6 +57,22 @@ def test_score_scaling_follows_the_papers_equations_unless_said_otherwise():
 def test_a_wrong_value_is_named_with_what_is_allowed(fields, message):
     with pytest.raises(ConfigError, match=message):
         WhisperSerConfig(**fields)
+
+
+@pytest.mark.parametrize("queries", [["mean", "max"], ["learnt"]])
+def test_queries_of_saved_models_are_kept(tmp_path, queries):
+    saved = WhisperSerConfig(num_labels=3).to_dict()
+    for fields in ({"pooling_queries": queries}, {"ensemble": [{}, {"pooling_queries": queries}]}):
+        WhisperSerConfig.from_dict({**saved, **fields}).save_pretrained(tmp_path)
+        loaded = AutoConfig.from_pretrained(tmp_path)
+        assert [head.pooling_queries for head in loaded.of_heads()][-1] == queries
+        assert loaded.to_dict() == WhisperSerConfig.from_dict(loaded.to_dict()).to_dict()
+
+
+@pytest.mark.parametrize("queries", [["mean", "median"], ["mean", "mean"], []])
+def test_saved_queries_that_do_not_exist_are_refused(queries):
+    with pytest.raises(ConfigError, match="one or more of mean, learnt, max"):
+        WhisperSerConfig.from_dict({"pooling_queries": queries})
 
 
 @pytest.mark.parametrize(

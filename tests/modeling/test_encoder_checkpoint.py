@@ -1,19 +1,19 @@
-"""Encoders from every kind of Whisper checkpoint."""
+"""Encoders from every kind of Whisper checkpoint, as transformers saves it."""
 
 import json
-import struct
+import logging
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForAudioClassification, WhisperForConditionalGeneration, WhisperModel
 
-from modeling_whisper_ser import EncoderCheckpointError, WhisperForEmotionClassification, checkpoint_whisper_ser
-from modeling_whisper_ser.checkpoint_whisper_ser import open_encoder
+from modeling_whisper_ser import EncoderCheckpointError, WhisperForEmotionClassification, encoder_whisper_ser
+from modeling_whisper_ser.encoder_whisper_ser import load_whisper_config
 
 
-def build(path, layer_index=2):
-    model = WhisperForEmotionClassification.from_encoder(path, ["a", "b"], layer_index=layer_index)
+def build(path, layer_index=2, **fields):
+    model = WhisperForEmotionClassification.from_encoder(path, ["a", "b"], layer_index=layer_index, **fields)
     return model.whisper_ser.encoder.state_dict()
 
 
@@ -21,7 +21,7 @@ def check_weights(weights, whisper: WhisperModel) -> None:
     stock = whisper.encoder.state_dict()
     assert weights.keys() <= stock.keys()
     for name, tensor in weights.items():
-        assert torch.equal(tensor, stock[name].float()), name
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, stock[name].float()), name
 
 
 @pytest.mark.parametrize("kind", [WhisperForConditionalGeneration, WhisperForAudioClassification, WhisperModel])
@@ -32,97 +32,102 @@ def test_any_transformers_whisper(small_whisper, tmp_path, kind):
     check_weights(build(tmp_path), small_whisper)
 
 
-def test_a_sharded_checkpoint_needs_only_the_shards_of_the_encoder(small_whisper, tmp_path):
-    WhisperForConditionalGeneration(small_whisper.config)  # the decoder's shards are never looked at
+@pytest.mark.parametrize("layer_index", [1, 2, 3])
+def test_only_the_layers_that_are_read_are_built(small_checkpoint, small_whisper, layer_index, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with caplog.at_level(logging.WARNING, logger="transformers"):
+        weights = build(small_checkpoint, layer_index)
+    layers = {name.split(".")[1] for name in weights if name.startswith("layers.")}
+    assert layers == {str(layer) for layer in range(layer_index)}
+    assert ("layer_norm.weight" in weights) == (layer_index == 3)
+    check_weights(weights, small_whisper)
+    assert not caplog.records, "the decoder and higher layers are left out on purpose"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_checkpoints_become_float32(small_whisper, tmp_path, dtype):
+    half = WhisperModel(small_whisper.config)
+    half.load_state_dict(small_whisper.state_dict())
+    half.to(dtype).save_pretrained(tmp_path)
+    check_weights(build(tmp_path), half)
+
+
+def test_the_encoder_and_the_model_share_one_config(small_checkpoint):
+    model = WhisperForEmotionClassification.from_encoder(small_checkpoint, ["a", "b"])
+    assert model.whisper_ser.encoder.config is model.config
+    assert model.whisper_ser.encoder.layers[0].self_attn.config is model.config.encoder_config
+    assert model.config.encoder_config._attn_implementation == "sdpa"
+    assert model.name_or_path == "", "a new model is not the checkpoint that its encoder comes from"
+
+
+def test_the_random_head_depends_on_the_seed_and_not_on_the_encoder(small_checkpoint):
+    heads = []
+    for layer_index in (1, 3):
+        torch.manual_seed(5)
+        model = WhisperForEmotionClassification.from_encoder(small_checkpoint, ["a", "b"], layer_index=layer_index)
+        heads.append({name: x for name, x in model.state_dict().items() if ".encoder." not in name})
+    torch.manual_seed(5)
+    stored = WhisperForEmotionClassification(model.config, with_encoder=False)
+    heads.append(dict(stored.named_parameters()) | dict(stored.named_buffers()))
+    assert heads[0].keys() == heads[1].keys() == heads[2].keys()
+    for name, tensor in heads[0].items():
+        assert torch.equal(tensor, heads[1][name]) and torch.equal(tensor, heads[2][name]), name
+
+
+def test_a_sharded_checkpoint(small_whisper, tmp_path):
     small_whisper.save_pretrained(tmp_path, max_shard_size="40KB")
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
     encoder_shards = {shard for key, shard in index.items() if "encoder." in key}
     assert len(encoder_shards) > 1
-    for shard in set(index.values()) - encoder_shards:
-        (tmp_path / shard).unlink()
     check_weights(build(tmp_path), small_whisper)
     (tmp_path / min(encoder_shards)).unlink()
     with pytest.raises(EncoderCheckpointError, match=min(encoder_shards)):
         build(tmp_path)
 
 
-def write_ctranslate2(path, whisper: WhisperModel, dtype=torch.float16, code=4) -> None:
-    """Writes `model.bin` as the CTranslate2 converter does, from the description of the format alone."""
-    encoder = {name: tensor.to(dtype) for name, tensor in whisper.encoder.state_dict().items()}
-    variables = {"encoder/num_heads": torch.tensor(whisper.config.encoder_attention_heads, dtype=torch.int16)}
-    for conv in ("conv1", "conv2"):
-        for kind in ("weight", "bias"):
-            variables[f"encoder/{conv}/{kind}"] = encoder[f"{conv}.{kind}"]
-    variables["encoder/position_encodings/encodings"] = encoder["embed_positions.weight"]
-    norms = {"encoder/layer_norm": "layer_norm"}
-    for i in range(whisper.config.encoder_layers):
-        ours, theirs = f"layers.{i}", f"encoder/layer_{i}"
-        norms[f"{theirs}/self_attention/layer_norm"] = f"{ours}.self_attn_layer_norm"
-        norms[f"{theirs}/ffn/layer_norm"] = f"{ours}.final_layer_norm"
-        q, k, v = (encoder[f"{ours}.self_attn.{x}_proj.weight"] for x in "qkv")
-        q_bias, v_bias = (encoder[f"{ours}.self_attn.{x}_proj.bias"] for x in "qv")
-        variables[f"{theirs}/self_attention/linear_0/weight"] = torch.cat([q, k, v])
-        variables[f"{theirs}/self_attention/linear_0/bias"] = torch.cat([q_bias, torch.zeros_like(q_bias), v_bias])
-        linears = {"self_attention/linear_1": "self_attn.out_proj", "ffn/linear_0": "fc1", "ffn/linear_1": "fc2"}
-        for ct2, hf in linears.items():
-            for kind in ("weight", "bias"):
-                variables[f"{theirs}/{ct2}/{kind}"] = encoder[f"{ours}.{hf}.{kind}"]
-    for ct2, hf in norms.items():
-        variables[f"{ct2}/gamma"], variables[f"{ct2}/beta"] = encoder[f"{hf}.weight"], encoder[f"{hf}.bias"]
-
-    def string(text: str) -> bytes:
-        return struct.pack("<H", len(text) + 1) + text.encode() + b"\0"
-
-    out = struct.pack("<I", 6) + string("WhisperSpec") + struct.pack("<II", 3, len(variables))
-    for name, tensor in variables.items():
-        data = tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else tensor.numpy().tobytes()
-        kind = code if tensor.dtype == dtype else 2
-        out += string(name) + struct.pack("<B", tensor.dim()) + struct.pack(f"<{tensor.dim()}I", *tensor.shape)
-        out += struct.pack("<BI", kind, len(data)) + data
-    path.write_bytes(out)
-
-
-@pytest.mark.parametrize(("dtype", "code"), [(torch.float32, 0), (torch.float16, 4), (torch.bfloat16, 5)])
-@pytest.mark.parametrize("layer_index", [1, 3])
-def test_a_ctranslate2_folder(small_whisper, tmp_path, dtype, code, layer_index):
-    write_ctranslate2(tmp_path / "model.bin", small_whisper, dtype, code)
-    rounded = WhisperModel(small_whisper.config)
-    rounded.load_state_dict({key: value.to(dtype).float() for key, value in small_whisper.state_dict().items()})
-    check_weights(build(tmp_path, layer_index), rounded)
-    config = open_encoder(tmp_path).config
-    for field in ("num_mel_bins", "d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim"):
-        assert getattr(config, field) == getattr(small_whisper.config, field)
-
-
-def test_broken_ctranslate2_files_are_refused(small_whisper, tmp_path):
-    path = tmp_path / "model.bin"
-    write_ctranslate2(path, small_whisper)
-    whole = path.read_bytes()
-    other_kind = whole.replace(b"WhisperSpec", b"TransfSpec1")
-    for broken in (whole[: len(whole) // 2], whole[:7], b"\x80\x02}q\x00.", other_kind):
-        path.write_bytes(broken)
-        with pytest.raises(EncoderCheckpointError, match="not a complete CTranslate2 Whisper model"):
-            build(tmp_path)
-
-
-def test_quantised_ctranslate2_files_are_named(small_whisper, tmp_path):
-    write_ctranslate2(tmp_path / "model.bin", small_whisper, torch.int8, 1)
-    with pytest.raises(EncoderCheckpointError, match="quantised.*int8"):
-        build(tmp_path)
-
-
-def test_what_is_no_whisper_checkpoint_is_named(small_checkpoint, small_whisper, tmp_path):
-    with pytest.raises(EncoderCheckpointError, match="no folder"):
+def test_what_is_no_whisper_checkpoint_is_named(small_whisper, tmp_path):
+    with pytest.raises(EncoderCheckpointError, match=r"absent'.*config.json and model.safetensors"):
         build(tmp_path / "absent")
-    with pytest.raises(EncoderCheckpointError, match="none of model.safetensors"):
-        build(tmp_path)
-    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02}q\x00.")
-    with pytest.raises(EncoderCheckpointError, match="none of model.safetensors"):
+    with pytest.raises(EncoderCheckpointError, match="no config.json"):
         build(tmp_path)
     small_whisper.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(EncoderCheckpointError, match="PyTorch pickles are not read"):
+        build(tmp_path)
+    (tmp_path / "pytorch_model.bin").rename(tmp_path / "model.safetensors")
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
     with pytest.raises(EncoderCheckpointError, match="'bert' model"):
+        build(tmp_path)
+
+
+def test_a_ctranslate2_model_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(EncoderCheckpointError, match="no config.json with a model_type.*demo.ctranslate2.convert"):
+        build(tmp_path)
+    (tmp_path / "model.bin").write_bytes(b"weights")
+    with pytest.raises(EncoderCheckpointError, match="no safetensors.*--encoder FOLDER converts it"):
+        build(tmp_path)
+
+
+def test_the_config_alone_needs_no_weights(small_checkpoint, small_whisper, tmp_path):
+    (tmp_path / "config.json").write_bytes((small_checkpoint / "config.json").read_bytes())
+    config = load_whisper_config(tmp_path)
+    assert (config.encoder_layers, config.d_model) == (3, small_whisper.config.d_model)
+
+
+def test_weights_that_do_not_fit_the_config_are_named(small_checkpoint, tmp_path):
+    config = json.loads((small_checkpoint / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"encoder_ffn_dim": 48}))
+    (tmp_path / "model.safetensors").write_bytes((small_checkpoint / "model.safetensors").read_bytes())
+    with pytest.raises(EncoderCheckpointError, match=r"layers.0.fc1.bias is \(64,\), expected \(48,\)"):
+        build(tmp_path)
+
+
+def test_a_damaged_file_is_named(small_checkpoint, tmp_path):
+    (tmp_path / "config.json").write_bytes((small_checkpoint / "config.json").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((small_checkpoint / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(EncoderCheckpointError, match=str(tmp_path)):
         build(tmp_path)
 
 
@@ -136,18 +141,25 @@ def test_a_missing_tensor_is_named(small_whisper, tmp_path):
         build(tmp_path, layer_index=2)
 
 
-def test_revision_and_token_reach_the_hub(small_checkpoint, monkeypatch):
-    asked = []
+def test_hub_arguments_reach_config_and_weights(small_checkpoint, tmp_path, monkeypatch):
+    asked = {"revision": "v2", "token": "secret", "cache_dir": str(tmp_path), "local_files_only": True}
+    seen = []
 
-    def hub(name, filename, revision=None, token=None, **_):
-        asked.append((name, revision, token))
-        return str(small_checkpoint / filename) if filename == "model.safetensors" else None
+    def read_config(name, **hub):
+        seen.append((name, {key: hub[key] for key in asked}))
+        return json.loads((small_checkpoint / "config.json").read_text()), hub
 
-    config = lambda name, **asked_with: (json.loads((small_checkpoint / "config.json").read_text()), asked_with)  # noqa: E731
-    monkeypatch.setattr(checkpoint_whisper_ser, "cached_file", hub)
-    monkeypatch.setattr(checkpoint_whisper_ser.WhisperConfig, "get_config_dict", config)
-    WhisperForEmotionClassification.from_encoder("someone/whisper", ["a", "b"], revision="v2", token="secret")
-    assert asked == [("someone/whisper", "v2", "secret")]
+    load = encoder_whisper_ser.WhisperCheckpoint.from_pretrained
+
+    def read_weights(name, **arguments):
+        seen.append((name, {key: arguments.pop(key) for key in asked}))
+        assert arguments["use_safetensors"] is True
+        return load(small_checkpoint, **arguments)
+
+    monkeypatch.setattr(encoder_whisper_ser.WhisperConfig, "get_config_dict", read_config)
+    monkeypatch.setattr(encoder_whisper_ser.WhisperCheckpoint, "from_pretrained", read_weights)
+    build("someone/whisper", **asked)
+    assert seen == [("someone/whisper", asked)] * 2
 
 
 def test_128_mel_channels_as_whisper_large_v3_has(small_whisper, tmp_path):

@@ -1,5 +1,6 @@
 """The models: both entrances, freezing, loss, saving and loading."""
 
+import logging
 import math
 
 import pytest
@@ -16,6 +17,7 @@ from modeling_whisper_ser import (
     WhisperSerConfig,
     WhisperSerFeatureExtractor,
     WhisperSerModel,
+    encoder_whisper_ser,
 )
 
 LABELS = ["angry", "happy", "sad"]
@@ -381,6 +383,34 @@ def test_a_model_without_classifier_takes_new_labels_only_on_purpose(model, tmp_
         WhisperForEmotionClassification.from_pretrained(tmp_path)
     renewed = WhisperForEmotionClassification.from_pretrained(tmp_path, new_labels=["x", "y"])
     assert torch.equal(renewed.whisper_ser.projector.weight, model.whisper_ser.projector.weight)
+
+
+@pytest.mark.parametrize("saved_without_classifier", [False, True])
+def test_a_model_without_classifier_has_no_labels(model, tmp_path, saved_without_classifier, caplog, monkeypatch):
+    (model.whisper_ser if saved_without_classifier else model).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="WhisperSerModel has no classifier.*WhisperForEmotionClassification"):
+        WhisperSerModel.from_pretrained(tmp_path, new_labels=["x", "y"])
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    loaded = WhisperSerModel.from_pretrained(tmp_path, num_labels=3, ignore_mismatched_sizes=True)
+    assert not caplog.records, "a classifier is left out on purpose"
+    assert torch.equal(loaded.projector.weight, model.whisper_ser.projector.weight)
+    with pytest.raises(MissingWeightsError, match="projector.weight"):
+        WhisperSerModel.from_pretrained(tmp_path, d_model=64, ignore_mismatched_sizes=True)
+
+
+@torch.no_grad()
+def test_without_its_encoder_a_model_answers_from_stored_states_alone(model, batch, tmp_path, monkeypatch):
+    states, mask = model.whisper_ser.encode(**batch)
+    stored = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+    monkeypatch.setattr(encoder_whisper_ser, "WhisperEncoderLayer", None)  # building a layer would fail
+    without = WhisperForEmotionClassification(model.config, with_encoder=False).eval()
+    assert not [name for name, _ in without.named_parameters() if ".encoder." in name]
+    without.load_state_dict(model.state_dict(), strict=False)
+    assert torch.equal(without(**stored).logits, model(**stored).logits)
+    with pytest.raises(ValueError, match="built without its encoder: give it encoder_hidden_states"):
+        without(**batch)
+    with pytest.raises(ValueError, match="cannot be saved"):
+        without.save_pretrained(tmp_path)
 
 
 @pytest.mark.real

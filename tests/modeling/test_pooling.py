@@ -13,9 +13,9 @@ LENGTHS = (7, 1, 4)
 
 
 def build(pooling_type, **fields):
-    config = WhisperSerConfig(
-        pooling_type=pooling_type, d_model=D_MODEL, num_pooling_heads=HEADS, pooling_head_dim=DIM, **fields
-    )
+    sizes = {"d_model": D_MODEL, "num_pooling_heads": HEADS, "pooling_head_dim": DIM}
+    # As from a file: saved models may have queries that new ones may not.
+    config = WhisperSerConfig.from_dict({"pooling_type": pooling_type, **sizes, **fields})
     return build_pooling(config, D_MODEL).eval()
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import from_numpy
 from transformers import WhisperConfig, WhisperModel
 
-from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
+from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
 
 RATE = 16000
 LABELS = ["angry", "happy", "neutral", "sad"]
@@ -144,7 +144,13 @@ def write_model(name: str, encoder: Path, folder: Path, labels: Sequence[str] = 
     extractor = WhisperSerFeatureExtractor(pad_to_seconds=fields.pop("pad_to_seconds", None))
     if "layer_indices" not in fields:
         fields.setdefault("layer_index", 2)
-    WhisperForEmotionClassification.from_encoder(encoder, labels, **fields).save_pretrained(folder)
+    saved_queries = fields.pop("pooling_queries", None)
+    model = WhisperForEmotionClassification.from_encoder(encoder, labels, **fields)
+    if saved_queries:
+        # Only saved models have them: a new one is refused.
+        saved = {**model.config.to_dict(), "pooling_queries": saved_queries}
+        model = WhisperForEmotionClassification(WhisperSerConfig.from_dict(saved))
+    model.save_pretrained(folder)
     extractor.save_pretrained(folder)
     return fill(folder)
 

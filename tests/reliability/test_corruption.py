@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import save_small_model, speechlike
 from safetensors.torch import load_file
-from test_encoder_checkpoint import write_ctranslate2
+from test_ctranslate2 import write_ctranslate2
 
 import whisper_ser
 from modeling_whisper_ser import (
@@ -28,6 +28,7 @@ from whisper_ser.commands import train as run_train
 from whisper_ser.data.audio_index import listen
 from whisper_ser.data.corpora.emobox import load_emobox
 from whisper_ser.data.corpora.table import load_table
+from whisper_ser.demo.encoder import resolve_encoder
 from whisper_ser.errors import (
     CheckpointError,
     CorpusError,
@@ -281,7 +282,10 @@ def test_damaged_manifests_are_refused_by_their_names_or_are_manifests(corpus, t
 
 
 @pytest.mark.parametrize("kind", ["model.safetensors", "config.json", "model.bin"])
-def test_damaged_encoders_are_refused_or_read(small_whisper, small_checkpoint, tmp_path, times, tried, kind):
+def test_damaged_encoders_are_refused_or_read(
+    small_whisper, small_checkpoint, tmp_path, times, tried, kind, monkeypatch
+):
+    monkeypatch.setenv("WHISPER_SER_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "encoder"
     folder.mkdir()
     if kind == "model.bin":
@@ -290,7 +294,8 @@ def test_damaged_encoders_are_refused_or_read(small_whisper, small_checkpoint, t
         shutil.copytree(small_checkpoint, folder, dirs_exist_ok=True)
     for _ in damages(folder / kind, times):
         try:
-            assert WhisperForEmotionClassification.from_encoder(folder, ["a", "b"], layer_index=1)
+            source = resolve_encoder(str(folder))
+            assert WhisperForEmotionClassification.from_encoder(source, ["a", "b"], layer_index=1)
         except (EncoderCheckpointError, ConfigError, OSError) as error:
             assert str(error)
         tried(1)

@@ -9,6 +9,7 @@ import pandas
 import pytest
 from conftest import ROOT, write_corpus
 
+from modeling_whisper_ser import encoder_whisper_ser
 from whisper_ser.commands import train as run_train
 from whisper_ser.errors import CheckpointError, RecipeError
 from whisper_ser.training import runs, sweep
@@ -200,3 +201,22 @@ def test_a_recipes_encoders_give_way_to_one_that_is_named(corpus, small_checkpoi
     recipe.write_text(json.dumps({"encoders": ["openai/whisper-small"], "layers": ["2"], "poolings": ["mean"]}))
     run_train.main([str(recipe), *flags(corpus, small_checkpoint, tmp_path / "sweep")])
     assert {cell["layer"] for cell in results_of(tmp_path / "sweep")["cells"]} == {2}
+
+
+def test_no_run_of_a_sweep_builds_the_encoder(corpus, small_checkpoint, tmp_path, monkeypatch):
+    train, layer, built, built_in_runs = runs.train_run, encoder_whisper_ser.WhisperEncoderLayer, [], []
+
+    def build(config):
+        built.append(config)
+        return layer(config)
+
+    def counted(run, context):
+        before = len(built)
+        metrics = train(run, context)
+        built_in_runs.append(len(built) - before)
+        return metrics
+
+    monkeypatch.setattr(encoder_whisper_ser, "WhisperEncoderLayer", build)
+    monkeypatch.setattr(runs, "train_run", counted)
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "sweep", "--layers", "3", "--poolings", "mean", "qkv"))
+    assert built_in_runs == [0, 0, 0, 0] and len(built) >= 3

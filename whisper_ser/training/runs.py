@@ -109,9 +109,7 @@ def train_run(run: Run, context: RunContext) -> dict[str, Any]:
     if run.config is None:
         model, _ = build_model(run.arguments.model, split.train.features["emotion"].names)
     else:
-        model = WhisperForEmotionClassification(copy.deepcopy(run.config))
-        # Stored states are all that is read; every step would walk through what is not there.
-        del model.whisper_ser.encoder.layers[:]
+        model = WhisperForEmotionClassification(copy.deepcopy(run.config), with_encoder=False)
     inputs = context.inputs.of_layers(model.config.layer_indices)
     arguments = run.arguments._replace(training=_quiet(run.arguments.training, run.folder, context.curves))
     # Learning curves are those of the validation part; where there is none, those of the test part.

@@ -11,12 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
-from modeling_whisper_ser.configuration_whisper_ser import (
-    LAYER_MIXINGS,
-    POOLING_QUERIES,
-    POOLING_TYPES,
-    SCORE_ACTIVATIONS,
-)
+from modeling_whisper_ser.configuration_whisper_ser import LAYER_MIXINGS, POOLING_TYPES, SCORE_ACTIVATIONS
 from whisper_ser.audio.augmentation import TRANSFORMS
 from whisper_ser.data.corpora.registry import CORPORA
 from whisper_ser.data.splits import PROTOCOLS
@@ -31,7 +26,6 @@ ARCHITECTURE = (
     "pooling_type",
     "num_pooling_heads",
     "pooling_head_dim",
-    "pooling_queries",
     "pooling_statistics",
     "score_activation",
     "scale_scores",
@@ -46,7 +40,6 @@ OF_THE_HEAD = (
     "d_model",
     "num_pooling_heads",
     "pooling_head_dim",
-    "pooling_queries",
     "pooling_statistics",
     "score_activation",
     "scale_scores",
@@ -158,7 +151,6 @@ class ModelArguments:
     pooling_type: str | None = _option("How frames become one vector.", choices=POOLING_TYPES)
     num_pooling_heads: int | None = _option("Attention heads of the pooling.")
     pooling_head_dim: int | None = _option("Size of each head.")
-    pooling_queries: list[str] | None = _option("Where the queries of qkv come from.", choices=POOLING_QUERIES)
     pooling_statistics: bool | None = _option("Deviation besides mean under the attention weights.")
     score_activation: str | None = _option("On attention scores.", choices=SCORE_ACTIVATIONS)
     scale_scores: bool | None = _option("Divide attention scores by the root of the head size.")

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import WhisperConfig
 
 from modeling_whisper_ser import WhisperSerConfig
-from modeling_whisper_ser.checkpoint_whisper_ser import open_encoder
+from modeling_whisper_ser.encoder_whisper_ser import load_whisper_config
 from whisper_ser.data.audio_index import Sound
 from whisper_ser.data.leakage import AuditResult
 from whisper_ser.data.splits import Fold, training_paths
@@ -120,7 +120,7 @@ def _variants(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments: Arg
 def _encoders(arguments: Arguments) -> list[Encoder]:
     encoders: list[Encoder] = []
     for asked in arguments.sweep.encoders or [arguments.model.encoder or ""]:
-        config = open_encoder(resolve_encoder(asked)).config
+        config = load_whisper_config(resolve_encoder(asked))
         name = Path(asked).name
         if name in {encoder.name for encoder in encoders}:
             name = folder_name(asked)

@@ -6,10 +6,16 @@ import numpy as np
 from torch import nn
 
 from modeling_whisper_ser import WhisperForEmotionClassification
-from modeling_whisper_ser.head_whisper_ser import HeadParts, Member
-from modeling_whisper_ser.mixing_whisper_ser import AttendedLayers, JoinedLayers, WeightedLayers
-from modeling_whisper_ser.modeling_whisper_ser import WhisperSerModel
-from modeling_whisper_ser.pooling_whisper_ser import AttentivePooling, MeanPooling, QKVPooling, StatisticsPooling
+from modeling_whisper_ser.modeling_whisper_ser import HeadParts, Member, WhisperSerModel
+from modeling_whisper_ser.pooling_whisper_ser import (
+    AttendedLayers,
+    AttentivePooling,
+    JoinedLayers,
+    MeanPooling,
+    QKVPooling,
+    StatisticsPooling,
+    WeightedLayers,
+)
 from whisper_ser.errors import ExportError
 from whisper_ser.inference.engines.layers import array, linear, norm
 from whisper_ser.inference.engines.nodes import Nodes
