@@ -533,8 +533,6 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
     ) -> Self:
         """Returns a new model, to be trained, on the encoder of a Whisper checkpoint.
 
-        The random weights of the head depend on the seed and not on the encoder.
-
         Args:
             name_or_path: Hub id such as `"openai/whisper-small"`, or a folder with the same files. Only the encoder up
                 to `layer_index` is loaded.
@@ -551,7 +549,8 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         maps = {} if labels is None else _label_maps(labels)
         config = WhisperSerConfig(encoder_config=load_whisper_config(name_or_path, **hub), **{**maps, **fields})
         encoder = load_encoder(name_or_path, config, **hub)
-        model = cls(encoder.config, with_encoder=False)
+        # With an encoder at first: a seed gives the head that it has always given, behind the encoder's draws.
+        model = cls(encoder.config)
         model.whisper_ser.encoder = encoder
         model.freeze_encoder()
         return model

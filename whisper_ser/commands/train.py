@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import pipeline, set_seed
 from transformers.utils import logging
 
-from whisper_ser.audio.decoding import read_audio
+from whisper_ser.audio import read_audio
 from whisper_ser.data.audio_index import Sound, listen
 from whisper_ser.data.leakage import AuditResult, audit, check
 from whisper_ser.data.splits import Fold, Split, training_paths
@@ -33,7 +33,7 @@ from whisper_ser.training.trainer import prepare_inputs, remove_checkpoints
 
 TRY_IT = """{python} -c "
 from transformers import pipeline
-from whisper_ser.audio.decoding import read_audio
+from whisper_ser.audio import read_audio
 
 classifier = pipeline('audio-classification', model={model!r}, trust_remote_code=True)
 print(classifier(read_audio({file!r})))
