@@ -87,6 +87,13 @@ def check_rate(name: str | Path, rate: Any) -> None:
         )
 
 
+def check_channel(name: str | Path, channel: Any, channels: int) -> None:
+    """Raises `AudioFileError` unless `channel` is one of so many, counted from 1, or `None`."""
+    is_number = isinstance(channel, numbers.Integral) and not isinstance(channel, bool)
+    if channel is not None and not (is_number and 1 <= channel <= channels):
+        raise AudioFileError(name, f"has no channel {channel}: it has {channels}, counted from 1")
+
+
 def check_samples(name: str | Path, samples: np.ndarray) -> None:
     """Raises `AudioFileError` for samples that are NaN, infinite, or too large to be sound."""
     if not np.isfinite(samples).all():
@@ -168,12 +175,12 @@ def decode(
         audio: what libsndfile reads (WAV, FLAC, OGG, MP3, AIFF and more), in a path also what FFmpeg reads where
             torchcodec is installed, or an array.
         name: of the audio, for messages.
-        channel: the channel to take, from 0; `None` averages all.
+        channel: the channel to take, counted from 1; `None` averages all.
         array_rate: hertz of an array; `None` says `sampling_rate`.
 
     Raises:
         AudioFileError: unreadable, empty, shorter than 25 ms, of a rate that no recording has, or with samples that
-            are NaN, infinite or beyond 1e12.
+            are NaN, infinite or beyond 1e12; or it has no such channel.
     """
     if isinstance(audio, np.ndarray):
         rate = sampling_rate if array_rate is None else array_rate
@@ -220,11 +227,10 @@ def _mono(
 ) -> Iterator[np.ndarray]:
     resampler, samples = Resampler(rate, sampling_rate), 0
     for block in blocks:
-        if channel is not None and channel >= block.shape[1]:
-            raise AudioFileError(name, f"has no channel {channel + 1}: there are {block.shape[1]}")
+        check_channel(name, channel, block.shape[1])
         check_samples(name, block)
         samples += len(block)
-        yield resampler.feed(block.mean(axis=1) if channel is None else np.ascontiguousarray(block[:, channel]))
+        yield resampler.feed(block.mean(axis=1) if channel is None else np.ascontiguousarray(block[:, channel - 1]))
     if samples == 0:
         raise AudioFileError(name, "has no samples")
     if samples < SHORTEST_SECONDS * rate:

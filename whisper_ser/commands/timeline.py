@@ -83,7 +83,7 @@ def _timelines(
                     window=arguments.window,
                     hop=arguments.hop,
                     cut=arguments.cut,
-                    channel=None if channel is None else channel + 1,
+                    channel=channel,
                 )
                 if arguments.plot is not None:
                     _draw(found, arguments)

@@ -122,8 +122,8 @@ def named(audio: Iterable[Audio]) -> Iterator[tuple[str, Audio]]:
 
 
 def channels_of(audio: Audio, name: str, channels: Channels) -> list[int | None]:
-    """Returns the channels, from 0, that are to be answered for; `[None]` for their mixture."""
-    return list(range(channel_count(audio, name))) if channels == "separate" else [None]
+    """Returns the channels, counted from 1, that are classified separately; `[None]` for their average."""
+    return list(range(1, channel_count(audio, name) + 1)) if channels == "separate" else [None]
 
 
 def _read(
@@ -136,7 +136,7 @@ def _read(
             yield _Clip(name, None, failure=error.reason)
             continue
         for channel in asked:
-            clip = _Clip(name, None if channel is None else channel + 1)
+            clip = _Clip(name, channel)
             try:
                 _fill(clip, decode(one, name, recognizer.sampling_rate, channel, sampling_rate), recognizer)
             except AudioFileError as error:

@@ -35,7 +35,7 @@ class EmotionStream:
         window, hop: seconds of a window, and from one window to the next.
 
     Raises:
-        InferenceError: window or hop too short, or a model that pads its audio.
+        InferenceError: window or hop is too short, or the model pads its audio.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class EmotionStream:
         Raises:
             AudioFileError: other shapes, integers, or samples that are NaN, infinite or beyond 1e12.
         """
-        if block.dtype.kind != "f" or block.ndim not in (1, 2) or not np.isfinite(block).all():
+        if block.dtype.kind != "f" or block.ndim not in (1, 2) or block.shape[1:] == (0,):
             raise AudioFileError(
                 "the stream",
-                f"has a block {block.dtype} {block.shape}; expected finite floats in [-1, 1], (samples,) or "
+                f"has a block {block.dtype} {block.shape}; expected floats in [-1, 1], (samples,) or "
                 "(samples, channels)",
             )
         check_samples("the stream", block)
@@ -131,11 +131,11 @@ def encoded(chunks: list[Chunk], recognizer: Recognizer) -> list[Piece]:
     pieces = []
     for chunk in chunks:
         found = vectors.get(chunk.start, nothing)
-        positions = chunk.start + frame_positions(len(found), chunk.end - chunk.start)
+        positions = chunk.start + frame_positions(len(found), recognizer)
         pieces.append(Piece(chunk.start, chunk.end, chunk.audio is not None, positions, found))
     return pieces
 
 
-def frame_positions(vectors: int, frames: int) -> np.ndarray:
-    """Returns the frame of 20 ms that each of so many vectors begins with; a model may average several frames."""
-    return np.arange(vectors) * -(-frames // max(vectors, 1))
+def frame_positions(vectors: int, recognizer: Recognizer) -> np.ndarray:
+    """Returns the index of the 20 ms frame at which each vector begins `(vectors,)`, the first one at 0."""
+    return np.arange(vectors) * recognizer.model.config.frame_averaging

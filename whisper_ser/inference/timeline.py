@@ -43,7 +43,7 @@ def timeline(
         cut: where the encoder's chunks end. `"pauses"` encodes speech alone, pause to pause, as utterances were in
             training; it is the more accurate, and what `EmotionStream` gives. `"even"` encodes everything as `predict`
             does: pooled over the whole it gives what `predict` gives.
-        channel: from 1; left out, channels are mixed.
+        channel: counted from 1; left out, channels are averaged.
         sampling_rate: hertz of an array; left out, the model's.
         device: where to run a model that is loaded here.
 
@@ -57,8 +57,7 @@ def timeline(
     ((name, _),) = named([audio])
     pooling = WindowPooling(recognizer, window, hop)
     clock = _Clock(recognizer.sampling_rate)
-    taken = None if channel is None else channel - 1
-    blocks = clock.timing(decode(audio, name, recognizer.sampling_rate, taken, sampling_rate))
+    blocks = clock.timing(decode(audio, name, recognizer.sampling_rate, channel, sampling_rate))
     updates, vectors = [], []
     for pieces, settled in (_cut_at_pauses if cut == "pauses" else _cut_evenly)(blocks, recognizer):
         vectors += [piece.vectors for piece in pieces]
@@ -99,7 +98,7 @@ def _cut_evenly(blocks: Iterator[np.ndarray], recognizer: Recognizer) -> Iterato
 
     vectors = recording_vectors(watched(), recognizer)
     chunks += chunker.finish()
-    positions = frame_positions(len(vectors), chunks[-1].end)
+    positions = frame_positions(len(vectors), recognizer)
     bounds = np.searchsorted(positions, [0] + [chunk.end for chunk in chunks])
     bounds[-1] = len(vectors)
     pieces = [

@@ -53,13 +53,14 @@ class WindowPooling:
             behind one that reaches the end.
 
     Raises:
-        InferenceError: window or hop shorter than one frame.
+        InferenceError: the window is shorter than one frame vector of the model, or the hop than one frame.
     """
 
     def __init__(self, recognizer: Recognizer, window: float, hop: float) -> None:
-        for name, value in (("window", window), ("hop", hop)):
-            if not value >= 1 / FRAMES_PER_SECOND:
-                raise InferenceError(f"{name}={value:g} must be at least 0.02 seconds, one frame.")
+        for name, value, frames in (("window", window, recognizer.model.config.frame_averaging), ("hop", hop, 1)):
+            if not frames / FRAMES_PER_SECOND <= value < math.inf:
+                least = f"{frames / FRAMES_PER_SECOND:g} seconds"
+                raise InferenceError(f"{name}={value:g} must be at least {least}: the model has no shorter frames.")
         self._recognizer = recognizer
         self._window, self._hop = window, hop
         self._least_speech = max(1, min(LEAST_SPEECH, round(window * FRAMES_PER_SECOND / 2)))
