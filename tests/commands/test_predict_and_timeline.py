@@ -215,6 +215,10 @@ def test_raw_audio_may_come_in_parts_of_samples(run, talk, monkeypatch):
         (["timeline", "a.wav", "b.wav", "--format", "vtt"], "one recording"),
         (["predict", "a.wav", "--shard_files", "2"], "--output_dir"),
         (["predict", "a.wav", "b.wav", "--plot", "x.png"], "one recording"),
+        (["timeline", "a.wav", "--raw_rate", "8000"], "--raw_rate would be ignored"),
+        (["timeline", "a.wav", "--raw_channels", "1"], "--raw_channels would be ignored"),
+        (["timeline", "-", "--raw_channels", "0"], "at least 1"),
+        (["timeline", "-", "--cut", "even"], "leave --cut out"),
     ],
     ids=str,
 )

@@ -9,12 +9,13 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import HfArgumentParser
 
-from whisper_ser.data.splits import Fold, usual_protocol
+from whisper_ser.data.splits import Fold
 from whisper_ser.data.statistics import describe
 from whisper_ser.errors import ProtocolError, RecipeError
 from whisper_ser.report.description import DESCRIPTION, DURATIONS, description_text, write_description
-from whisper_ser.training.data import load, plan_folds
-from whisper_ser.training.settings import DataArguments, SerTrainingArguments, check_protocol
+from whisper_ser.training.data import load, plan_folds, protocol_of
+from whisper_ser.training.ignored import refuse_ignored_data
+from whisper_ser.training.settings import DataArguments, SerTrainingArguments
 
 FOLDER_OPTIONAL = ("demo", "emobox")
 """Corpora that know where they are."""
@@ -53,7 +54,7 @@ def _data_flags() -> HfArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     """Describes the corpus, writes its folder and prints."""
     data = _data_arguments(arguments)
-    check_protocol(data)
+    refuse_ignored_data(data)
     corpus = load(data)
     protocol, folds = _folds(corpus, data, arguments.seed)
     description = {**describe(corpus, folds, progress=sys.stderr.isatty()), "protocol": protocol}
@@ -80,8 +81,7 @@ def _data_arguments(arguments: argparse.Namespace) -> DataArguments:
 
 def _folds(corpus: Dataset, data: DataArguments, seed: int) -> tuple[dict[str, str | None], list[Fold]]:
     """Returns which protocol was asked for and taken, and its folds; without any where `auto` finds none possible."""
-    name = usual_protocol(corpus) if data.protocol == "auto" else data.protocol
-    protocol = {"asked": data.protocol, "name": name, "problem": None}
+    protocol = {"asked": data.protocol, "name": protocol_of(corpus, data), "problem": None}
     try:
         return protocol, plan_folds(corpus, data, seed)
     except ProtocolError as error:

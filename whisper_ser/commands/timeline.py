@@ -48,8 +48,8 @@ def main(argv: list[str]) -> int:
         default="pauses",
         help="encode speech from pause to pause (default), or everything in even chunks as predict does",
     )
-    parser.add_argument("--raw_rate", type=int, default=16000, help="hertz of raw audio; default: %(default)s")
-    parser.add_argument("--raw_channels", type=int, default=1, help="channels of raw audio; default: %(default)s")
+    parser.add_argument("--raw_rate", type=int, metavar="HERTZ", help="with -: of the raw audio; default: 16000")
+    parser.add_argument("--raw_channels", type=int, metavar="N", help="with -: of the raw audio; default: 1")
     return run(parser.parse_args(argv))
 
 
@@ -59,6 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def run_files(arguments: argparse.Namespace) -> int:
     """Writes the timelines of files, and reports what failed."""
+    for name in ("raw_rate", "raw_channels"):
+        if getattr(arguments, name) is not None:
+            raise InferenceError(f"--{name} would be ignored: it describes raw audio from a pipe, given as -.")
     files, problems = audio_files(arguments.files)
     check_plot(arguments, files)
     if arguments.format == "vtt" and (len(files) != 1 or arguments.channels == "separate"):
@@ -121,13 +124,15 @@ def run_stream(arguments: argparse.Namespace) -> int:
         raise InferenceError("- stands alone: one stream, its channels mixed, without --plot.")
     if arguments.format == "json" or arguments.cut == "even":
         raise InferenceError("A stream has no end to wait for: take --format jsonl, and leave --cut out.")
-    if arguments.raw_rate < 1 or arguments.raw_channels < 1:
+    rate = 16000 if arguments.raw_rate is None else arguments.raw_rate
+    channels = 1 if arguments.raw_channels is None else arguments.raw_channels
+    if rate < 1 or channels < 1:
         raise InferenceError("--raw_rate and --raw_channels must be at least 1.")
     recognizer = load_for_frames(arguments)
     updates = stream(
-        _raw_blocks(arguments.raw_rate, arguments.raw_channels),
+        _raw_blocks(rate, channels),
         recognizer,
-        arguments.raw_rate,
+        rate,
         window=arguments.window,
         hop=arguments.hop,
     )

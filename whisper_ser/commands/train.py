@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from whisper_ser.report.cross_validation import cross_validation_summary, write_
 from whisper_ser.report.run import check_output, summary, write_run
 from whisper_ser.training.ablation import VARIANTS, variants_of
 from whisper_ser.training.cross_validation import cross_validate
-from whisper_ser.training.data import load, plan_folds
+from whisper_ser.training.data import load, plan_folds, protocol_of
 from whisper_ser.training.models import build_model, license_model
 from whisper_ser.training.recipe import recipe, write_recipe
 from whisper_ser.training.refitting import train_with_refit
@@ -48,14 +49,15 @@ def main(argv: list[str]) -> None:
     folds = plan(corpus, arguments)
     sounds = listen(sorted({path for part in folds[0].split for path in part["path"]}))
     audited, warnings = check_leaks(folds, sounds, arguments.data)
+    protocol = protocol_of(corpus, arguments.data)
     if arguments.sweep.variants:
-        ablate(folds, sounds, audited, warnings, arguments)
+        ablate(folds, protocol, sounds, audited, warnings, arguments)
     elif arguments.sweep.varies:
-        vary(folds, sounds, audited, warnings, arguments)
+        vary(folds, protocol, sounds, audited, warnings, arguments)
     elif arguments.data.protocol == "split":
         train_one(folds[0].split, sounds, audited, warnings, arguments)
     else:
-        validate(folds, sounds, audited, warnings, arguments)
+        validate(folds, protocol, sounds, audited, warnings, arguments)
 
 
 def plan(corpus: Dataset, arguments: Arguments) -> list[Fold]:
@@ -94,31 +96,47 @@ def train_one(
 
 
 def validate(
-    folds: list[Fold], sounds: Mapping[str, Sound], audited: AuditResult, warnings: list[str], arguments: Arguments
+    folds: list[Fold],
+    protocol: str,
+    sounds: Mapping[str, Sound],
+    audited: AuditResult,
+    warnings: list[str],
+    arguments: Arguments,
 ) -> None:
     """Cross-validates and writes what all folds say together."""
     output_dir = Path(arguments.training.output_dir)
     check_output(output_dir, "folds")
     folders = cross_validate(folds, sounds, arguments)
     if PartialState().is_main_process:
-        metrics = write_cross_validation(output_dir, folds, folders, arguments.data.protocol, audited, warnings)
+        metrics = write_cross_validation(output_dir, folds, folders, protocol, audited, warnings)
         write_recipe(output_dir, recipe(arguments))
         print("\n" + cross_validation_summary(metrics, output_dir))
 
 
 def vary(
-    folds: list[Fold], sounds: Mapping[str, Sound], audited: AuditResult, warnings: list[str], arguments: Arguments
+    folds: list[Fold],
+    protocol: str,
+    sounds: Mapping[str, Sound],
+    audited: AuditResult,
+    warnings: list[str],
+    arguments: Arguments,
 ) -> None:
     """Trains every setting of a sweep on every fold, and writes the report."""
     check_output(Path(arguments.training.output_dir), "cells")
-    results = sweep(folds, sounds, audited, warnings, arguments)
+    by_protocol = arguments._replace(data=replace(arguments.data, protocol=protocol))
+    results = sweep(folds, sounds, audited, warnings, by_protocol)
     if PartialState().is_main_process:
         page = write_sweep_report(Path(arguments.training.output_dir), results, measure_latency)
         print(f"\nThe report is in {page}")
 
 
 def ablate(
-    folds: list[Fold], sounds: Mapping[str, Sound], audited: AuditResult, warnings: list[str], arguments: Arguments
+    folds: list[Fold],
+    protocol: str,
+    sounds: Mapping[str, Sound],
+    audited: AuditResult,
+    warnings: list[str],
+    arguments: Arguments,
 ) -> None:
     """Cross-validates every variant of a recipe on the same folds, and writes the table that compares them."""
     output_dir = Path(arguments.training.output_dir)
@@ -130,7 +148,6 @@ def ablate(
         cross_validated = cross_validate(folds, sounds, settings)
         folder = Path(settings.training.output_dir)
         if main_process:
-            protocol = arguments.data.protocol
             write_cross_validation(folder, folds, cross_validated, protocol, audited, warnings)
             write_recipe(folder, recipe(settings))
         PartialState().wait_for_everyone()

@@ -14,6 +14,7 @@ from whisper_ser.errors import ProtocolError
 logger = logging.getLogger(__name__)
 
 PROTOCOLS = ("auto", "loso", "group", "speaker_groups", "fold", "fixed", "stratified")
+GROUP_PROTOCOLS = ("speaker_groups", "stratified")
 PARTS = {
     "train": "train",
     "validation": "validation",
@@ -25,7 +26,7 @@ PARTS = {
 """What a split column may say, and the part meant."""
 FIXED_COLUMNS = ("group", "fold")
 """Where a corpus with fixed parts may say so."""
-MOST_LOSO_SPEAKERS = 12
+MAX_LOSO_SPEAKERS = 12
 NUM_GROUPS = 5
 
 
@@ -77,15 +78,20 @@ def folds(
         protocol: one of `PROTOCOLS`.
         num_groups: for `speaker_groups` and `stratified`, 5 by default.
         seed: of every draw.
-        validation_fraction: share of the training speakers (or utterances) to validate on, one at least; 0 for none.
+        validation_fraction: share of the training speakers (of the training utterances, where speakers are unknown)
+            drawn for validation, at least one; 0 for none.
 
     Raises:
         ProtocolError: an unknown protocol, a column without values, too few speakers or groups. A label that a
             training part lacks is for the audit to refuse.
     """
-    _check_arguments(corpus, protocol, num_groups, validation_fraction)
+    if protocol not in PROTOCOLS:
+        raise ProtocolError(f"There is no protocol {protocol!r}; expected one of {', '.join(PROTOCOLS)}.")
+    if not len(corpus):
+        raise ProtocolError("The corpus has no utterances.")
     if protocol == "auto":
         protocol = usual_protocol(corpus)
+    _check_groups(protocol, num_groups)
     if protocol == "fixed":
         cuts = [_fixed(corpus)]
     else:
@@ -103,17 +109,11 @@ class _Cut(NamedTuple):
     test: list[int]
 
 
-def _check_arguments(corpus: Dataset, protocol: str, num_groups: int | None, validation_fraction: float) -> None:
-    if protocol not in PROTOCOLS:
-        raise ProtocolError(f"There is no protocol {protocol!r}; expected one of {', '.join(PROTOCOLS)}.")
-    if not len(corpus):
-        raise ProtocolError("The corpus has no utterances.")
-    if num_groups is not None and protocol not in ("auto", "speaker_groups", "stratified"):
-        raise ProtocolError(f"num_groups has no meaning for {protocol}, only for speaker_groups and stratified.")
+def _check_groups(protocol: str, num_groups: int | None) -> None:
+    if num_groups is not None and protocol not in GROUP_PROTOCOLS:
+        raise ProtocolError(f"num_groups has no meaning for {protocol}, only for {' and '.join(GROUP_PROTOCOLS)}.")
     if num_groups is not None and num_groups < 2:
         raise ProtocolError(f"num_groups is {num_groups}: at least 2 are needed, one to train and one to test.")
-    if not 0 <= validation_fraction < 1:
-        raise ProtocolError(f"validation_fraction is {validation_fraction}; expected a share from 0 to below 1.")
 
 
 def usual_protocol(corpus: Dataset) -> str:
@@ -125,7 +125,7 @@ def usual_protocol(corpus: Dataset) -> str:
     speakers = _column(corpus, "speaker")
     if not all(speakers):
         return "stratified"
-    return "loso" if len(set(speakers)) <= MOST_LOSO_SPEAKERS else "speaker_groups"
+    return "loso" if len(set(speakers)) <= MAX_LOSO_SPEAKERS else "speaker_groups"
 
 
 def _column(corpus: Dataset, name: str) -> list[str]:
@@ -237,6 +237,8 @@ def _natural(name: str) -> tuple[bool, int, str]:
 
 
 def _fold(corpus: Dataset, cut: _Cut, validation_fraction: float, seed: int) -> Fold:
+    if not 0 <= validation_fraction < 1:
+        raise ProtocolError(f"validation_fraction is {validation_fraction}; expected a share from 0 to below 1.")
     train, validation = cut.train, cut.validation
     if validation_fraction and not validation:
         validation = sorted(_drawn_for_validation(corpus, cut, validation_fraction, seed))
@@ -288,17 +290,22 @@ def split_by_speaker(
 ) -> Split:
     """Returns `corpus` cut into parts by speaker.
 
+    Speakers that validate are drawn as in `folds`: nobody is taken who alone has a label.
+
     Args:
         corpus: with the columns `speaker` and `emotion`.
         test_speakers, validation_speakers: held out by name; left out, drawn by `seed`.
-        test_fraction, validation_fraction: share of all speakers to draw, one speaker at least; 0 draws none.
-        seed: of the draw.
+        test_fraction: share of all speakers drawn for the test, rounded up.
+        validation_fraction: share of the training speakers, those who do not test, drawn for validation, at least one;
+            0 for none.
+        seed: of the draws.
 
     Raises:
-        ProtocolError: an unknown speaker, one in two parts, or none left to train on. A label that no training speaker
-            has is for the audit to refuse.
+        ProtocolError: an unknown speaker, one in two parts, or none left to train on. The audit refuses a label that
+            no training speaker has.
     """
-    speakers = sorted(set(corpus["speaker"]))
+    names = corpus["speaker"][:]
+    speakers = sorted(set(names))
     if "" in speakers:
         raise ProtocolError(
             "A split without shared speakers needs the speaker of every utterance: add a column speaker to the table, "
@@ -308,16 +315,18 @@ def split_by_speaker(
     free = [s for s in speakers if s not in {*(test_speakers or []), *(validation_speakers or [])}]
     random.Random(seed).shuffle(free)
     test = test_speakers or _draw(free, test_fraction, len(speakers))
-    validation = validation_speakers or _draw(free, validation_fraction, len(speakers))
     if not free:
         raise ProtocolError(
             f"No speaker is left to train on: of {len(speakers)} speakers {', '.join(test)} test and "
-            f"{', '.join(validation) or 'none'} validate. A speaker-disjoint split needs at least two speakers, three "
-            "with validation."
+            f"{', '.join(validation_speakers or []) or 'none'} validate. A speaker-disjoint split needs at least two "
+            "speakers, three with validation."
         )
     if not test:
         raise ProtocolError("No speaker is held out for the test: name test_speakers or raise test_fraction.")
-    return Split(*(_of_speakers(corpus, part) for part in (free, validation, test)))
+    part_of = dict.fromkeys(free, "train") | dict.fromkeys(validation_speakers or [], "validation")
+    part_of |= dict.fromkeys(test, "test")
+    parts = {part: [index for index, name in enumerate(names) if part_of[name] == part] for part in Split._fields}
+    return _fold(corpus, _Cut("test", **parts), validation_fraction, seed).split
 
 
 def _check_names(speakers: list[str], test: list[str], validation: list[str]) -> None:
@@ -333,8 +342,3 @@ def _draw(free: list[str], fraction: float, speakers: int) -> list[str]:
     """Takes the share of all `speakers` out of `free`."""
     count = min(math.ceil(fraction * speakers - 1e-9), len(free))
     return [free.pop() for _ in range(count)]
-
-
-def _of_speakers(corpus: Dataset, speakers: list[str]) -> Dataset:
-    wanted = set(speakers)
-    return corpus.select([index for index, speaker in enumerate(corpus["speaker"]) if speaker in wanted])
