@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ import soundfile
 import soxr
 from conftest import RATE, speechlike
 
+from whisper_ser.data.audio_index import FINGERPRINT_BINS, _sketch, listen
 from whisper_ser.data.corpora.dataset import Utterance, build_dataset
 from whisper_ser.data.corpora.table import load_table
 from whisper_ser.data.leakage import LeakError, audit, check
@@ -161,10 +163,27 @@ def test_copies_are_found_across_corpora(sounds, tmp_path):
 
 
 def test_many_utterances_are_compared_in_blocks(sounds, tmp_path, monkeypatch):
-    monkeypatch.setattr("whisper_ser.data.leakage.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("whisper_ser.data.duplicates.TILE", 2)
     copies = [recode(file, tmp_path / f"zz{n}.mp3", "mp3 at 8 kHz") for n, file in enumerate(sounds[:2])]
     ((_, pairs),) = found(audit(cut(sounds, test=copies)))
     assert len(pairs) == 2
+
+
+def test_the_index_keeps_little_of_each_file_and_the_audit_reads_no_file_without_a_reason(sounds, monkeypatch):
+    index = listen(list(map(str, sounds)), progress=False)
+    assert all(len(pickle.dumps(record)) < 800 for record in index.values())
+    read = []
+    monkeypatch.setattr("whisper_ser.data.duplicates.read_audio", lambda path, rate: read.append(path))
+    assert audit(cut(sounds), index).leaks == [] and not read
+
+
+@pytest.mark.parametrize("similarity", [-0.4, 0.0, 0.3, 0.7])
+def test_sketches_tell_how_similar_fingerprints_are(similarity):
+    one, other = np.linalg.qr(np.random.default_rng(0).standard_normal((FINGERPRINT_BINS, 2)))[0].T
+    pair = [one, similarity * one + np.sqrt(1 - similarity**2) * other]
+    bits = np.unpackbits([np.frombuffer(_sketch(vector), np.uint8) for vector in pair], axis=1)
+    assert bits.shape[1] == FINGERPRINT_BINS
+    assert np.cos(np.pi * (bits[0] != bits[1]).mean()) == pytest.approx(similarity, abs=0.06)
 
 
 def test_labels_that_cannot_be_learnt_are_a_leak_and_others_a_note(sounds):

@@ -1,8 +1,8 @@
-"""Every audio file decoded once before training: length, content and fingerprint, and all bad files together.
+"""An index of audio files, each decoded once before training: length, hashes and a sketch of the fingerprint.
 
-The fingerprint is the fine structure of the magnitude spectrum of the whole utterance, which neither silence around
-it, nor a gain, a resampling or a codec changes much; two takes of one sentence by one actor share the spectrum's
-envelope, which is divided out.
+The fingerprint is the fine structure of the magnitude spectrum of the whole utterance. Silence around it, a gain, a
+resampling or a codec hardly change it. The envelope of the spectrum, which two takes of one sentence by one actor
+share, is divided out.
 """
 
 import hashlib
@@ -18,26 +18,30 @@ from whisper_ser.errors import AudioFileError, CorpusError, listed
 
 SAMPLING_RATE = 16000
 BINS_PER_HERTZ = 2
-LOWEST, HIGHEST = 200, 1800
-"""Hertz: where speech is strong enough to outlive every codec, above mains hum."""
-NEIGHBOURHOOD = 10
-"""Hertz on either side whose mean a bin is compared with."""
+MIN_HERTZ, MAX_HERTZ = 200, 1800
+"""The band of the fingerprint: above mains hum, and strong enough in speech to outlast every codec."""
+FINGERPRINT_BINS = (MAX_HERTZ - MIN_HERTZ) * BINS_PER_HERTZ
+NEIGHBOUR_HERTZ = 10
+"""On either side: a bin is compared with the mean of these."""
+SKETCH_SIGNS = np.random.default_rng(0).choice([-1.0, 1.0], FINGERPRINT_BINS)
 
 
 class Sound(NamedTuple):
-    """What a file sounds like.
+    """What the index knows of an audio file.
 
     Attributes:
+        path: of the file.
         file_hash: SHA-256 of its bytes.
         sample_hash: SHA-256 of its samples as they are read, mono at 16 kHz, whatever the container.
-        fingerprint: float32 `(3200,)` of norm 1; the dot product of two is their similarity.
+        seconds: its duration.
+        sketch: 400 bytes from which `duplicates` estimates how similar two fingerprints are.
     """
 
     path: str
     file_hash: str
     sample_hash: str
     seconds: float
-    fingerprint: np.ndarray
+    sketch: bytes
 
 
 def listen(paths: list[str], progress: bool = True) -> dict[str, Sound]:
@@ -82,19 +86,32 @@ def _heard(path: str) -> Sound | str:
     with open(path, "rb") as file:
         file_hash = hashlib.file_digest(file, "sha256").hexdigest()
     sample_hash = hashlib.sha256(samples.tobytes()).hexdigest()
-    return Sound(path, file_hash, sample_hash, len(samples) / SAMPLING_RATE, _fingerprint(samples))
+    return Sound(path, file_hash, sample_hash, len(samples) / SAMPLING_RATE, _sketch(fingerprint(samples)))
 
 
-def _fingerprint(samples: np.ndarray) -> np.ndarray:
+def _sketch(vector: np.ndarray) -> bytes:
+    """Returns the signs of as many random projections of the fingerprint as it has bins, 8 in a byte.
+
+    A Fourier transform after random changes of sign is a random rotation (Ailon and Chazelle 2009).
+    """
+    spectrum = np.fft.rfft(vector * SKETCH_SIGNS)
+    return np.packbits(np.concatenate([spectrum.real[:-1], spectrum.imag[1:]]) > 0).tobytes()
+
+
+def fingerprint(samples: np.ndarray) -> np.ndarray:
     """Returns the fine structure of the magnitude spectrum, float32 `(3200,)` of norm 1.
 
-    The sum of the stretches of 2 s has the spectrum of the whole recording at two bins a hertz, however long it is: no
-    window cuts anything off, so that leading silence or the delay of a codec change no magnitude.
+    The dot product of two fingerprints is the similarity of the recordings. The sum of all stretches of 2 s has the
+    spectrum of the whole recording at two bins a hertz, however long it is. No window cuts anything off, so leading
+    silence and the delay of a codec change no magnitude.
+
+    Args:
+        samples: mono `(samples,)` at 16 kHz.
     """
     size = SAMPLING_RATE * BINS_PER_HERTZ
     folded = np.pad(samples, (0, -len(samples) % size)).reshape(-1, size).sum(0)
-    reach = NEIGHBOURHOOD * BINS_PER_HERTZ
-    band = slice(LOWEST * BINS_PER_HERTZ - reach, HIGHEST * BINS_PER_HERTZ + reach)
+    reach = NEIGHBOUR_HERTZ * BINS_PER_HERTZ
+    band = slice(MIN_HERTZ * BINS_PER_HERTZ - reach, MAX_HERTZ * BINS_PER_HERTZ + reach)
     magnitude = np.abs(np.fft.rfft(folded)[band]).astype(np.float64)
     total = np.cumsum(np.pad(magnitude, (1, 0)))
     width = 2 * reach + 1
