@@ -1,8 +1,4 @@
-"""Figures of speech emotion recognition as a metric of Hugging Face `evaluate`.
-
-The functions below the class are those of `whisper_ser.evaluation.metrics`, word for word (a test of that package
-holds both equal), so that this file works alone.
-"""
+"""Metrics of speech emotion recognition as a metric of Hugging Face `evaluate`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +7,11 @@ import datasets
 import evaluate as hf_evaluate
 import numpy as np
 
-ECE_BINS = 15
-
-# In whisper_ser the functions below raise an error of its own, of the same name.
+# What the functions below the class raise; in whisper_ser it is a class of its own.
 EvaluationError = ValueError
 
 _DESCRIPTION = """\
-Figures of speech emotion recognition, as fractions: WA (weighted accuracy: the share of utterances that are right), UA
+Metrics of speech emotion recognition, as fractions: WA (weighted accuracy: the share of utterances that are right), UA
 (unweighted accuracy: mean recall over the classes), weighted and macro F1, the recall of each class, the confusion
 matrix and, from probabilities, the expected calibration error.
 """
@@ -56,7 +50,7 @@ Examples:
 _CITATION = """\
 @misc{whisper-ser,
   title = {whisper-ser: speech emotion recognition on a frozen Whisper encoder},
-  note = {Figures as in arXiv 2602.06000, Section 4},
+  note = {Metrics as in arXiv 2602.06000, Section 4},
 }
 """
 
@@ -102,10 +96,16 @@ class SerMetrics(hf_evaluate.Metric):
         return evaluate(references, predictions, labels, probabilities)
 
 
+# Written by `make metric` from whisper_ser/evaluation/metrics.py: change it there.
+ECE_BINS = 15
+
+
 def evaluate(
     references: Any, predictions: Any, labels: Sequence[str], probabilities: Any | None = None
 ) -> dict[str, Any]:
-    """Returns `scores` with the recall of each class (`None` for one the references lack) and the confusion matrix.
+    """Returns WA, UA, weighted and macro F1, the recall of each class and the confusion matrix.
+
+    The recall of a class that the references lack is `None`.
 
     The confusion matrix counts utterances, references by row, predictions by column, in the order of `labels`.
 

@@ -1,7 +1,6 @@
-"""Predictions to the field's figures: one formula each, from confusion matrices.
+"""Metrics of predictions, one formula each, computed from confusion matrices.
 
-`metrics/ser_metrics` on the Hub must work without this package, so it carries these functions word for word; a test
-holds both equal.
+`make metric` copies the functions that `metrics/ser_metrics` needs, which works without this package.
 """
 
 from collections.abc import Sequence
@@ -35,7 +34,9 @@ def scores(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
 def evaluate(
     references: Any, predictions: Any, labels: Sequence[str], probabilities: Any | None = None
 ) -> dict[str, Any]:
-    """Returns `scores` with the recall of each class (`None` for one the references lack) and the confusion matrix.
+    """Returns WA, UA, weighted and macro F1, the recall of each class and the confusion matrix.
+
+    The recall of a class that the references lack is `None`.
 
     The confusion matrix counts utterances, references by row, predictions by column, in the order of `labels`.
 
