@@ -85,7 +85,7 @@ def test_tables_that_cannot_be_read_are_named(tmp_path, text, message):
 def test_one_emotion_is_nothing_to_tell_apart(corpus, tmp_path):
     folder = write_corpus(tmp_path / "corpus")
     write_table(folder, [row for row in rows_of(folder) if row["emotion"] == "calm"])
-    with pytest.raises(CorpusError, match="one emotion only, calm"):
+    with pytest.raises(CorpusError, match="only one emotion, calm"):
         load_table(folder)
 
 

@@ -1,4 +1,4 @@
-"""`whisper-ser train`: one run, a cross-validation, a sweep or an ablation, and what is written of it."""
+"""`whisper-ser train`: one run, a cross-validation, a sweep or an ablation, and its reports."""
 
 import os
 import shlex
@@ -42,8 +42,8 @@ print(classifier(read_audio({file!r})))
 
 
 def main(argv: list[str]) -> None:
-    """Trains what a recipe and flags say."""
-    logging.disable_progress_bar()  # of weights read and written in an instant
+    """Trains as the recipe and the flags say."""
+    logging.disable_progress_bar()  # weights are read and written in an instant
     arguments = parse_arguments(argv)
     corpus = load(arguments.data)
     folds = plan(corpus, arguments)
@@ -67,7 +67,7 @@ def plan(corpus: Dataset, arguments: Arguments) -> list[Fold]:
 
 
 def check_leaks(folds: list[Fold], sounds: Mapping[str, Sound], data: DataArguments) -> tuple[AuditResult, list[str]]:
-    """Returns what the audit of the folds saw, and what every table has to say; raises for a leak not allowed."""
+    """Returns the audit of the folds and the warnings for every table; raises for a leak that is not allowed."""
     audited = audit(folds, sounds)
     return audited, check(audited, set(data.allow_leaks or []))
 
@@ -78,7 +78,7 @@ def train_one(
     """Trains one model, writes its folder, and shows how to use it."""
     output_dir = Path(arguments.training.output_dir)
     check_output(output_dir, "model")
-    # New weights are drawn before the Trainer would seed.
+    # New weights are drawn before the Trainer sets the seed.
     set_seed(arguments.training.seed)
     model, extractor = build_model(arguments.model, split.train.features["emotion"].names)
     license_model(model, arguments, split.train.info.dataset_name)
@@ -103,7 +103,7 @@ def validate(
     warnings: list[str],
     arguments: Arguments,
 ) -> None:
-    """Cross-validates and writes what all folds say together."""
+    """Cross-validates and writes the metrics over all folds."""
     output_dir = Path(arguments.training.output_dir)
     check_output(output_dir, "folds")
     folders = cross_validate(folds, sounds, arguments)
@@ -157,7 +157,7 @@ def ablate(
 
 
 def try_it(model: Path, file: str) -> None:
-    """Classifies one file through the stock pipeline, and shows how to do that oneself."""
+    """Classifies one file with the stock pipeline, and prints the command to do so."""
     classifier: Any = pipeline("audio-classification", model=str(model), trust_remote_code=True)
     answers = classifier(read_audio(file, classifier.feature_extractor.sampling_rate))
     print(f"\n{_shortest(file)}: " + ", ".join(f"{answer['label']} {answer['score']:.2f}" for answer in answers))
@@ -166,6 +166,6 @@ def try_it(model: Path, file: str) -> None:
 
 
 def _shortest(path: str) -> str:
-    """Returns the path as seen from here, where it lies below here."""
+    """Returns the path relative to the current folder if it lies inside, else as it is."""
     here = os.path.relpath(path)
     return path if here.startswith("..") else here

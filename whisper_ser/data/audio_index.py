@@ -32,7 +32,7 @@ class Sound(NamedTuple):
     Attributes:
         path: of the file.
         file_hash: SHA-256 of its bytes.
-        sample_hash: SHA-256 of its samples as they are read, mono at 16 kHz, whatever the container.
+        sample_hash: SHA-256 of its samples as decoded to mono at 16 kHz, independent of the container.
         seconds: its duration.
         sketch: 400 bytes from which `duplicates` estimates how similar two fingerprints are.
     """
@@ -45,10 +45,10 @@ class Sound(NamedTuple):
 
 
 def listen(paths: list[str], progress: bool = True) -> dict[str, Sound]:
-    """Returns the sound of each file, by path.
+    """Returns the record of each file, by path.
 
     Raises:
-        CorpusError: lists every file that cannot be used with its reason.
+        CorpusError: lists every file that cannot be used, with the reason.
     """
     sounds, unusable = hear(paths, progress)
     refuse_unusable(unusable, len(paths))
@@ -56,9 +56,9 @@ def listen(paths: list[str], progress: bool = True) -> dict[str, Sound]:
 
 
 def hear(paths: list[str], progress: bool = True) -> tuple[dict[str, Sound], dict[str, str]]:
-    """Returns the sound of each usable file, and why each other one cannot be used.
+    """Returns the record of each usable file, and the reason why each other file cannot be used.
 
-    Under several processes each decodes its share, and all get all.
+    Of several processes each decodes its share of the files, and all processes get all records.
     """
     process = PartialState()
     mine = paths[process.process_index :: process.num_processes]
@@ -69,7 +69,7 @@ def hear(paths: list[str], progress: bool = True) -> tuple[dict[str, Sound], dic
 
 
 def refuse_unusable(unusable: dict[str, str], files: int) -> None:
-    """Raises `CorpusError` if there are reasons of files that cannot be used, in a corpus of so many."""
+    """Raises `CorpusError` if any of the `files` files of a corpus cannot be used; `unusable` has the reasons."""
     if unusable:
         raise CorpusError(
             f"{len(unusable)} of {files} audio files cannot be used; repair them or take them out of the table:\n"
@@ -78,7 +78,7 @@ def refuse_unusable(unusable: dict[str, str], files: int) -> None:
 
 
 def _heard(path: str) -> Sound | str:
-    """Returns the sound of a file, or why it cannot be used."""
+    """Returns the record of a file, or the reason why it cannot be used."""
     try:
         samples = read_audio(path, SAMPLING_RATE)
     except AudioFileError as error:

@@ -1,8 +1,8 @@
-"""Recordings that are there twice, under whatever name, codec, gain or sampling rate.
+"""Duplicate recordings, whatever their names, codecs, gains and sampling rates.
 
-Pairs are nominated by the sketches of their fingerprints, which are small enough to be kept for every file and are
-compared by matrix products. Of nominated pairs the whole fingerprints, then the waveforms at their best lag, are
-computed from the files and compared.
+Pairs are nominated by sketches of their fingerprints, which are small enough to be kept for every file and are
+compared by matrix products. The files of nominated pairs are read again, to compare their fingerprints and then
+their waveforms at the best lag.
 """
 
 from collections import defaultdict
@@ -20,20 +20,20 @@ MIN_SKETCH_SIMILARITY = 0.15
 """Estimates from sketches are off by 0.02 (standard deviation; 0.11 at most in a million pairs of real recordings), so
 that hardly a pair above `MIN_FINGERPRINT_SIMILARITY` is missed."""
 MIN_FINGERPRINT_SIMILARITY = 0.25
-"""Of all pairs of RAVDESS and of four emotions of EmoDB, different recordings reach 0.21; copies keep 0.5 through MP3
-or GSM at 8 kHz and 8 to 13 kbit/s, or Opus at 16."""
+"""Among all pairs of RAVDESS and of four emotions of EmoDB, different recordings have at most 0.21. Recordings encoded
+again as MP3 or GSM at 8 kHz and 8 to 13 kbit/s, or as Opus at 16, have at least 0.5."""
 MIN_CORRELATION = 0.65
-"""Of waveforms of one recording: different takes there reach 0.54, copies as above keep 0.9, and through Opus at its
-lowest bitrate 0.69."""
+"""Of waveforms. Different takes in these corpora have at most 0.54, recordings encoded again as above at least 0.9,
+and as Opus at its lowest bitrate 0.69."""
 MAX_SECONDS_APART = 0.5
-"""By which the durations of copies may differ: MP3 at 8 kHz adds up to 0.22."""
+"""Between the durations of duplicates: MP3 at 8 kHz adds up to 0.22 s."""
 TILE = 1024
-"""Sketches that are compared with as many others at a time: 13 MB each as numbers."""
+"""Number of sketches compared with as many others at a time; as floats they take 13 MB."""
 FINGERPRINTS_KEPT = 512
 
 
 class Duplicate(NamedTuple):
-    """Two files that hold one recording, and how that was found out."""
+    """Two files that hold the same recording, and the evidence."""
 
     one: str
     other: str
@@ -41,7 +41,7 @@ class Duplicate(NamedTuple):
 
 
 def find_duplicates(sounds: Sequence[Sound]) -> list[Duplicate]:
-    """Returns the pairs of files that hold one recording.
+    """Returns the pairs of files that hold the same recording.
 
     Memory beyond `sounds` is bounded. Files are read again only for pairs whose sketches are similar.
     """
@@ -61,7 +61,7 @@ def find_duplicates(sounds: Sequence[Sound]) -> list[Duplicate]:
 
 
 def _equal_samples(sounds: Sequence[Sound]) -> Iterator[tuple[int, int]]:
-    """Yields pairs of indices of equal samples, whatever the container."""
+    """Yields pairs of indices of files with equal samples."""
     same: dict[str, list[int]] = defaultdict(list)
     for index, sound in enumerate(sounds):
         same[sound.sample_hash].append(index)
@@ -70,11 +70,11 @@ def _equal_samples(sounds: Sequence[Sound]) -> Iterator[tuple[int, int]]:
 
 
 def _similar_sketches(sounds: Sequence[Sound]) -> Iterator[tuple[int, int]]:
-    """Yields pairs of indices of recordings of like duration whose fingerprints are estimated to be similar."""
+    """Yields pairs of indices of recordings of similar duration whose sketches are similar."""
     order = sorted(range(len(sounds)), key=lambda index: sounds[index].seconds)
     seconds = np.array([sounds[index].seconds for index in order])
     sketches = np.stack([np.frombuffer(sounds[index].sketch, np.uint8) for index in order])
-    # Two unit vectors at an angle a differ in the share a / pi of their random signs (Charikar 2002).
+    # The sketches of two vectors at the angle a differ in the share a / pi of their bits (Charikar 2002).
     least = FINGERPRINT_BINS * (1 - 2 * np.arccos(MIN_SKETCH_SIMILARITY) / np.pi)
     for start in range(0, len(order), TILE):
         rows = _signs(sketches[start : start + TILE])

@@ -13,20 +13,19 @@ from whisper_ser.data.splits import Fold
 from whisper_ser.errors import ProtocolError, listed
 
 KINDS = ("speakers", "audio", "labels")
-"""Of leaks, as `check` allows them by name."""
 
 
 class LeakError(ProtocolError):
-    """Parts of a fold that share what they must not."""
+    """The parts of a fold share speakers or recordings, or a label cannot be learnt."""
 
 
 @dataclass(frozen=True)
 class Leak:
-    """What two parts of a fold share, or the training part lacks.
+    """What two parts of a fold share, or what the training part lacks.
 
     Attributes:
         kind: one of `KINDS`.
-        fold: its name.
+        fold: name of the fold.
         parts: such as `train/test`.
         found: the speakers, pairs of files, or labels.
     """
@@ -39,14 +38,14 @@ class Leak:
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What an audit saw. `dataclasses.asdict` of it is JSON.
+    """The result of an audit. `dataclasses.asdict` of it is JSON.
 
     Attributes:
-        folds: their names.
-        utterances: audio files compared.
-        leaks: empty where all is well.
-        notes: for people: what is no leak but worth knowing.
-        without_speaker: utterances whose speaker is not known, so that parts may share speakers unseen.
+        folds: names of the folds.
+        utterances: number of audio files compared.
+        leaks: all leaks found.
+        notes: for readers: facts that are not leaks but should be known.
+        without_speaker: number of utterances whose speaker is unknown, so that parts may share speakers.
     """
 
     folds: list[str]
@@ -57,19 +56,19 @@ class AuditResult:
 
 
 def audit(folds: Sequence[Fold], sounds: Mapping[str, Sound] | None = None, *, progress: bool = True) -> AuditResult:
-    """Returns what the parts of each fold share, whether of one corpus or of several.
+    """Returns what the parts of each fold share, within one corpus or across several.
 
-    Speakers are told apart by their name and their corpus' name (`info.dataset_name`). Every file is decoded once and
-    compared once, however many folds there are: time grows with the audio and, far more slowly, with the number
-    of pairs of like duration; RAVDESS' 1,440 utterances take about 6 s of one core, a tenth of it for the pairs.
+    Speakers are identified by their name and the name of their corpus (`info.dataset_name`). Every file is compared
+    once, however many folds there are. The time is dominated by decoding: the 1,440 utterances of RAVDESS take about
+    6 s on one core, a tenth of it for comparing pairs.
 
     Args:
         folds: with the columns `path`, `speaker` and `emotion` in every part.
-        sounds: what `listen` returned for all files; left out, they are listened to.
-        progress: shows a bar.
+        sounds: what `listen` returned for all files; computed here if left out.
+        progress: shows a progress bar.
 
     Raises:
-        CorpusError: audio that cannot be used, all of it listed.
+        CorpusError: lists all audio files that cannot be used.
     """
     paths = sorted({path for fold in folds for part in fold.split for path in part["path"][:]})
     heard = listen(paths, progress) if sounds is None else sounds
@@ -91,11 +90,11 @@ def check(result: AuditResult, allow: set[str]) -> list[str]:
     """Returns a line for each kind of leak that was found and is allowed, to be printed with every result.
 
     Args:
-        result: of `audit`.
-        allow: kinds of leaks that are accepted, of `KINDS`.
+        result: what `audit` returned.
+        allow: the `KINDS` of leaks that are accepted.
 
     Raises:
-        LeakError: a leak that is not allowed; lists all of them.
+        LeakError: lists all leaks that are not allowed.
         ProtocolError: an unknown kind.
     """
     unknown = sorted(allow - {*KINDS})
@@ -105,17 +104,16 @@ def check(result: AuditResult, allow: set[str]) -> list[str]:
     if refused:
         kinds = sorted({leak.kind for leak in refused})
         raise LeakError(
-            f"The parts of the folds are not what a fair test needs ({', '.join(kinds)}):\n"
+            f"The parts of the folds are not independent, or a label cannot be learnt ({', '.join(kinds)}):\n"
             f"{listed([_described(leak) for leak in refused])}\n"
-            "Use another protocol, hold out other speakers, or take the utterances or labels out. Where a published "
-            "protocol wants it so, allow it by "
-            f"name ({', '.join(kinds)}): every table will say so."
+            "Use another protocol, hold out other speakers, or remove the utterances or labels. If a published "
+            f"protocol requires it, allow it by name ({', '.join(kinds)}); every table will state it."
         )
     return [f"Leak allowed: {finding}" for finding in findings(result)]
 
 
 def findings(result: AuditResult) -> list[str]:
-    """Returns a line for each kind of leak between two parts: in how many folds, and the first of them."""
+    """Returns a line for each kind of leak between two parts: the number of folds, and the leak of the first one."""
     leaky: dict[tuple[str, str], list[Leak]] = defaultdict(list)
     for leak in result.leaks:
         leaky[leak.kind, leak.parts].append(leak)
@@ -158,7 +156,7 @@ def _shared_audio(fold: Fold, duplicates: list[Duplicate]) -> Iterator[Leak]:
 
 
 def _missing_labels(fold: Fold, notes: list[str]) -> Iterator[Leak]:
-    """Yields what cannot be learnt; what is only not tested or validated is added to `notes`."""
+    """Yields labels missing from the training part; labels missing from other parts are added to `notes`."""
     present = {
         name: {part.features["emotion"].names[label] for label in set(part["emotion"][:])}
         for name, part in fold.split._asdict().items()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from whisper_ser.audio.augmentation import TRANSFORMS
-from whisper_ser.audio.decoding import SHORTEST_SECONDS, read_audio
+from whisper_ser.audio.decoding import MIN_SECONDS, read_audio
 from whisper_ser.data.audio_index import Sound
 
 VERSION = 1
@@ -58,7 +58,7 @@ class AugmentedView:
         for place, name in enumerate(names):
             if chosen >> place & 1:
                 samples = TRANSFORMS[name](samples, generator, sampling_rate)
-        least = round(SHORTEST_SECONDS * sampling_rate)
+        least = round(MIN_SECONDS * sampling_rate)
         return np.pad(samples, (0, max(0, least - len(samples)))).astype(np.float32)
 
 
