@@ -35,8 +35,8 @@ class CorpusSpec:
         title: the name in publications.
         language: ISO 639-1 code.
         license: in short, as the publisher words it.
-        license_id: identifier of the licence on the Hub; `None` where the publisher states none, or has an agreement or
-            restriction of its own (see `whisper_ser.data.licenses`).
+        license_id: identifier of the licence on the Hub; `None` where the publisher states none, or has an agreement
+            or restriction of its own (see `whisper_ser.data.licenses`).
         citation: BibTeX.
         homepage: where to obtain it.
         layout: of the folder as distributed, for error messages.
