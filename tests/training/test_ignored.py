@@ -45,7 +45,6 @@ IGNORED = [
     (["--hub_model_id", "a/b"], "--hub_model_id"),
     (["--do_predict", "true"], "--do_predict"),
     (["--pooling_type", "mean", "--num_pooling_heads", "3"], "num_pooling_heads"),
-    (["--pooling_type", "attentive", "--pooling_queries", "learnt"], "pooling_queries"),
     (["--poolings", "mean", "statistics", "--pooling_dropout", "0.2"], "pooling_dropout"),
     (["--poolings", "mean", "qkv", "--by_pooling", '{"mean": {"scale_scores": true}}'], "scale_scores"),
     (["--ensemble", '{"pooling_type": "mean", "pooling_head_dim": 8}', "{}"], "pooling_head_dim"),
@@ -58,7 +57,7 @@ USED = [
     ["--test_speakers", "a", "--validation_fraction", "0.3"],
     ["--resume_from_checkpoint", "c", "--save_total_limit", "3"],
     [*LOSO, "--jobs", "2"],
-    ["--poolings", "mean", "qkv", "--num_pooling_heads", "3", "--pooling_queries", "learnt"],
+    ["--poolings", "mean", "qkv", "--num_pooling_heads", "3"],
     ["--ensemble", '{"pooling_type": "statistics"}', "{}", "--pooling_head_dim", "8"],
     # Nothing is dropped where nothing could be.
     ["--pooling_type", "mean", "--pooling_dropout", "0", "--score_activation", "none"],

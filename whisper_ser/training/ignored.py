@@ -1,6 +1,6 @@
 """Settings that another setting leaves without effect: they are refused, not ignored."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
@@ -104,13 +104,9 @@ def _refuse_ignored_fields(arguments: "Arguments") -> None:
     own = [(member.get("pooling_type", usual), member) for member in members]
     own += [(pooling, sweep.settings_of(pooling)) for pooling in sweep.poolings or []]
     for names, settings in [(poolings, vars(model)), *(([pooling], settings) for pooling, settings in own)]:
-        if unread := _unread_fields(settings, set(names)):
+        unread = [name for name in ATTENTION_FIELDS if not _is_off(settings.get(name))]
+        if unread and not {"attentive", "qkv"} & {*names}:
             raise RecipeError(f"{' and '.join(unread)} would be ignored: no pooling of {', '.join(names)} reads it.")
-
-
-def _unread_fields(settings: Mapping[str, Any], poolings: set[str]) -> list[str]:
-    readers = {**dict.fromkeys(ATTENTION_FIELDS, {"attentive", "qkv"}), "pooling_queries": {"qkv"}}
-    return [name for name, read_by in readers.items() if not _is_off(settings.get(name)) and not read_by & poolings]
 
 
 def _is_off(value: Any) -> bool:
