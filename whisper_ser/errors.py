@@ -61,7 +61,7 @@ class AudioFileError(WhisperSerError, ValueError):
         self.reason = reason
 
 
-def listed(problems: list[str]) -> str:
+def format_problems(problems: list[str]) -> str:
     """Returns the problems one a line, the first `MAX_LISTED` of them."""
     more = [f"... and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
     return "\n".join(f"  {problem}" for problem in problems[:MAX_LISTED] + more)

@@ -16,7 +16,7 @@ from conftest import RATE, speechlike, write_corpus, write_table
 
 from whisper_ser.audio.decoding import channel_count, decode, read_audio, reads_video
 from whisper_ser.commands import train as run_train
-from whisper_ser.data.audio_index import listen
+from whisper_ser.data.audio_index import index_audio
 from whisper_ser.data.corpora.table import load_table
 from whisper_ser.data.leakage import LeakError
 from whisper_ser.data.splits import folds, split_by_speaker
@@ -170,7 +170,7 @@ def test_all_bad_files_are_listed_before_training_begins(tmp_path, small_checkpo
 def test_long_lists_are_cut_but_counted(tmp_path):
     paths = [str(tmp_path / f"{n}.wav") for n in range(1050)]
     with pytest.raises(CorpusError, match="1050 of 1050") as error:
-        listen(paths, progress=False)
+        index_audio(paths, progress=False)
     assert "999.wav" in str(error.value) and "and 50 more" in str(error.value)
 
 

@@ -18,8 +18,8 @@ from whisper_ser.training.ignored import refuse_ignored_data
 from whisper_ser.training.settings import DataArguments, SerTrainingArguments
 
 FOLDER_OPTIONAL = ("demo", "emobox")
-EXCLUDED_SETTINGS = ("corpus", "data_dir", "allow_leaks", "feature_dir")
-"""Data settings that are no flags here: corpus and folder are positional, leaks are shown, nothing is encoded."""
+EXCLUDED_SETTINGS = ("corpus", "data_dir", "allow_leaks", "feature_dir", "license")
+"""Data settings that are no flags here: corpus and folder are positional, leaks are shown, nothing is trained."""
 
 
 def main(argv: list[str]) -> int:

@@ -14,7 +14,7 @@ from transformers import pipeline, set_seed
 from transformers.utils import logging
 
 from whisper_ser.audio.decoding import read_audio
-from whisper_ser.data.audio_index import Sound, listen
+from whisper_ser.data.audio_index import AudioRecord, index_audio
 from whisper_ser.data.leakage import AuditResult, audit, check
 from whisper_ser.data.splits import Fold, Split, training_paths
 from whisper_ser.paper.latency import measure_latency
@@ -47,17 +47,17 @@ def main(argv: list[str]) -> None:
     arguments = parse_arguments(argv)
     corpus = load(arguments.data)
     folds = plan(corpus, arguments)
-    sounds = listen(sorted({path for part in folds[0].split for path in part["path"]}))
-    audited, warnings = check_leaks(folds, sounds, arguments.data)
+    records = index_audio(sorted({path for part in folds[0].split for path in part["path"]}))
+    audited, warnings = check_leaks(folds, records, arguments.data)
     protocol = protocol_of(corpus, arguments.data)
     if arguments.sweep.variants:
-        ablate(folds, protocol, sounds, audited, warnings, arguments)
+        ablate(folds, protocol, records, audited, warnings, arguments)
     elif arguments.sweep.varies:
-        vary(folds, protocol, sounds, audited, warnings, arguments)
+        vary(folds, protocol, records, audited, warnings, arguments)
     elif arguments.data.protocol == "split":
-        train_one(folds[0].split, sounds, audited, warnings, arguments)
+        train_one(folds[0].split, records, audited, warnings, arguments)
     else:
-        validate(folds, protocol, sounds, audited, warnings, arguments)
+        validate(folds, protocol, records, audited, warnings, arguments)
 
 
 def plan(corpus: Dataset, arguments: Arguments) -> list[Fold]:
@@ -66,14 +66,16 @@ def plan(corpus: Dataset, arguments: Arguments) -> list[Fold]:
     return plan_folds(corpus, arguments.data, arguments.training.seed, drawn)
 
 
-def check_leaks(folds: list[Fold], sounds: Mapping[str, Sound], data: DataArguments) -> tuple[AuditResult, list[str]]:
+def check_leaks(
+    folds: list[Fold], records: Mapping[str, AudioRecord], data: DataArguments
+) -> tuple[AuditResult, list[str]]:
     """Returns the audit of the folds and the warnings for every table; raises for a leak that is not allowed."""
-    audited = audit(folds, sounds)
+    audited = audit(folds, records)
     return audited, check(audited, set(data.allow_leaks or []))
 
 
 def train_one(
-    split: Split, sounds: Mapping[str, Sound], audited: AuditResult, warnings: list[str], arguments: Arguments
+    split: Split, records: Mapping[str, AudioRecord], audited: AuditResult, warnings: list[str], arguments: Arguments
 ) -> None:
     """Trains one model, writes its folder, and shows how to use it."""
     output_dir = Path(arguments.training.output_dir)
@@ -85,7 +87,7 @@ def train_one(
     store = Path(arguments.data.feature_dir)
     trained = training_paths([Fold("test", split)], arguments.training.refit)
     inputs = prepare_inputs(
-        model, extractor, sounds, store, copies=arguments.training.augmented_views, trained=trained
+        model, extractor, records, store, copies=arguments.training.augmented_views, trained=trained
     )
     training = train_with_refit(model, extractor, inputs, split, arguments)
     if PartialState().is_main_process:
@@ -98,7 +100,7 @@ def train_one(
 def validate(
     folds: list[Fold],
     protocol: str,
-    sounds: Mapping[str, Sound],
+    records: Mapping[str, AudioRecord],
     audited: AuditResult,
     warnings: list[str],
     arguments: Arguments,
@@ -106,7 +108,7 @@ def validate(
     """Cross-validates and writes the metrics over all folds."""
     output_dir = Path(arguments.training.output_dir)
     check_output(output_dir, "folds")
-    folders = cross_validate(folds, sounds, arguments)
+    folders = cross_validate(folds, records, arguments)
     if PartialState().is_main_process:
         metrics = write_cross_validation(output_dir, folds, folders, protocol, audited, warnings)
         write_recipe(output_dir, recipe(arguments))
@@ -116,7 +118,7 @@ def validate(
 def vary(
     folds: list[Fold],
     protocol: str,
-    sounds: Mapping[str, Sound],
+    records: Mapping[str, AudioRecord],
     audited: AuditResult,
     warnings: list[str],
     arguments: Arguments,
@@ -124,7 +126,7 @@ def vary(
     """Trains every setting of a sweep on every fold, and writes the report."""
     check_output(Path(arguments.training.output_dir), "cells")
     by_protocol = arguments._replace(data=replace(arguments.data, protocol=protocol))
-    results = sweep(folds, sounds, audited, warnings, by_protocol)
+    results = sweep(folds, records, audited, warnings, by_protocol)
     if PartialState().is_main_process:
         page = write_sweep_report(Path(arguments.training.output_dir), results, measure_latency)
         print(f"\nThe report is in {page}")
@@ -133,7 +135,7 @@ def vary(
 def ablate(
     folds: list[Fold],
     protocol: str,
-    sounds: Mapping[str, Sound],
+    records: Mapping[str, AudioRecord],
     audited: AuditResult,
     warnings: list[str],
     arguments: Arguments,
@@ -145,7 +147,7 @@ def ablate(
     for name, settings in variants.items():
         if main_process:
             print(f"{name}:", flush=True)
-        cross_validated = cross_validate(folds, sounds, settings)
+        cross_validated = cross_validate(folds, records, settings)
         folder = Path(settings.training.output_dir)
         if main_process:
             write_cross_validation(folder, folds, cross_validated, protocol, audited, warnings)

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from whisper_ser.audio.decoding import read_audio
-from whisper_ser.errors import AudioFileError, CorpusError, listed
+from whisper_ser.errors import AudioFileError, CorpusError, format_problems
 
 SAMPLING_RATE = 16000
 BINS_PER_HERTZ = 2
@@ -26,7 +26,7 @@ NEIGHBOUR_HERTZ = 10
 SKETCH_SIGNS = np.random.default_rng(0).choice([-1.0, 1.0], FINGERPRINT_BINS)
 
 
-class Sound(NamedTuple):
+class AudioRecord(NamedTuple):
     """What the index knows of an audio file.
 
     Attributes:
@@ -44,18 +44,18 @@ class Sound(NamedTuple):
     sketch: bytes
 
 
-def listen(paths: list[str], progress: bool = True) -> dict[str, Sound]:
+def index_audio(paths: list[str], progress: bool = True) -> dict[str, AudioRecord]:
     """Returns the record of each file, by path.
 
     Raises:
         CorpusError: lists every file that cannot be used, with the reason.
     """
-    sounds, unusable = hear(paths, progress)
+    records, unusable = scan_audio(paths, progress)
     refuse_unusable(unusable, len(paths))
-    return sounds
+    return records
 
 
-def hear(paths: list[str], progress: bool = True) -> tuple[dict[str, Sound], dict[str, str]]:
+def scan_audio(paths: list[str], progress: bool = True) -> tuple[dict[str, AudioRecord], dict[str, str]]:
     """Returns the record of each usable file, and the reason why each other file cannot be used.
 
     Of several processes each decodes its share of the files, and all processes get all records.
@@ -63,9 +63,9 @@ def hear(paths: list[str], progress: bool = True) -> tuple[dict[str, Sound], dic
     process = PartialState()
     mine = paths[process.process_index :: process.num_processes]
     bar = tqdm(mine, desc="checking audio", unit="file", disable=not (progress and process.is_main_process))
-    heard: dict[str, Sound | str] = dict(gather_object([(path, _heard(path)) for path in bar]))
-    sounds = {path: sound for path in paths if isinstance(sound := heard[path], Sound)}
-    return sounds, {path: reason for path in paths if isinstance(reason := heard[path], str)}
+    results: dict[str, AudioRecord | str] = dict(gather_object([(path, _scan(path)) for path in bar]))
+    records = {path: record for path in paths if isinstance(record := results[path], AudioRecord)}
+    return records, {path: reason for path in paths if isinstance(reason := results[path], str)}
 
 
 def refuse_unusable(unusable: dict[str, str], files: int) -> None:
@@ -73,11 +73,11 @@ def refuse_unusable(unusable: dict[str, str], files: int) -> None:
     if unusable:
         raise CorpusError(
             f"{len(unusable)} of {files} audio files cannot be used; repair them or take them out of the table:\n"
-            + listed([f"{path} {reason}" for path, reason in unusable.items()])
+            + format_problems([f"{path} {reason}" for path, reason in unusable.items()])
         )
 
 
-def _heard(path: str) -> Sound | str:
+def _scan(path: str) -> AudioRecord | str:
     """Returns the record of a file, or the reason why it cannot be used."""
     try:
         samples = read_audio(path, SAMPLING_RATE)
@@ -86,7 +86,7 @@ def _heard(path: str) -> Sound | str:
     with open(path, "rb") as file:
         file_hash = hashlib.file_digest(file, "sha256").hexdigest()
     sample_hash = hashlib.sha256(samples.tobytes()).hexdigest()
-    return Sound(path, file_hash, sample_hash, len(samples) / SAMPLING_RATE, _sketch(fingerprint(samples)))
+    return AudioRecord(path, file_hash, sample_hash, len(samples) / SAMPLING_RATE, _sketch(fingerprint(samples)))
 
 
 def _sketch(vector: np.ndarray) -> bytes:

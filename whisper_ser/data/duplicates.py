@@ -14,7 +14,14 @@ from typing import NamedTuple
 import numpy as np
 
 from whisper_ser.audio.decoding import read_audio
-from whisper_ser.data.audio_index import FINGERPRINT_BINS, MAX_HERTZ, MIN_HERTZ, SAMPLING_RATE, Sound, fingerprint
+from whisper_ser.data.audio_index import (
+    FINGERPRINT_BINS,
+    MAX_HERTZ,
+    MIN_HERTZ,
+    SAMPLING_RATE,
+    AudioRecord,
+    fingerprint,
+)
 
 MIN_SKETCH_SIMILARITY = 0.15
 """Estimates from sketches are off by 0.02 (standard deviation; 0.11 at most in a million pairs of real recordings), so
@@ -40,15 +47,15 @@ class Duplicate(NamedTuple):
     evidence: str
 
 
-def find_duplicates(sounds: Sequence[Sound]) -> list[Duplicate]:
+def find_duplicates(records: Sequence[AudioRecord]) -> list[Duplicate]:
     """Returns the pairs of files that hold the same recording.
 
-    Memory beyond `sounds` is bounded. Files are read again only for pairs whose sketches are similar.
+    Memory beyond `records` is bounded. Files are read again only for pairs whose sketches are similar.
     """
     found = []
     full_fingerprint = lru_cache(FINGERPRINTS_KEPT)(_fingerprint_of_file)
-    for i, j in sorted({*_equal_samples(sounds), *_similar_sketches(sounds)}):
-        one, other = sounds[i], sounds[j]
+    for i, j in sorted({*_equal_samples(records), *_similar_sketches(records)}):
+        one, other = records[i], records[j]
         if one.file_hash == other.file_hash:
             found.append(Duplicate(one.path, other.path, "identical bytes"))
         elif one.sample_hash == other.sample_hash:
@@ -60,20 +67,20 @@ def find_duplicates(sounds: Sequence[Sound]) -> list[Duplicate]:
     return found
 
 
-def _equal_samples(sounds: Sequence[Sound]) -> Iterator[tuple[int, int]]:
+def _equal_samples(records: Sequence[AudioRecord]) -> Iterator[tuple[int, int]]:
     """Yields pairs of indices of files with equal samples."""
     same: dict[str, list[int]] = defaultdict(list)
-    for index, sound in enumerate(sounds):
-        same[sound.sample_hash].append(index)
+    for index, record in enumerate(records):
+        same[record.sample_hash].append(index)
     for indices in same.values():
         yield from combinations(indices, 2)
 
 
-def _similar_sketches(sounds: Sequence[Sound]) -> Iterator[tuple[int, int]]:
+def _similar_sketches(records: Sequence[AudioRecord]) -> Iterator[tuple[int, int]]:
     """Yields pairs of indices of recordings of similar duration whose sketches are similar."""
-    order = sorted(range(len(sounds)), key=lambda index: sounds[index].seconds)
-    seconds = np.array([sounds[index].seconds for index in order])
-    sketches = np.stack([np.frombuffer(sounds[index].sketch, np.uint8) for index in order])
+    order = sorted(range(len(records)), key=lambda index: records[index].seconds)
+    seconds = np.array([records[index].seconds for index in order])
+    sketches = np.stack([np.frombuffer(records[index].sketch, np.uint8) for index in order])
     # The sketches of two vectors at the angle a differ in the share a / pi of their bits (Charikar 2002).
     least = FINGERPRINT_BINS * (1 - 2 * np.arccos(MIN_SKETCH_SIMILARITY) / np.pi)
     for start in range(0, len(order), TILE):

@@ -7,10 +7,10 @@ from itertools import combinations
 
 from datasets import Dataset
 
-from whisper_ser.data.audio_index import Sound, listen
+from whisper_ser.data.audio_index import AudioRecord, index_audio
 from whisper_ser.data.duplicates import Duplicate, find_duplicates
 from whisper_ser.data.splits import Fold
-from whisper_ser.errors import ProtocolError, listed
+from whisper_ser.errors import ProtocolError, format_problems
 
 KINDS = ("speakers", "audio", "labels")
 
@@ -55,7 +55,9 @@ class AuditResult:
     without_speaker: int = 0
 
 
-def audit(folds: Sequence[Fold], sounds: Mapping[str, Sound] | None = None, *, progress: bool = True) -> AuditResult:
+def audit(
+    folds: Sequence[Fold], records: Mapping[str, AudioRecord] | None = None, *, progress: bool = True
+) -> AuditResult:
     """Returns what the parts of each fold share, within one corpus or across several.
 
     Speakers are identified by their name and the name of their corpus (`info.dataset_name`). Every file is compared
@@ -64,15 +66,15 @@ def audit(folds: Sequence[Fold], sounds: Mapping[str, Sound] | None = None, *, p
 
     Args:
         folds: with the columns `path`, `speaker` and `emotion` in every part.
-        sounds: what `listen` returned for all files; computed here if left out.
+        records: what `index_audio` returned for all files; computed here if left out.
         progress: shows a progress bar.
 
     Raises:
         CorpusError: lists all audio files that cannot be used.
     """
     paths = sorted({path for fold in folds for part in fold.split for path in part["path"][:]})
-    heard = listen(paths, progress) if sounds is None else sounds
-    duplicates = find_duplicates([heard[path] for path in paths])
+    records = index_audio(paths, progress) if records is None else records
+    duplicates = find_duplicates([records[path] for path in paths])
     unknown = {path for fold in folds for part in fold.split for path in _without_speaker(part)}
     result = AuditResult([fold.name for fold in folds], len(paths), without_speaker=len(unknown))
     for fold in folds:
@@ -105,7 +107,7 @@ def check(result: AuditResult, allow: set[str]) -> list[str]:
         kinds = sorted({leak.kind for leak in refused})
         raise LeakError(
             f"The parts of the folds are not independent, or a label cannot be learnt ({', '.join(kinds)}):\n"
-            f"{listed([_described(leak) for leak in refused])}\n"
+            f"{format_problems([_described(leak) for leak in refused])}\n"
             "Use another protocol, hold out other speakers, or remove the utterances or labels. If a published "
             f"protocol requires it, allow it by name ({', '.join(kinds)}); every table will state it."
         )

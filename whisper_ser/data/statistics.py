@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from whisper_ser.data.audio_index import Sound, hear, refuse_unusable
+from whisper_ser.data.audio_index import AudioRecord, refuse_unusable, scan_audio
 from whisper_ser.data.leakage import audit, findings
 from whisper_ser.data.splits import Fold, Split
 
@@ -36,10 +36,10 @@ def describe(corpus: Dataset, folds: Sequence[Fold], progress: bool = True) -> d
         CorpusError: no file can be used; lists all of them.
     """
     paths = corpus["path"][:]
-    sounds, unusable = hear(sorted(set(paths)), progress)
-    if not sounds:
+    records, unusable = scan_audio(sorted(set(paths)), progress)
+    if not records:
         refuse_unusable(unusable, len(set(paths)))
-    durations = [sounds[path].seconds for path in paths if path in sounds]
+    durations = [records[path].seconds for path in paths if path in records]
     about = corpus.info
     return {
         "name": about.dataset_name,
@@ -55,19 +55,19 @@ def describe(corpus: Dataset, folds: Sequence[Fold], progress: bool = True) -> d
             {"name": fold.name, "parts": {name: _part(part) for name, part in fold.split._asdict().items()}}
             for fold in folds
         ],
-        "audit": _audit(folds, sounds, unusable),
+        "audit": _audit(folds, records, unusable),
         "unusable": unusable,
     }
 
 
-def _audit(folds: Sequence[Fold], sounds: dict[str, Sound], unusable: dict[str, str]) -> dict[str, Any] | None:
+def _audit(folds: Sequence[Fold], records: dict[str, AudioRecord], unusable: dict[str, str]) -> dict[str, Any] | None:
     if not folds:
         return None
     usable = [
         Fold(fold.name, Split(*(_usable(part, unusable) if unusable else part for part in fold.split)))
         for fold in folds
     ]
-    result = audit(usable, sounds)
+    result = audit(usable, records)
     return {**asdict(result), "findings": findings(result)}
 
 

@@ -66,7 +66,7 @@ def predictions_table(part: str, utterances: Dataset, logits: np.ndarray, labels
     return table.assign(**{f"probability_{label}": probabilities[:, i] for i, label in enumerate(labels)})
 
 
-def between_people(test: pandas.DataFrame, labels: list[str]) -> dict[str, Any]:
+def speaker_statistics(test: pandas.DataFrame, labels: list[str]) -> dict[str, Any]:
     """Returns intervals over speakers, metrics by gender and the spread over speakers of test predictions.
 
     Each is `None` where speakers or genders are unknown.

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow.parquet
 
 from whisper_ser.inference.outputs import Failure, Prediction, Span, Timeline, Update
-from whisper_ser.io import harmless
+from whisper_ser.io import escape_csv_formula
 
 ROW_GROUP = 65536
 """Rows of a parquet row group."""
@@ -64,7 +64,7 @@ def csv_lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     for number, row in enumerate(rows):
         if number == 0:
             yield _csv_line(row)
-        yield _csv_line([harmless(value) for value in row.values()])
+        yield _csv_line([escape_csv_formula(value) for value in row.values()])
 
 
 def _csv_line(cells: Iterable[Any]) -> str:

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from whisper_ser.data.corpora.dataset import Utterance, build_dataset
 from whisper_ser.data.corpora.published import READABLE
-from whisper_ser.errors import CorpusError, listed
+from whisper_ser.errors import CorpusError, format_problems
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ def _placed(
     if problems:
         raise CorpusError(
             f"The manifest is not a partition into folds ({len(problems)} problems); each utterance must be tested "
-            f"once and be in one list of a fold:\n{listed(problems)}"
+            f"once and be in one list of a fold:\n{format_problems(problems)}"
         )
     if single:
         return entries, {}, {key: parts[0] for (key, _), parts in parts_in.items()}
@@ -221,7 +221,7 @@ def _audio_paths(
     raise CorpusError(
         f"{len(missing)} of the {len(entries)} audio files of {manifest} are not in {root}, neither as .wav nor as "
         f".flac.{segments} Put the corpus there under these names, or name the folder that holds it as audio_root:\n"
-        f"{listed(missing)}"
+        f"{format_problems(missing)}"
     )
 
 

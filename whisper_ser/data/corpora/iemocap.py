@@ -5,7 +5,7 @@ from pathlib import Path
 
 from whisper_ser.data.corpora.dataset import Utterance
 from whisper_ser.data.corpora.published import GENDERS, READABLE, CorpusSpec, audio_below, matched, root_with
-from whisper_ser.errors import CorpusError, listed
+from whisper_ser.errors import CorpusError, format_problems
 
 EMOTIONS = {
     "ang": "angry",
@@ -43,7 +43,7 @@ def read(folder: Path) -> list[Utterance]:
     if strangers:
         raise CorpusError(
             f"{len(strangers)} audio files of {root} are not named like those of IEMOCAP (such as "
-            f"Ses01F_impro01_F000.wav). Move them elsewhere:\n{listed(strangers)}"
+            f"Ses01F_impro01_F000.wav). Move them elsewhere:\n{format_problems(strangers)}"
         )
     labels = _labels(root)
     found = ((_audio_of(root, name), name, emotion) for name, emotion in labels.items())
@@ -68,7 +68,7 @@ def _labels(root: Path) -> dict[str, str]:
     if problems:
         raise CorpusError(
             f"{len(problems)} label lines cannot be read; expected [start - end], utterance, emotion ("
-            f"{', '.join(EMOTIONS)}) and [V, A, D] between tabs:\n{listed(problems)}"
+            f"{', '.join(EMOTIONS)}) and [V, A, D] between tabs:\n{format_problems(problems)}"
         )
     return labels
 

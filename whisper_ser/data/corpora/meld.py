@@ -8,7 +8,7 @@ from pathlib import Path
 from whisper_ser.audio.decoding import reads_video
 from whisper_ser.data.corpora.dataset import Utterance
 from whisper_ser.data.corpora.published import READABLE, CorpusSpec, files_below
-from whisper_ser.errors import CorpusError, listed
+from whisper_ser.errors import CorpusError, format_problems
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def _rows(table: Path) -> list[dict[str, str]]:
         rows = [{column: (row[column] or "").strip() for column in COLUMNS} for row in reader]
     unknown = [f"line {n}: {row['Emotion']!r}" for n, row in enumerate(rows, 2) if row["Emotion"] not in EMOTIONS]
     if unknown:
-        raise CorpusError(f"{table} has emotions other than {', '.join(EMOTIONS)}:\n{listed(unknown)}")
+        raise CorpusError(f"{table} has emotions other than {', '.join(EMOTIONS)}:\n{format_problems(unknown)}")
     return rows
 
 

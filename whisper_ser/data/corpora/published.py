@@ -11,7 +11,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from whisper_ser.data.corpora.dataset import Utterance, build_dataset
-from whisper_ser.errors import CorpusError, listed
+from whisper_ser.errors import CorpusError, format_problems
 
 logger = logging.getLogger(__name__)
 
@@ -191,12 +191,12 @@ def utterances_by_name(
     if strangers:
         raise CorpusError(
             f"{len(strangers)} audio files are not named like those of the corpus ({rule}, as .wav or .flac). Move "
-            f"them elsewhere or name a folder without them:\n{listed(strangers)}"
+            f"them elsewhere or name a folder without them:\n{format_problems(strangers)}"
         )
     twice = [" and ".join(paths) for paths in copies.values() if len(paths) > 1]
     if twice:
         raise CorpusError(
-            f"{len(twice)} recordings occur more than once. Name the folder of one copy:\n{listed(twice)}"
+            f"{len(twice)} recordings occur more than once. Name the folder of one copy:\n{format_problems(twice)}"
         )
     return utterances
 
@@ -216,5 +216,7 @@ def root_with(folder: Path, pattern: str) -> Path | None:
         return folder
     roots = [path for path in sorted(folder.iterdir()) if path.is_dir() and any(path.glob(pattern))]
     if len(roots) > 1:
-        raise CorpusError(f"{folder} holds several copies of the corpus; name one:\n{listed([str(r) for r in roots])}")
+        raise CorpusError(
+            f"{folder} holds several copies of the corpus; name one:\n{format_problems([str(r) for r in roots])}"
+        )
     return roots[0] if roots else None

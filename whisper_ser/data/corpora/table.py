@@ -18,7 +18,7 @@ from huggingface_hub.constants import HF_HOME
 
 from whisper_ser.data.corpora.dataset import Utterance, build_dataset
 from whisper_ser.data.splits import PARTS
-from whisper_ser.errors import CorpusError, listed
+from whisper_ser.errors import CorpusError, format_problems
 from whisper_ser.io import replacing
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def _checked(
         )
     problems += [f"{path} is listed {n} times" for path, n in listed_paths.items() if n > 1]
     if problems:
-        raise CorpusError(f"{source} has {len(problems)} rows that cannot be used:\n{listed(problems)}")
+        raise CorpusError(f"{source} has {len(problems)} rows that cannot be used:\n{format_problems(problems)}")
     return utterances
 
 
@@ -360,7 +360,9 @@ def _labelled_by_folder(folder: Path) -> Iterator[_Row]:
     depth = 2 if has_parts else 1
     loose = ["/".join(parts) for parts in files if len(parts) <= depth]
     if loose:
-        raise CorpusError(f"{folder} has {len(loose)} files outside folders named after a label:\n{listed(loose)}")
+        raise CorpusError(
+            f"{folder} has {len(loose)} files outside folders named after a label:\n{format_problems(loose)}"
+        )
     for parts in files:
         name = "/".join(parts)
         yield _Row(name, name, parts[depth - 1], split=parts[0] * has_parts)
