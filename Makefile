@@ -4,7 +4,7 @@ BIN := .venv/bin
 LOWEST := .venv-lowest
 SHIPPED := modeling_whisper_ser whisper_ser metrics app.py push_to_hub.py run_train.py
 
-.PHONY: train app test test-lowest reliability check format clean
+.PHONY: train app test test-lowest reliability check metric format clean
 
 train: .venv/installed  ## train, test and use a model on the synthetic demo corpus
 	$(BIN)/python run_train.py recipes/demo.json
@@ -32,6 +32,9 @@ check: .venv/installed  ## lint and type-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive $(SHIPPED)
+
+metric: .venv/installed  ## write the functions of whisper_ser/evaluation/metrics.py into metrics/ser_metrics
+	$(BIN)/python metrics/build.py
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from whisper_ser.audio.decoding import read_audio
-from whisper_ser.data.audio_index import listen
+from whisper_ser.data.audio_index import index_audio
 from whisper_ser.data.corpora.table import load_table
 from whisper_ser.demo.encoder import resolve_encoder
 from whisper_ser.inference.formats import prediction_row, write_parquet
@@ -139,7 +139,7 @@ def filling(files: list[str], arguments: argparse.Namespace) -> Callable[[], obj
         resolve_encoder(arguments.encoder), ["a", "b"], layer_index=max(arguments.layers)
     )
     extractor = WhisperSerFeatureExtractor(feature_size=model.config.encoder_config.num_mel_bins)
-    return lambda: fill(model, extractor, listen(files, progress=False), arguments.store, arguments.layers)
+    return lambda: fill(model, extractor, index_audio(files, progress=False), arguments.store, arguments.layers)
 
 
 def predicting(files: list[str], arguments: argparse.Namespace) -> Callable[[], object]:

@@ -21,7 +21,7 @@ from datasets import Dataset, concatenate_datasets
 from safetensors.torch import load_file
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
-from whisper_ser.data.audio_index import listen
+from whisper_ser.data.audio_index import index_audio
 from whisper_ser.data.splits import Split
 from whisper_ser.training.data import load, plan_folds
 from whisper_ser.training.feature_store import Features, _scan, _write_shard, fill, store_folders
@@ -66,7 +66,7 @@ def _prepare(flags: list[str], size: int) -> None:
     paths = sorted(load(arguments.data)["path"])
     model, extractor = build_model(arguments.model, load(arguments.data).features["emotion"].names)
     store = Path(arguments.data.feature_dir)
-    fill(model, extractor, listen(paths, progress=False), store)
+    fill(model, extractor, index_audio(paths, progress=False), store)
     (folder,) = store_folders(store, model, extractor, model.config.layer_indices).values()
     shards = [shard for shard in folder.glob("*.safetensors") if "+" not in next(iter(load_file(shard)))]
     for copy in range(1, size):
@@ -103,8 +103,8 @@ def _features(
     split: Split,
     size: int,
 ) -> Features:
-    sounds = listen(sorted({path for part in split for path in part["path"]}), progress=False)
-    keys = {path: sound.sample_hash for path, sound in sounds.items()}
+    records = index_audio(sorted({path for part in split for path in part["path"]}), progress=False)
+    keys = {path: record.sample_hash for path, record in records.items()}
     keys |= {f"{path}+{copy}": f"{key}+{copy}" for path, key in keys.items() for copy in range(1, size)}
     layers = tuple(model.config.layer_indices)
     folders = store_folders(store, model, extractor, layers)

@@ -33,7 +33,7 @@ from transformers import Trainer, TrainingArguments, WhisperConfig, WhisperForAu
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from whisper_ser.audio.decoding import read_audio
-from whisper_ser.data.audio_index import listen
+from whisper_ser.data.audio_index import index_audio
 from whisper_ser.data.splits import Fold, folds
 from whisper_ser.training.cross_validation import cross_validate
 from whisper_ser.training.data import load
@@ -72,12 +72,12 @@ def main() -> None:
 
 
 def ours(arguments: Arguments, parts: list[Fold], folder: str) -> Callable[[], float]:
-    sounds = listen(sorted({path for part in parts[0].split for path in part["path"]}), progress=False)
+    records = index_audio(sorted({path for part in parts[0].split for path in part["path"]}), progress=False)
     model, extractor = build_model(arguments.model, labels_of(parts))
-    prepare_inputs(model, extractor, sounds, Path(arguments.data.feature_dir))
+    prepare_inputs(model, extractor, records, Path(arguments.data.feature_dir))
 
     def run() -> float:
-        cross_validate(parts, sounds, arguments)
+        cross_validate(parts, records, arguments)
         return 1.0
 
     return run

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-LISTED = 1000
+MAX_LISTED = 1000
 """Bad rows or files that a message lists before it only counts."""
 
 
@@ -61,10 +61,10 @@ class AudioFileError(WhisperSerError, ValueError):
         self.reason = reason
 
 
-def listed(problems: list[str]) -> str:
-    """Returns the problems one a line, the first `LISTED` of them."""
-    more = [f"... and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
-    return "\n".join(f"  {problem}" for problem in problems[:LISTED] + more)
+def format_problems(problems: list[str]) -> str:
+    """Returns the problems one a line, the first `MAX_LISTED` of them."""
+    more = [f"... and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
+    return "\n".join(f"  {problem}" for problem in problems[:MAX_LISTED] + more)
 
 
 def user_errors() -> tuple[type[Exception], ...]:

@@ -142,6 +142,6 @@ def _digest(content: Mapping[str, Any]) -> str:
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def harmless(cell: Any) -> Any:
+def escape_csv_formula(cell: Any) -> Any:
     """Returns a cell; text that a spreadsheet would run as a formula is preceded by an apostrophe."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_SIGNS) else cell

@@ -1,8 +1,4 @@
-"""Figures of speech emotion recognition as a metric of Hugging Face `evaluate`.
-
-The functions below the class are those of `whisper_ser.evaluation.metrics`, word for word (a test of that package
-holds both equal), so that this file works alone.
-"""
+"""Metrics of speech emotion recognition as a metric of Hugging Face `evaluate`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +7,11 @@ import datasets
 import evaluate as hf_evaluate
 import numpy as np
 
-ECE_BINS = 15
-
-# In whisper_ser the functions below raise an error of its own, of the same name.
+# What the functions below the class raise; in whisper_ser it is a class of its own.
 EvaluationError = ValueError
 
 _DESCRIPTION = """\
-Figures of speech emotion recognition, as fractions: WA (weighted accuracy: the share of utterances that are right), UA
+Metrics of speech emotion recognition, as fractions: WA (weighted accuracy: the share of utterances that are right), UA
 (unweighted accuracy: mean recall over the classes), weighted and macro F1, the recall of each class, the confusion
 matrix and, from probabilities, the expected calibration error.
 """
@@ -56,7 +50,7 @@ Examples:
 _CITATION = """\
 @misc{whisper-ser,
   title = {whisper-ser: speech emotion recognition on a frozen Whisper encoder},
-  note = {Figures as in arXiv 2602.06000, Section 4},
+  note = {Metrics as in arXiv 2602.06000, Section 4},
 }
 """
 
@@ -102,10 +96,16 @@ class SerMetrics(hf_evaluate.Metric):
         return evaluate(references, predictions, labels, probabilities)
 
 
+# Written by `make metric` from whisper_ser/evaluation/metrics.py: change it there.
+ECE_BINS = 15
+
+
 def evaluate(
     references: Any, predictions: Any, labels: Sequence[str], probabilities: Any | None = None
 ) -> dict[str, Any]:
-    """Returns `scores` with the recall of each class (`None` for one the references lack) and the confusion matrix.
+    """Returns WA, UA, weighted and macro F1, the recall of each class and the confusion matrix.
+
+    The recall of a class that the references lack is `None`.
 
     The confusion matrix counts utterances, references by row, predictions by column, in the order of `labels`.
 
@@ -114,8 +114,7 @@ def evaluate(
         probabilities: `(utterances, num_labels)`; with them the result has `ece`, the expected calibration error.
 
     Raises:
-        EvaluationError: no utterances, lengths that differ, labels that are unknown or missing, probabilities that
-            are none.
+        EvaluationError: no utterances, different lengths, unknown or missing labels, or invalid probabilities.
     """
     references, predictions = class_pairs(references, predictions, labels)
     matrix = confusion_matrix(references, predictions, len(labels))
@@ -135,8 +134,8 @@ def matrix_scores(matrices: np.ndarray) -> dict[str, np.ndarray]:
     """Returns WA, UA, weighted and macro F1 as fractions, each `(...)`, of confusion matrices.
 
     - `wa`, weighted accuracy: the share of utterances that are right (accuracy).
-    - `ua`, unweighted accuracy: the mean recall of the classes that the references have, as scikit-learn's
-      `balanced_accuracy_score`. A class that is only predicted costs recall elsewhere and is not averaged itself.
+    - `ua`, unweighted accuracy: the mean recall of the classes in the references, as scikit-learn's
+      `balanced_accuracy_score`. A class that occurs in predictions only has no recall and is left out.
     - `f1`: the F1 of each class weighted by its utterances in the references, as the paper reports it.
     - `macro_f1`: the mean F1 of the classes found in references or predictions, as scikit-learn's default. A class
       that is only predicted counts with an F1 of 0; one found in neither does not count.
@@ -201,7 +200,7 @@ def class_pairs(references: Any, predictions: Any, labels: Sequence[str]) -> tup
     """Returns the class indices `(utterances,)` of references and predictions.
 
     Raises:
-        EvaluationError: no utterances, lengths that differ, or what `class_indices` raises.
+        EvaluationError: no utterances, different lengths, or as `class_indices`.
     """
     if len(references) != len(predictions):
         raise EvaluationError(
@@ -216,7 +215,7 @@ def class_indices(values: Any, labels: Sequence[str], what: str) -> np.ndarray:
     """Returns the class indices `(utterances,)` of `values`, which are indices into `labels` or names of `labels`.
 
     Raises:
-        EvaluationError: missing or unknown labels, or values that are neither whole numbers nor names.
+        EvaluationError: missing or unknown labels, or values that are neither integers nor names.
     """
     items = values.tolist() if hasattr(values, "tolist") else list(values)
     missing = [index for index, item in enumerate(items) if item is None or item != item]
@@ -227,7 +226,7 @@ def class_indices(values: Any, labels: Sequence[str], what: str) -> np.ndarray:
     elif all(isinstance(item, (int, np.integer)) and not isinstance(item, bool) for item in items):
         index_of = {index: index for index in range(len(labels))}
     else:
-        raise EvaluationError(f"{what} must be all class indices (whole numbers) or all label names.")
+        raise EvaluationError(f"{what} must be all class indices (integers) or all label names.")
     unknown = sorted(set(items) - set(index_of))
     if unknown:
         raise EvaluationError(f"{what} hold unknown labels {unknown}. The labels are {dict(enumerate(labels))}.")
@@ -238,8 +237,8 @@ def class_probabilities(values: Any, utterances: int, num_labels: int | None = N
     """Returns `values` as float64 `(utterances, num_labels)`.
 
     Raises:
-        EvaluationError: no utterances, another shape, NaN, values outside 0 to 1, or rows that do not sum to 1 (within
-            0.001, so that rounded and half-precision probabilities pass).
+        EvaluationError: no utterances, a wrong shape, NaN, values outside 0 to 1, or rows that do not sum to 1 within
+            0.001, which rounded and half-precision probabilities do.
     """
     try:
         probabilities = np.asarray(values, dtype=np.float64)
@@ -261,7 +260,7 @@ def class_probabilities(values: Any, utterances: int, num_labels: int | None = N
 
 
 def labels_found(references: Any, predictions: Any) -> list[str]:
-    """Returns the label names that occur, sorted; of class indices "0" up to the highest that occurs."""
+    """Returns the label names that occur, sorted; for class indices "0" up to the highest one."""
     items = {
         item
         for values in (references, predictions)

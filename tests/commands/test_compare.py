@@ -80,9 +80,9 @@ def test_what_is_no_run_is_told_what_to_give(tmp_path, capsys):
     (tmp_path / "broken.parquet").write_text("broken")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     for source, message in (
-        ("empty", "empty has no predictions.parquet: give the output folder of a run"),
+        ("empty", "empty has no predictions.parquet: give the folder of a finished run"),
         ("absent", "There is no "),
-        ("metrics.json", "is no table of predictions; expected .parquet or .csv"),
+        ("metrics.json", "is not a table of predictions; expected .parquet or .csv"),
         ("broken.parquet", "cannot be read as a parquet table"),
         ("other.csv", "The candidate lacks the columns part, path, speaker, emotion, predicted"),
     ):
@@ -145,11 +145,11 @@ def test_other_folds_are_said_and_other_names_of_folds_are_not():
     for pair in ((by_speaker, halves), (halves, by_speaker)):
         comparison = compare(*pair, resamples=100)
         assert comparison["same_folds"] is False
-        assert "cut the corpus into different folds" in comparison_table(comparison)
+        assert "have different folds" in comparison_table(comparison)
     assert "different folds" not in comparison_table(compare(by_speaker, renamed, resamples=100))
 
 
 @pytest.mark.parametrize(("speakers", "warned"), [(5, True), (6, False)])
 def test_too_few_speakers_for_any_claim_are_said(speakers, warned):
     table = comparison_table(compare(*two_runs(0.9, speakers=speakers), resamples=100))
-    assert ("So few speakers support no claim at 95 %, whatever P(real) is: 6 are needed." in table) == warned
+    assert ("Too few speakers for a claim at 95%, whatever P(real) is: 6 are needed." in table) == warned

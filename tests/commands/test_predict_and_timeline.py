@@ -79,7 +79,7 @@ def test_bad_files_are_told_at_the_end_and_the_others_done(run, folder):
     assert status == 1
     assert [json.loads(line)["file"] for line in printed.splitlines()] == files_of(folder)
     assert "3 could not be used" in complaints
-    for words in ("absent.wav is not there", "bad.wav cannot be read", "No file matches"):
+    for words in ("absent.wav does not exist", "bad.wav cannot be read", "No file matches"):
         assert words in complaints
 
 
@@ -211,10 +211,14 @@ def test_raw_audio_may_come_in_parts_of_samples(run, talk, monkeypatch):
     ("argv", "words"),
     [
         (["timeline", "-", "--format", "json"], "jsonl"),
-        (["timeline", "-", "x.wav"], "stands alone"),
+        (["timeline", "-", "x.wav"], "only input"),
         (["timeline", "a.wav", "b.wav", "--format", "vtt"], "one recording"),
         (["predict", "a.wav", "--shard_files", "2"], "--output_dir"),
         (["predict", "a.wav", "b.wav", "--plot", "x.png"], "one recording"),
+        (["timeline", "a.wav", "--raw_rate", "8000"], "--raw_rate would be ignored"),
+        (["timeline", "a.wav", "--raw_channels", "1"], "--raw_channels would be ignored"),
+        (["timeline", "-", "--raw_channels", "0"], "at least 1"),
+        (["timeline", "-", "--cut", "even"], "leave --cut out"),
     ],
     ids=str,
 )

@@ -229,7 +229,7 @@ def test_stretches_of_a_longer_file_must_be_cut(tmp_path: Path) -> None:
     ]
     manifest = write_manifest(tmp_path, "pavoque", folds, {"angry": "Angry", "sad": "Sad"}, audio=False)
     write_files(tmp_path, ["downloads/pavoque/pavoque-angry.flac"])
-    with pytest.raises(CorpusError, match=r"Cut the stretches[\s\S]*pavoque-m0-angry.wav"):
+    with pytest.raises(CorpusError, match=r"Save the segments[\s\S]*pavoque-m0-angry.wav"):
         load_emobox(manifest)
     write_files(tmp_path, [f"downloads/pavoque/pavoque-m{n}-angry.wav" for n in range(2)])
     assert len(set(load_emobox(manifest)["path"])) == 2

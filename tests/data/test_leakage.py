@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ import soundfile
 import soxr
 from conftest import RATE, speechlike
 
+from whisper_ser.data.audio_index import FINGERPRINT_BINS, _sketch, index_audio
 from whisper_ser.data.corpora.dataset import Utterance, build_dataset
 from whisper_ser.data.corpora.table import load_table
 from whisper_ser.data.leakage import LeakError, audit, check
@@ -52,7 +54,7 @@ def part(files, speakers=None, labels=LABELS, name="one"):
 
 
 @pytest.fixture
-def sounds(tmp_path) -> list[Path]:
+def recordings(tmp_path) -> list[Path]:
     """Utterances whose voices differ: two for each part."""
     files = [tmp_path / f"{n}.wav" for n in range(6)]
     for n, file in enumerate(files):
@@ -60,15 +62,15 @@ def sounds(tmp_path) -> list[Path]:
     return files
 
 
-def cut(sounds, train=(), validation=(), test=()) -> list[Fold]:
+def cut(recordings, train=(), validation=(), test=()) -> list[Fold]:
     """Returns a fold of two clean utterances a part, plus files; every speaker is another."""
-    parts = [[*sounds[:2], *train], [*sounds[2:4], *validation], [*sounds[4:], *test]]
+    parts = [[*recordings[:2], *train], [*recordings[2:4], *validation], [*recordings[4:], *test]]
     speakers = [[f"{n}-{m}" for m in range(len(files))] for n, files in enumerate(parts)]
     return [Fold("1", Split(*map(part, parts, speakers)))]
 
 
-def test_clean_parts_have_no_leak(sounds):
-    result = audit(cut(sounds))
+def test_clean_parts_have_no_leak(recordings):
+    result = audit(cut(recordings))
     assert result.leaks == [] and result.notes == [] and result.utterances == 6 and result.without_speaker == 0
     assert check(result, set()) == []
 
@@ -77,24 +79,24 @@ def test_clean_parts_have_no_leak(sounds):
     ("shared", "expected"),
     [((0, 2), "train/test"), ((0, 1), "train/validation"), ((1, 2), "validation/test")],
 )
-def test_a_speaker_in_two_parts_is_found(sounds, shared, expected):
+def test_a_speaker_in_two_parts_is_found(recordings, shared, expected):
     speakers = [[f"{n}a", f"{n}b"] for n in range(3)]
     for n in shared:
         speakers[n][1] = "01"
-    fold = Fold("7", Split(*(part(sounds[2 * n : 2 * n + 2], speakers[n]) for n in range(3))))
+    fold = Fold("7", Split(*(part(recordings[2 * n : 2 * n + 2], speakers[n]) for n in range(3))))
     (leak,) = audit([fold]).leaks
     assert (leak.kind, leak.fold, leak.parts, leak.found) == ("speakers", "7", expected, ["01"])
     with pytest.raises(LeakError, match=f"fold 7: {expected.replace('/', ' and ')} share speakers 01"):
         check(audit([fold]), {"audio", "labels"})
 
 
-def test_speakers_of_two_corpora_may_have_one_name(sounds):
-    train, test = part(sounds[:2], ["1", "2"], name="one"), part(sounds[4:], ["1", "2"], name="other")
+def test_speakers_of_two_corpora_may_have_one_name(recordings):
+    train, test = part(recordings[:2], ["1", "2"], name="one"), part(recordings[4:], ["1", "2"], name="other")
     assert audit([Fold("x", Split(train, train.select([]), test))]).leaks == []
 
 
-def test_unknown_speakers_are_noted_and_not_taken_for_one(sounds):
-    result = audit([Fold("x", Split(part(sounds[:2], ["", ""]), part([]), part(sounds[4:], ["", "b"])))])
+def test_unknown_speakers_are_noted_and_not_taken_for_one(recordings):
+    result = audit([Fold("x", Split(part(recordings[:2], ["", ""]), part([]), part(recordings[4:], ["", "b"])))])
     assert result.leaks == []
     assert result.without_speaker == 3
     assert result.notes == ["3 of 4 utterances have no speaker: parts may share speakers unseen."]
@@ -105,34 +107,38 @@ def found(result) -> list[tuple[str, list[str]]]:
     return [(leak.parts, leak.found) for leak in result.leaks]
 
 
-def test_the_same_file_in_two_parts_is_found(sounds):
-    assert found(audit(cut(sounds, validation=[sounds[5]]))) == [("validation/test", [f"{sounds[5]} itself"])]
+def test_the_same_file_in_two_parts_is_found(recordings):
+    assert found(audit(cut(recordings, validation=[recordings[5]]))) == [
+        ("validation/test", [f"{recordings[5]} itself"])
+    ]
 
 
-def test_a_file_copied_under_another_name_is_found(sounds, tmp_path):
-    copy = shutil.copy(sounds[0], tmp_path / "zz.wav")
-    assert found(audit(cut(sounds, test=[copy]))) == [("train/test", [f"{sounds[0]} as {copy} (identical bytes)"])]
+def test_a_file_copied_under_another_name_is_found(recordings, tmp_path):
+    copy = shutil.copy(recordings[0], tmp_path / "zz.wav")
+    assert found(audit(cut(recordings, test=[copy]))) == [
+        ("train/test", [f"{recordings[0]} as {copy} (identical bytes)"])
+    ]
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_the_same_samples_in_another_container_are_found(sounds, tmp_path, channels):
-    samples, _ = soundfile.read(sounds[4], dtype="int16")
+def test_the_same_samples_in_another_container_are_found(recordings, tmp_path, channels):
+    samples, _ = soundfile.read(recordings[4], dtype="int16")
     soundfile.write(tmp_path / "zz.flac", np.stack([samples] * channels, 1), RATE)
-    result = audit(cut(sounds, train=[tmp_path / "zz.flac"]))
-    assert found(result) == [("train/test", [f"{sounds[4]} as {tmp_path / 'zz.flac'} (identical samples)"])]
+    result = audit(cut(recordings, train=[tmp_path / "zz.flac"]))
+    assert found(result) == [("train/test", [f"{recordings[4]} as {tmp_path / 'zz.flac'} (identical samples)"])]
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_a_copy_encoded_again_is_found(sounds, tmp_path, codec):
-    copy = recode(sounds[1], tmp_path / "zz.audio", codec)
-    ((parts, (pair,)),) = found(audit(cut(sounds, test=[copy])))
+def test_a_copy_encoded_again_is_found(recordings, tmp_path, codec):
+    copy = recode(recordings[1], tmp_path / "zz.audio", codec)
+    ((parts, (pair,)),) = found(audit(cut(recordings, test=[copy])))
     assert parts == "train/test"
-    assert pair.startswith(f"{sounds[1]} as {copy} (the same recording, correlation ")
+    assert pair.startswith(f"{recordings[1]} as {copy} (the same recording, correlation ")
 
 
 @pytest.mark.parametrize("change", ["silence before", "silence behind", "upside down", "noise"])
-def test_a_copy_changed_otherwise_is_found(sounds, tmp_path, change):
-    samples, _ = soundfile.read(sounds[1])
+def test_a_copy_changed_otherwise_is_found(recordings, tmp_path, change):
+    samples, _ = soundfile.read(recordings[1])
     changed = {
         "silence before": np.pad(samples, (RATE // 5, 0)),
         "silence behind": np.pad(samples, (0, RATE // 5)),
@@ -140,7 +146,7 @@ def test_a_copy_changed_otherwise_is_found(sounds, tmp_path, change):
         "noise": samples + 0.1 * samples.std() * np.random.default_rng(0).standard_normal(len(samples)),
     }[change]
     soundfile.write(tmp_path / "zz.wav", changed, RATE)
-    assert len(found(audit(cut(sounds, test=[tmp_path / "zz.wav"])))) == 1
+    assert len(found(audit(cut(recordings, test=[tmp_path / "zz.wav"])))) == 1
 
 
 def test_steady_voices_of_like_pitch_are_not_taken_for_copies(corpus):
@@ -148,28 +154,45 @@ def test_steady_voices_of_like_pitch_are_not_taken_for_copies(corpus):
     assert audit(folds(load_table(corpus), "loso")).leaks == []
 
 
-def test_copies_in_one_part_are_no_leak(sounds, tmp_path):
-    copies = [recode(sounds[0], tmp_path / "zz.mp3", "mp3"), Path(shutil.copy(sounds[1], tmp_path / "yy.wav"))]
-    assert audit(cut(sounds, train=copies)).leaks == []
+def test_copies_in_one_part_are_no_leak(recordings, tmp_path):
+    copies = [recode(recordings[0], tmp_path / "zz.mp3", "mp3"), Path(shutil.copy(recordings[1], tmp_path / "yy.wav"))]
+    assert audit(cut(recordings, train=copies)).leaks == []
 
 
-def test_copies_are_found_across_corpora(sounds, tmp_path):
-    copy = recode(sounds[0], tmp_path / "zz.ogg", "ogg")
-    train, test = part(sounds[:2], name="one"), part([copy, sounds[4]], ["a", "b"], name="other")
+def test_copies_are_found_across_corpora(recordings, tmp_path):
+    copy = recode(recordings[0], tmp_path / "zz.ogg", "ogg")
+    train, test = part(recordings[:2], name="one"), part([copy, recordings[4]], ["a", "b"], name="other")
     ((parts, (pair,)),) = found(audit([Fold("one to other", Split(train, train.select([]), test))]))
     assert parts == "train/test" and str(copy) in pair
 
 
-def test_many_utterances_are_compared_in_blocks(sounds, tmp_path, monkeypatch):
-    monkeypatch.setattr("whisper_ser.data.leakage.ROWS_AT_ONCE", 2)
-    copies = [recode(file, tmp_path / f"zz{n}.mp3", "mp3 at 8 kHz") for n, file in enumerate(sounds[:2])]
-    ((_, pairs),) = found(audit(cut(sounds, test=copies)))
+def test_many_utterances_are_compared_in_blocks(recordings, tmp_path, monkeypatch):
+    monkeypatch.setattr("whisper_ser.data.duplicates.TILE", 2)
+    copies = [recode(file, tmp_path / f"zz{n}.mp3", "mp3 at 8 kHz") for n, file in enumerate(recordings[:2])]
+    ((_, pairs),) = found(audit(cut(recordings, test=copies)))
     assert len(pairs) == 2
 
 
-def test_labels_that_cannot_be_learnt_are_a_leak_and_others_a_note(sounds):
+def test_the_index_keeps_little_of_each_file_and_the_audit_reads_no_file_without_a_reason(recordings, monkeypatch):
+    index = index_audio(list(map(str, recordings)), progress=False)
+    assert all(len(pickle.dumps(record)) < 800 for record in index.values())
+    read = []
+    monkeypatch.setattr("whisper_ser.data.duplicates.read_audio", lambda path, rate: read.append(path))
+    assert audit(cut(recordings), index).leaks == [] and not read
+
+
+@pytest.mark.parametrize("similarity", [-0.4, 0.0, 0.3, 0.7])
+def test_sketches_tell_how_similar_fingerprints_are(similarity):
+    one, other = np.linalg.qr(np.random.default_rng(0).standard_normal((FINGERPRINT_BINS, 2)))[0].T
+    pair = [one, similarity * one + np.sqrt(1 - similarity**2) * other]
+    bits = np.unpackbits([np.frombuffer(_sketch(vector), np.uint8) for vector in pair], axis=1)
+    assert bits.shape[1] == FINGERPRINT_BINS
+    assert np.cos(np.pi * (bits[0] != bits[1]).mean()) == pytest.approx(similarity, abs=0.06)
+
+
+def test_labels_that_cannot_be_learnt_are_a_leak_and_others_a_note(recordings):
     labels = ("calm", "excited", "sad")
-    train, test = part(sounds[:2], labels=labels), part(sounds[4:], ["a", "b"], labels=("calm", "afraid"))
+    train, test = part(recordings[:2], labels=labels), part(recordings[4:], ["a", "b"], labels=("calm", "afraid"))
     result = audit([Fold("1", Split(train, train.select([]), test))])
     (leak,) = result.leaks
     assert (leak.kind, leak.parts, leak.found) == ("labels", "train", ["afraid", "sad"])
@@ -178,10 +201,10 @@ def test_labels_that_cannot_be_learnt_are_a_leak_and_others_a_note(sounds):
         check(result, set())
 
 
-def test_what_is_allowed_is_said_and_nothing_else_passes(sounds):
+def test_what_is_allowed_is_said_and_nothing_else_passes(recordings):
     speakers = [["a", "b"], ["c", "d"], ["a", "b"]]
-    split = Split(*(part(sounds[2 * n : 2 * n + 2], speakers[n]) for n in range(3)))
-    other = Split(split.train, split.validation, part(sounds[3:5], ["e", "f"]))
+    split = Split(*(part(recordings[2 * n : 2 * n + 2], speakers[n]) for n in range(3)))
+    other = Split(split.train, split.validation, part(recordings[3:5], ["e", "f"]))
     result = audit([Fold("1", split), Fold("2", other)])
     assert [leak.kind for leak in result.leaks] == ["speakers", "audio"]
     with pytest.raises(LeakError, match=r"\(audio\).*\n  fold 2: validation and test share audio") as error:
@@ -196,11 +219,13 @@ def test_what_is_allowed_is_said_and_nothing_else_passes(sounds):
         check(result, {"speaker"})
 
 
-def test_a_result_is_json(sounds):
-    result = audit(cut(sounds, test=[sounds[0]]))
+def test_a_result_is_json(recordings):
+    result = audit(cut(recordings, test=[recordings[0]]))
     stored = json.loads(json.dumps(asdict(result)))
     assert stored["folds"] == ["1"] and stored["utterances"] == 6
-    assert stored["leaks"] == [{"kind": "audio", "fold": "1", "parts": "train/test", "found": [f"{sounds[0]} itself"]}]
+    assert stored["leaks"] == [
+        {"kind": "audio", "fold": "1", "parts": "train/test", "found": [f"{recordings[0]} itself"]}
+    ]
 
 
 @pytest.mark.real

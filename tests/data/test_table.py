@@ -98,8 +98,8 @@ def test_a_split_column_is_kept_as_group(folder):
 @pytest.mark.parametrize(
     ("header", "arguments", "message"),
     [
-        ("path,audio,emotion", {}, "path and audio: say by path_column"),
-        ("path,emotion,label", {}, "emotion and label: say by label_column"),
+        ("path,audio,emotion", {}, "path and audio: name the one with the path by path_column"),
+        ("path,emotion,label", {}, "emotion and label: name the one with the label by label_column"),
         ("path,emotion,mood", {"label_column": "moood"}, "no column moood; it has path, emotion, mood"),
         ("x,emotion,y", {}, "no column named file_name or path .*; it has x, emotion, y. Name it by path_column"),
         ("path,x,y", {}, "no column named emotion or label"),
@@ -169,10 +169,10 @@ def test_an_alias_for_no_label_is_logged(folder, caplog):
         ("t.csv", b"", "it has nothing"),
         ("t.csv", b"\xff\xfe\x00", "not a CSV table in UTF-8"),
         ("t.jsonl", b"{\n", "not a JSONL table"),
-        ("t.jsonl", b"[1]\n", "line 1 is no object"),
+        ("t.jsonl", b"[1]\n", "line 1 is not an object"),
         ("t.parquet", b"no", "not a Parquet table"),
-        ("t.txt", b"no", "no table that can be read; expected one of .csv"),
-        ("t.csv", b"path,emotion\naudio/a.wav,x\naudio/b.wav,x\n", "one emotion only, x"),
+        ("t.txt", b"no", "is not a table; expected one of .csv"),
+        ("t.csv", b"path,emotion\naudio/a.wav,x\naudio/b.wav,x\n", "only one emotion, x"),
     ],
 )
 def test_tables_that_cannot_be_read_are_named(folder, name, content, message):
@@ -194,7 +194,7 @@ def test_a_source_that_is_not_there_is_named(source):
 
 
 def test_an_unknown_dataset_is_named():
-    with pytest.raises(CorpusError, match="nobody/nothing is no table, no folder of audio .* and no dataset"):
+    with pytest.raises(CorpusError, match="nobody/nothing is neither a table, nor .* nor a readable dataset"):
         load_table("nobody/nothing")
 
 

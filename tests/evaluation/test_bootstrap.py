@@ -268,7 +268,7 @@ def wrong_tables() -> list:
         (pandas.concat([run, run.iloc[:1]]), r"candidate holds 1 utterances more than once \(s00/000.wav\)"),
         (other, "disagree on the emotion of 6 utterances: s00/000.wav is '[a-z]+' in the baseline"),
         (speaker, "disagree on the speaker of 1 utterances: s00/000.wav is 's00' in the baseline, 'other' in the"),
-        (run.assign(probability_bored=0.0), "only one of them knows bored"),
+        (run.assign(probability_bored=0.0), "only one of them has bored"),
     ]
 
 
@@ -284,7 +284,7 @@ def test_the_table_shows_every_metric_in_percent():
     references = [0] * 6 + [1] * 6
     runs = [table(references, predictions, list("abcdefabcdef")) for predictions in ([0] * 12, references)]
     lines = comparison_table(compare(*runs, resamples=99), ("mean", "QKV")).splitlines()
-    assert lines[0].split() == ["mean", "QKV", "difference", "95", "%", "interval", "P(real)", "p", "better"]
+    assert lines[0].split() == ["mean", "QKV", "difference", "95%", "interval", "P(real)", "p", "better"]
     assert [line.strip().split("  ")[0] for line in lines[1:5]] == ["WA", "UA", "F1 (weighted)", "F1 (macro)"]
     assert lines[1].split() == ["WA", "50.0", "100.0", "+50.0", "+50.0", "to", "+50.0", "1.000", "0.0312", "QKV"]
     assert lines[-1] == "12 test utterances pooled, 6 speakers drawn 99 times (seed 0), the same for both runs."

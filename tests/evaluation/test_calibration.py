@@ -14,7 +14,13 @@ from sklearn.metrics import log_loss
 
 from modeling_whisper_ser import WhisperForEmotionClassification
 from whisper_ser.commands import train as run_train
-from whisper_ser.evaluation.calibration import HIGHEST, LOWEST, coverage, fit_temperature, with_temperature
+from whisper_ser.evaluation.calibration import (
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    coverage,
+    fit_temperature,
+    with_temperature,
+)
 from whisper_ser.evaluation.metrics import expected_calibration_error
 from whisper_ser.inference.predict import predict
 from whisper_ser.training.models import build_model
@@ -68,9 +74,9 @@ def test_it_finds_by_how_much_the_logits_were_scaled():
 
 
 def test_huge_logits_and_wrong_models_have_bounded_temperatures():
-    assert fit_temperature(np.array([[1e5, 0.0], [1e5, 0.0]]), np.array([0, 1])) == pytest.approx(HIGHEST)
-    assert fit_temperature(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([1, 0])) == pytest.approx(HIGHEST)
-    assert fit_temperature(np.array([[1e-3, 0.0]] * 9), np.zeros(9, int)) == pytest.approx(LOWEST)
+    assert fit_temperature(np.array([[1e5, 0.0], [1e5, 0.0]]), np.array([0, 1])) == pytest.approx(MAX_TEMPERATURE)
+    assert fit_temperature(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([1, 0])) == pytest.approx(MAX_TEMPERATURE)
+    assert fit_temperature(np.array([[1e-3, 0.0]] * 9), np.zeros(9, int)) == pytest.approx(MIN_TEMPERATURE)
 
 
 def test_a_few_utterances_all_right_prove_nobody_infallible():

@@ -216,7 +216,7 @@ def test_recordings_that_cannot_be_used_are_named(exported, tmp_path):
     soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
     with pytest.raises(AudioFileError, match="silent.wav is silent"):
         predict(tmp_path / "silent.wav", exported)
-    with pytest.raises(AudioFileError, match="nowhere.wav is not there"):
+    with pytest.raises(AudioFileError, match="nowhere.wav does not exist"):
         predict(["nowhere.wav"], exported)
     with pytest.raises(ExportError, match="batch_size=0"):
         predict([], exported, batch_size=0)

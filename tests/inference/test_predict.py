@@ -145,7 +145,7 @@ def bad_files(tmp_path) -> dict[str, str]:
         soundfile.write(tmp_path / f"{name}.wav", audio, RATE, subtype="FLOAT")
     (tmp_path / "text.wav").write_text("no audio")
     said = {"nan": "NaN", "mute": "silent", "short": "24.9 ms", "empty": "no samples", "text": "cannot be read"}
-    return {str(tmp_path / f"{name}.wav"): words for name, words in said.items()} | {"absent.wav": "not there"}
+    return {str(tmp_path / f"{name}.wav"): words for name, words in said.items()} | {"absent.wav": "does not exist"}
 
 
 def test_bad_files_are_told_apart_and_the_others_answered(recognizer, bad_files, tmp_path):
@@ -237,7 +237,7 @@ def test_an_exported_file_answers_as_its_model(small_model, recognizer, tmp_path
     assert cli.main(shards) == 0 and (tmp_path / "answers" / "predictions.parquet").is_file()
     for more, words in (
         (["--precision", "int8"], "a precision of its own"),
-        (["--plot", str(tmp_path / "a.png")], "an exported model does not tell"),
+        (["--plot", str(tmp_path / "a.png")], "an exported model does not return"),
     ):
         assert cli.main(["predict", str(tmp_path / "a.wav"), "--model", str(file), *more]) != 0
         assert words in capsys.readouterr().err

@@ -101,7 +101,15 @@ def test_an_empty_stream_has_nothing_to_tell(recognizer):
     assert list(whisper_ser.stream([], recognizer)) == [Update()]
 
 
-@pytest.mark.parametrize("block", [np.zeros(1600, np.int16), np.zeros((2, 2, 2)), np.full(1600, np.nan)], ids=str)
-def test_blocks_that_are_no_audio_are_refused(recognizer, block):
-    with pytest.raises(AudioFileError, match="the stream has a block"):
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (np.zeros(1600, np.int16), "a block int16"),
+        (np.zeros((2, 2, 2)), r"a block float64 \(2, 2, 2\)"),
+        (np.zeros((1600, 0)), r"a block float64 \(1600, 0\)"),
+        (np.full(1600, np.nan), "samples that are NaN or infinite"),
+    ],
+)
+def test_blocks_that_are_no_audio_are_refused(recognizer, block, message):
+    with pytest.raises(AudioFileError, match=f"the stream has {message}"):
         whisper_ser.EmotionStream(recognizer).feed(block)

@@ -8,6 +8,7 @@ from conftest import RATE, save_small_model, speechlike
 import whisper_ser
 from whisper_ser.errors import AudioFileError, InferenceError
 from whisper_ser.inference.outputs import Span, join_segments
+from whisper_ser.inference.streaming import frame_positions
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +130,24 @@ def test_a_model_that_averages_frames_has_timelines_too(small_checkpoint, tmp_pa
     assert [window.start for window in short.windows if window.probabilities is None] == [7.0]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("cut", ["pauses", "even"])
+def test_windows_of_averaged_frames_pool_the_averages_that_begin_in_them(small_checkpoint, tmp_path, cut):
+    averaging = whisper_ser.load_model(save_small_model(small_checkpoint, tmp_path, frame_averaging=5), "cpu")
+    # 11 frames: three averages, the last one of a single frame, begin with frames 0, 5 and 10.
+    audio = speechlike(0.22)
+    states = averaging.model(**averaging.features([audio]), output_hidden_states=True).frame_states
+    assert states.shape[2] == 3
+    assert frame_positions(3, averaging).tolist() == [0, 5, 10]
+    found = whisper_ser.timeline(audio, averaging, cut=cut, window=0.1, hop=0.1)
+    assert len(found.windows) == 3
+    for number, window in enumerate(found.windows[:2]):
+        logits = averaging.model(encoder_hidden_states=states[:, :, [number]]).logits[0]
+        assert close(window.probabilities, dict(zip(averaging.labels, logits.softmax(-1).tolist(), strict=True)))
+    with pytest.raises(InferenceError, match="window=0.08 must be at least 0.1 seconds"):
+        whisper_ser.timeline(audio, averaging, window=0.08)
+
+
 def test_what_no_timeline_can_be_made_of_is_refused(small_checkpoint, recognizer, tmp_path):
     padding = save_small_model(small_checkpoint, tmp_path, pad_to_seconds=30)
     with pytest.raises(InferenceError, match="pads or cuts audio to 30 s"):
@@ -138,8 +157,12 @@ def test_what_no_timeline_can_be_made_of_is_refused(small_checkpoint, recognizer
             whisper_ser.timeline(speechlike(1.0), recognizer, **{name: 0.01})
     with pytest.raises(InferenceError, match="cut"):
         whisper_ser.timeline(speechlike(1.0), recognizer, cut="odd")
-    with pytest.raises(AudioFileError, match="channel 3"):
-        whisper_ser.timeline(np.zeros((RATE, 2)), recognizer, channel=3)
+
+
+@pytest.mark.parametrize("channel", [0, 3, -1, 1.0, True, "left"])
+def test_what_is_no_channel_is_refused(recognizer, channel):
+    with pytest.raises(AudioFileError, match=f"audio 1 has no channel {channel}: it has 2, counted from 1"):
+        whisper_ser.timeline(np.zeros((RATE, 2)), recognizer, channel=channel)
 
 
 def test_segments_of_one_label_that_touch_are_one():

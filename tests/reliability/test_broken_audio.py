@@ -16,7 +16,7 @@ from reliability.broken_audio import broken, originals
 from reliability.processes import child, finished, note, notes
 from whisper_ser import cli
 from whisper_ser.audio.decoding import decode, read_audio
-from whisper_ser.data.audio_index import hear
+from whisper_ser.data.audio_index import scan_audio
 from whisper_ser.errors import AudioFileError
 from whisper_ser.inference.model import Recognizer
 from whisper_ser.inference.outputs import Failure
@@ -205,8 +205,8 @@ def test_what_is_no_file_is_told_and_nothing_waits(small_model, tmp_path, tried,
         assert read_outcome(tmp_path / name) != "result"
         assert predict_outcome(tmp_path / name, recognizer) != "result"
         tried(2)
-    sounds, unusable = hear([str(tmp_path / name) for name in names], progress=False)
-    assert not sounds and len(unusable) == len(names)
+    records, unusable = scan_audio([str(tmp_path / name) for name in names], progress=False)
+    assert not records and len(unusable) == len(names)
     assert cli.main(["predict", *(str(tmp_path / n) for n in names if n != "folder.wav"), "--model", str(small_model)])
     said = capsys.readouterr().err
     assert [name for name in names if name != "folder.wav" and name not in said] == [], said

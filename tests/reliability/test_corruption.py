@@ -25,7 +25,7 @@ from reliability.processes import child, finished, note, notes
 from reliability.work import FLAGS, run_flags
 from whisper_ser import cli
 from whisper_ser.commands import train as run_train
-from whisper_ser.data.audio_index import listen
+from whisper_ser.data.audio_index import index_audio
 from whisper_ser.data.corpora.emobox import load_emobox
 from whisper_ser.data.corpora.table import load_table
 from whisper_ser.demo.encoder import resolve_encoder
@@ -87,15 +87,15 @@ def model(trained, tmp_path) -> Path:
 
 
 def test_stored_states_are_encoded_anew(small_checkpoint, corpus, tmp_path, times, tried):
-    sounds = listen(sorted(str(path) for path in corpus.glob("00_*.wav")), progress=False)
+    records = index_audio(sorted(str(path) for path in corpus.glob("00_*.wav")), progress=False)
     network = WhisperForEmotionClassification.from_encoder(small_checkpoint, ["a", "b"], layer_index=1)
-    expected = fill(network, WhisperSerFeatureExtractor(), sounds, tmp_path)
-    states = {path: expected.read(path) for path in sounds}
+    expected = fill(network, WhisperSerFeatureExtractor(), records, tmp_path)
+    states = {path: expected.read(path) for path in records}
     (shard,) = tmp_path.rglob("*.safetensors")
     whole = shard.read_bytes()
     for _ in damages(shard, times):
-        stored = fill(network, WhisperSerFeatureExtractor(), sounds, tmp_path)
-        assert all(torch.equal(stored.read(path), states[path]) for path in sounds) and shard.read_bytes() == whole
+        stored = fill(network, WhisperSerFeatureExtractor(), records, tmp_path)
+        assert all(torch.equal(stored.read(path), states[path]) for path in records) and shard.read_bytes() == whole
         tried(1)
 
 

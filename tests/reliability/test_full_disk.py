@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from reliability.processes import child, finished, notes
 from reliability.work import FLAGS, check_whole, command, run_flags, train
-from whisper_ser.data.audio_index import listen
+from whisper_ser.data.audio_index import index_audio
 from whisper_ser.errors import FeatureStoreError
 from whisper_ser.io import replacing
 from whisper_ser.training import feature_store as features
@@ -123,7 +123,7 @@ def test_a_store_that_cannot_be_written_is_told_and_stays_good(
 ):
     monkeypatch.setattr(features, "SHARD_SECONDS", 2.0)
     monkeypatch.setattr(features, "BATCH_SECONDS", 2.0)
-    sounds = listen(sorted(str(path) for path in corpus.glob("0[0-2]_*.wav")), progress=False)
+    records = index_audio(sorted(str(path) for path in corpus.glob("0[0-2]_*.wav")), progress=False)
     model, extractor = new_model(small_checkpoint), WhisperSerFeatureExtractor()
     write, count = Path.write_bytes, 0
 
@@ -137,12 +137,12 @@ def test_a_store_that_cannot_be_written_is_told_and_stays_good(
 
     monkeypatch.setattr(Path, "write_bytes", failing)
     with pytest.raises(FeatureStoreError, match=f"cannot be written .{os.strerror(number)}"):
-        fill(model, extractor, sounds, tmp_path)
+        fill(model, extractor, records, tmp_path)
     monkeypatch.undo()
     left = list(tmp_path.rglob("*.safetensors"))
     assert len(left) == 2 and not list(tmp_path.rglob(".*"))
-    stored = fill(model, extractor, sounds, tmp_path)
-    assert all(stored.read(path).isfinite().all() for path in sounds)
+    stored = fill(model, extractor, records, tmp_path)
+    assert all(stored.read(path).isfinite().all() for path in records)
     tried(1)
 
 
@@ -154,7 +154,7 @@ def new_model(checkpoint: Path) -> WhisperForEmotionClassification:
 def test_a_store_removed_while_it_is_being_filled_says_so(small_checkpoint, corpus, tmp_path, monkeypatch, tried):
     monkeypatch.setattr(features, "SHARD_SECONDS", 2.0)
     monkeypatch.setattr(features, "BATCH_SECONDS", 2.0)
-    sounds = listen(sorted(str(path) for path in corpus.glob("0[0-2]_*.wav")), progress=False)
+    records = index_audio(sorted(str(path) for path in corpus.glob("0[0-2]_*.wav")), progress=False)
     write, count = features._write_shard, 0
 
     def removed_after_the_second(folder: Path, states: dict) -> None:
@@ -166,9 +166,9 @@ def test_a_store_removed_while_it_is_being_filled_says_so(small_checkpoint, corp
 
     monkeypatch.setattr(features, "_write_shard", removed_after_the_second)
     with pytest.raises(FeatureStoreError, match="changed while it was being filled. Start the same command again"):
-        fill(new_model(small_checkpoint), WhisperSerFeatureExtractor(), sounds, tmp_path)
+        fill(new_model(small_checkpoint), WhisperSerFeatureExtractor(), records, tmp_path)
     monkeypatch.setattr(features, "_write_shard", write)
-    assert fill(new_model(small_checkpoint), WhisperSerFeatureExtractor(), sounds, tmp_path)
+    assert fill(new_model(small_checkpoint), WhisperSerFeatureExtractor(), records, tmp_path)
     tried(1)
 
 

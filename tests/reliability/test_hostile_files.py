@@ -290,7 +290,7 @@ def test_absurd_numbers_of_labels_and_labels_that_are_none(tmp_path, tried):
         table = rows(names)
         table[0] |= {"emotion": label}
         write_table(folder, table)
-        with pytest.raises(CorpusError, match="no names of emotions"):
+        with pytest.raises(CorpusError, match="do not look like emotions"):
             load_table(folder)
         tried(1)
     tried(1)

@@ -17,7 +17,7 @@ from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeat
 from reliability.processes import child, finished
 from reliability.work import FLAGS, run_flags, train
 from whisper_ser.commands import train as run_train
-from whisper_ser.data.audio_index import listen
+from whisper_ser.data.audio_index import index_audio
 from whisper_ser.training import feature_store as features
 from whisper_ser.training.feature_store import fill
 
@@ -72,7 +72,7 @@ def test_stored_states_do_not_depend_on_the_order_of_the_files(small_checkpoint,
     stores = []
     for seed in range(4):
         order = random.Random(seed).sample(paths, len(paths))
-        fill(model, WhisperSerFeatureExtractor(), listen(order, progress=False), tmp_path / str(seed))
+        fill(model, WhisperSerFeatureExtractor(), index_audio(order, progress=False), tmp_path / str(seed))
         # A shard's name is the hash of what is in it.
         stores.append({path.name for path in (tmp_path / str(seed)).rglob("*.safetensors")})
         tried(1)

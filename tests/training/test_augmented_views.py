@@ -16,7 +16,7 @@ from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeat
 from whisper_ser.audio.augmentation import TRANSFORMS
 from whisper_ser.audio.decoding import read_audio
 from whisper_ser.commands import train as run_train
-from whisper_ser.data.audio_index import listen
+from whisper_ser.data.audio_index import index_audio
 from whisper_ser.data.splits import training_paths
 from whisper_ser.errors import RecipeError
 from whisper_ser.training import trainer as training
@@ -60,12 +60,12 @@ def new_model(checkpoint, layer: int = 2):
 
 
 @pytest.fixture(scope="module")
-def sounds(corpus):
-    return listen(sorted(str(path) for path in corpus.glob("*.wav")), progress=False)
+def records(corpus):
+    return index_audio(sorted(str(path) for path in corpus.glob("*.wav")), progress=False)
 
 
-def test_a_copy_depends_on_the_recording_its_number_and_its_transforms_alone(sounds):
-    first, second = list(sounds.values())[:2]
+def test_a_copy_depends_on_the_recording_its_number_and_its_transforms_alone(records):
+    first, second = list(records.values())[:2]
     copy = AugmentedView(("speed", "noise"), 1)
     waveform = copy.read(copy.of(first), 16000)
     assert np.array_equal(waveform, AugmentedView(("noise", "speed"), 1).read(copy.of(first), 16000))
@@ -82,8 +82,8 @@ def test_a_copy_depends_on_the_recording_its_number_and_its_transforms_alone(sou
     assert copy.of(moved).sample_hash == copy.of(first).sample_hash
 
 
-def test_every_copy_draws_some_of_its_transforms_and_all_get_their_turn(sounds, monkeypatch):
-    sound, names = next(iter(sounds.values())), []
+def test_every_copy_draws_some_of_its_transforms_and_all_get_their_turn(records, monkeypatch):
+    record, names = next(iter(records.values())), []
 
     def noted(name):
         return lambda samples, generator, rate: names.append(name) or samples
@@ -94,48 +94,48 @@ def test_every_copy_draws_some_of_its_transforms_and_all_get_their_turn(sounds, 
     for number in range(1, 33):
         names.clear()
         copy = AugmentedView(("speed", "gain", "noise"), number)
-        copy.alter(np.zeros(800), copy.of(sound).sample_hash, 16000)
+        copy.alter(np.zeros(800), copy.of(record).sample_hash, 16000)
         befell.add(tuple(names))
     # The order is that of the way from mouth to file, whatever the order asked for.
     pairs = {("speed", "noise"), ("speed", "gain"), ("noise", "gain")}
     assert befell == {("speed",), ("noise",), ("gain",), *pairs, ("speed", "noise", "gain")}
 
 
-def test_stored_states_of_a_copy_are_those_of_its_waveform(small_checkpoint, sounds, tmp_path):
+def test_stored_states_of_a_copy_are_those_of_its_waveform(small_checkpoint, records, tmp_path):
     model, extractor, copy = (
         new_model(small_checkpoint),
         WhisperSerFeatureExtractor(),
         AugmentedView(("speed", "noise"), 2),
     )
-    stored = fill(model, extractor, sounds, tmp_path, None, copy)
-    for path in list(sounds)[::9]:
-        audio = copy.alter(read_audio(path), copy.of(sounds[path]).sample_hash, 16000)
+    stored = fill(model, extractor, records, tmp_path, None, copy)
+    for path in list(records)[::9]:
+        audio = copy.alter(read_audio(path), copy.of(records[path]).sample_hash, 16000)
         states, mask = model.whisper_ser.encode(**extractor(audio, sampling_rate=16000, return_tensors="pt"))
         expected = states[0, :, : int(mask.sum())].detach()
         assert stored.read(path).shape == expected.shape
         assert (stored.read(path).float() - expected).abs().max() < 2e-3 * expected.abs().max()
 
 
-def test_copies_disturb_neither_originals_nor_each_other_and_are_encoded_once(small_checkpoint, sounds, tmp_path):
+def test_copies_disturb_neither_originals_nor_each_other_and_are_encoded_once(small_checkpoint, records, tmp_path):
     model, extractor = new_model(small_checkpoint), WhisperSerFeatureExtractor()
-    fill(model, extractor, sounds, tmp_path)
+    fill(model, extractor, records, tmp_path)
     before = {path: (tmp_path / path).stat().st_mtime_ns for path in shards(tmp_path)}
     for copy in augmented_views(["gain"], 2):
-        fill(model, extractor, sounds, tmp_path, None, copy)
+        fill(model, extractor, records, tmp_path, None, copy)
     written = shards(tmp_path)
     assert len(written) == 3 * len(before)
     for copy in augmented_views(["gain"], 3):
-        fill(model, extractor, sounds, tmp_path, None, copy)
+        fill(model, extractor, records, tmp_path, None, copy)
     assert written < shards(tmp_path) and len(shards(tmp_path)) == 4 * len(before)
     assert {path: (tmp_path / path).stat().st_mtime_ns for path in before} == before
 
 
-def test_two_processes_encode_the_copies_of_one(small_checkpoint, corpus, sounds, tmp_path):
+def test_two_processes_encode_the_copies_of_one(small_checkpoint, corpus, records, tmp_path):
     torch.set_num_threads(1)
     fill(
         new_model(small_checkpoint),
         WhisperSerFeatureExtractor(),
-        sounds,
+        records,
         tmp_path / "one",
         None,
         AugmentedView(("noise",), 1),
@@ -151,11 +151,11 @@ from modeling_whisper_ser import WhisperSerFeatureExtractor
 from test_augmented_views import new_model
 from whisper_ser.training.augmented_views import AugmentedView
 from whisper_ser.training.feature_store import fill
-from whisper_ser.data.audio_index import listen
+from whisper_ser.data.audio_index import index_audio
 assert PartialState(cpu=True).num_processes == 2
-sounds = listen(sorted(str(path) for path in Path({str(corpus)!r}).glob("*.wav")), progress=False)
+records = index_audio(sorted(str(path) for path in Path({str(corpus)!r}).glob("*.wav")), progress=False)
 model = new_model({str(small_checkpoint)!r})
-fill(model, WhisperSerFeatureExtractor(), sounds, Path({str(tmp_path / "two")!r}), None, AugmentedView(("noise",), 1))
+fill(model, WhisperSerFeatureExtractor(), records, Path({str(tmp_path / "two")!r}), None, AugmentedView(("noise",), 1))
 """
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29653"]
@@ -201,9 +201,9 @@ def run(corpus, small_checkpoint, tmp_path_factory) -> Path:
 
 def test_copies_are_made_of_training_speakers_alone(run, corpus):
     trained = {
-        AugmentedView(("speed", "noise", "gain"), number).of(sound).sample_hash
+        AugmentedView(("speed", "noise", "gain"), number).of(record).sample_hash
         for number in (1, 2)
-        for path, sound in listen(sorted(map(str, corpus.glob("*.wav"))), progress=False).items()
+        for path, record in index_audio(sorted(map(str, corpus.glob("*.wav"))), progress=False).items()
         if Path(path).name[:2] in {"00", "01", "02"}
     }
     altered = [path for path in (run.parent / "features").rglob("*.safetensors") if "copy" in path.parent.name]
@@ -232,17 +232,22 @@ def test_what_validates_and_tests_is_never_a_copy(corpus, small_checkpoint, tmp_
     more = ["--protocol", "loso", "--selection", "validation", "--layer_index", "2", "--num_train_epochs", "2"]
     arguments = parse_arguments([*own, *more])
     folds = run_train.plan(run_train.load(arguments.data), arguments)
-    sounds = listen(sorted(training_paths(folds)), progress=False)
+    records = index_audio(sorted(training_paths(folds)), progress=False)
     model, extractor = build_model(arguments.model, ["calm", "excited"])
     inputs = training.prepare_inputs(
-        model, extractor, sounds, tmp_path / "features", copies=arguments.training.augmented_views, trained=set(sounds)
+        model,
+        extractor,
+        records,
+        tmp_path / "features",
+        copies=arguments.training.augmented_views,
+        trained=set(records),
     )
-    cell = plan_runs(folds, sounds, arguments)[0]._replace(config=model.config)
+    cell = plan_runs(folds, records, arguments)[0]._replace(config=model.config)
     train_run(cell, RunContext(folds, inputs, extractor, curves=False))
     train, validation, test = ({*part["speaker"]} for part in folds[0].split)
     assert train and validation and test
     # The test and the validation speakers have copies, for the folds in which they train.
-    assert len(inputs.copies) == 2 and {*inputs.copies[0].features.keys} == {*sounds}
+    assert len(inputs.copies) == 2 and {*inputs.copies[0].features.keys} == {*records}
     assert {speaker for speaker, altered in read if altered} == train
     assert {speaker for speaker, altered in read if not altered} == train | validation | test
 
@@ -281,8 +286,8 @@ def test_trained_encoder_layers_hear_the_copies_too(corpus, small_checkpoint, tm
     copy, extractor = AugmentedView(("speed", "noise", "gain"), 2), WhisperSerFeatureExtractor()
     trained = [path for path in inputs.log_mels if Path(path).name[:2] in {"00", "01", "02"}]
     assert {*inputs.copies[1].log_mels} == {*trained} and len(trained) == 18
-    sound = listen(trained[:1], progress=False)[trained[0]]
-    expected = extractor(copy.read(copy.of(sound), 16000), sampling_rate=16000, return_tensors="np")["input_features"]
+    record = index_audio(trained[:1], progress=False)[trained[0]]
+    expected = extractor(copy.read(copy.of(record), 16000), sampling_rate=16000, return_tensors="np")["input_features"]
     assert np.array_equal(inputs.copies[1].read(trained[0])["input_features"], expected[0])
     assert not list((tmp_path / "features").rglob("copy*"))
 

@@ -231,3 +231,13 @@ def test_every_fold_trains_the_encoder_layers_that_are_asked_for(corpus, small_c
             for n in (0, 1)
         ]
         assert same == [True, False]
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_what_auto_chose_is_recorded(corpus, small_checkpoint, tmp_path, sweep):
+    own = ["--protocol", "auto", "--num_train_epochs", "1", *(["--poolings", "mean"] if sweep else [])]
+    run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", *own))
+    written = json.loads((tmp_path / "run" / ("results.json" if sweep else "metrics.json")).read_text())
+    assert written["protocol"]["name"] == "loso"
+    if not sweep:
+        assert json.loads((tmp_path / "run" / "recipe.json").read_text())["protocol"] == "auto"

@@ -16,10 +16,10 @@ from conftest import RATE, speechlike, write_corpus, write_table
 
 from whisper_ser.audio.decoding import channel_count, decode, read_audio, reads_video
 from whisper_ser.commands import train as run_train
-from whisper_ser.data.audio_index import listen
+from whisper_ser.data.audio_index import index_audio
 from whisper_ser.data.corpora.table import load_table
 from whisper_ser.data.leakage import LeakError
-from whisper_ser.data.splits import split_by_speaker
+from whisper_ser.data.splits import folds, split_by_speaker
 from whisper_ser.errors import AudioFileError, CorpusError, ProtocolError
 from whisper_ser.io import replacing
 
@@ -85,7 +85,7 @@ def test_tables_that_cannot_be_read_are_named(tmp_path, text, message):
 def test_one_emotion_is_nothing_to_tell_apart(corpus, tmp_path):
     folder = write_corpus(tmp_path / "corpus")
     write_table(folder, [row for row in rows_of(folder) if row["emotion"] == "calm"])
-    with pytest.raises(CorpusError, match="one emotion only, calm"):
+    with pytest.raises(CorpusError, match="only one emotion, calm"):
         load_table(folder)
 
 
@@ -170,7 +170,7 @@ def test_all_bad_files_are_listed_before_training_begins(tmp_path, small_checkpo
 def test_long_lists_are_cut_but_counted(tmp_path):
     paths = [str(tmp_path / f"{n}.wav") for n in range(1050)]
     with pytest.raises(CorpusError, match="1050 of 1050") as error:
-        listen(paths, progress=False)
+        index_audio(paths, progress=False)
     assert "999.wav" in str(error.value) and "and 50 more" in str(error.value)
 
 
@@ -179,11 +179,22 @@ def test_no_speaker_is_in_two_parts(corpus):
     for seed in range(20):
         split = split_by_speaker(dataset, validation_fraction=0.2, seed=seed)
         parts = [set(part["speaker"]) for part in split]
-        assert [len(part) for part in parts] == [2, 2, 2]
+        assert [len(part) for part in parts] == [3, 1, 2]
         assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
         assert sorted(path for part in split for path in part["path"]) == sorted(dataset["path"])
     draws = {tuple(sorted(set(split_by_speaker(dataset, seed=seed).test["speaker"]))) for seed in range(20)}
     assert len(draws) > 3
+
+
+def test_validation_is_a_share_of_the_speakers_who_do_not_test(corpus):
+    dataset = load_table(corpus)
+    for fraction, expected in ((0.0, 0), (0.1, 1), (0.5, 2), (0.75, 3)):
+        # Two of six speakers test, however they were chosen.
+        for test in ({"test_speakers": ["00", "01"]}, {"test_fraction": 0.3}):
+            split = split_by_speaker(dataset, validation_fraction=fraction, **test)
+            assert len(set(split.validation["speaker"])) == expected
+        (fold, *_) = folds(dataset, "speaker_groups", num_groups=3, validation_fraction=fraction)
+        assert len(set(fold.split.validation["speaker"])) == expected
 
 
 def test_named_speakers_are_held_out(corpus):
@@ -198,6 +209,8 @@ def test_named_speakers_are_held_out(corpus):
         ({"test_speakers": ["01"], "validation_speakers": ["01"]}, "Speaker 01 cannot both"),
         ({"test_fraction": 1.0}, "No speaker is left"),
         ({"test_fraction": 0.0}, "No speaker is held out"),
+        ({"validation_fraction": 1.0}, "expected a share from 0 to below 1"),
+        ({"validation_fraction": 0.9}, "Fold test cannot hold 4 of 4 training speakers"),
     ],
 )
 def test_impossible_splits_are_named(corpus, arguments, message):
@@ -238,7 +251,7 @@ def test_what_libsndfile_cannot_read_is_read_with_torchcodec_where_it_is(tmp_pat
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", SimpleNamespace(AudioDecoder=AudioDecoder))
     np.testing.assert_allclose(read_audio(path), stereo[0] / 2)
     assert channel_count(path, "clip") == 2
-    np.testing.assert_allclose(np.concatenate([*decode(path, "clip", RATE, channel=0)]), stereo[0])
+    np.testing.assert_allclose(np.concatenate([*decode(path, "clip", RATE, channel=1)]), stereo[0])
 
 
 @pytest.mark.skipif(not reads_video(), reason="torchcodec or FFmpeg is not there")

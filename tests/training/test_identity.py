@@ -11,7 +11,7 @@ from conftest import write_corpus
 from safetensors.torch import load_file, save_file
 
 from whisper_ser.commands import train
-from whisper_ser.data.audio_index import listen
+from whisper_ser.data.audio_index import index_audio
 from whisper_ser.errors import CheckpointError
 from whisper_ser.training.identity import run_identity, sample_hashes
 from whisper_ser.training.settings import SerTrainingArguments, is_harmless, parse_arguments
@@ -22,7 +22,7 @@ def planned(corpus, small_checkpoint):
     """Returns the identity of a run for a command line."""
     arguments = parse_arguments(["--data_dir", str(corpus), "--encoder", str(small_checkpoint)])
     (fold,) = train.plan(train.load(arguments.data), arguments)
-    hashes = sample_hashes(listen([path for part in fold.split for path in part["path"]]))
+    hashes = sample_hashes(index_audio([path for part in fold.split for path in part["path"]]))
 
     def identity(*flags: str, encoder: Path = small_checkpoint, **changed) -> str:
         arguments = parse_arguments(["--data_dir", str(corpus), "--encoder", str(encoder), *flags])

@@ -159,10 +159,10 @@ def test_the_epoch_kept_in_a_cross_validation_is_the_one_that_a_single_run_keeps
     run_train.main(flags(corpus, small_checkpoint, tmp_path / "alone", *more))
     arguments = parse_arguments(flags(corpus, small_checkpoint, tmp_path / "other", *more))
     split = run_train.plan(run_train.load(arguments.data), arguments)[0].split
-    sounds = run_train.listen(sorted({path for part in split for path in part["path"]}))
+    records = run_train.index_audio(sorted({path for part in split for path in part["path"]}))
     run_train.set_seed(arguments.training.seed)
     model, extractor = run_train.build_model(arguments.model, ["calm", "excited"])
-    inputs = training.prepare_inputs(model, extractor, sounds, tmp_path / "features")
+    inputs = training.prepare_inputs(model, extractor, records, tmp_path / "features")
     kept = training.train(model, extractor, inputs, split, arguments, resumable=False)
     alone = weights(tmp_path / "alone")
     assert all(torch.equal(tensor, alone[name]) for name, tensor in kept.model.state_dict().items())

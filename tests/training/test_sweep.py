@@ -120,8 +120,8 @@ def test_a_pooling_may_have_settings_of_its_own(corpus, small_checkpoint, tmp_pa
         flags(corpus, small_checkpoint, output, "--poolings", "mean", "qkv", "--by_pooling", own)
     )
     folds = run_train.plan(run_train.load(arguments.data), arguments)
-    sounds = run_train.listen([path for part in folds[0].split for path in part["path"]], progress=False)
-    variants = sweep._variants(folds, sounds, arguments)
+    records = run_train.index_audio([path for part in folds[0].split for path in part["path"]], progress=False)
+    variants = sweep._variants(folds, records, arguments)
     norms = {(variant.pooling, variant.run.config.layer_norm_after_pooling) for variant in variants}
     assert norms == {("mean", False), ("qkv", True)}
 

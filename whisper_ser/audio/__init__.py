@@ -1,4 +1,4 @@
-"""Audio files in, waveforms out: decoding, voice activity, augmentation."""
+"""Audio: decoding of files, voice activity, augmentation."""
 
 from whisper_ser.audio.decoding import read_audio
 

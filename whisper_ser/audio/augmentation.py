@@ -1,7 +1,7 @@
-"""What may befall a recording between mouth and file: a waveform in, the altered waveform out, all of it drawn.
+"""Waveform augmentations.
 
-Nothing here reads another recording: what is made of an utterance depends on that utterance and the draw alone, so
-that no altered copy can carry a voice of the test part into training.
+The result depends on the waveform and on random draws only. No other recording is read, so no augmentation can bring a
+voice of the test part into training.
 """
 
 import io
@@ -13,43 +13,41 @@ import soxr
 import torch
 
 Transform = Callable[[np.ndarray, np.random.Generator, int], np.ndarray]
-"""Waveform `(samples,)`, generator of all draws and sampling rate in hertz to a waveform."""
+"""Takes a waveform `(samples,)`, the generator of all draws and the sampling rate in hertz; returns a waveform."""
 
 SPEEDS = (0.9, 1.1)
 """Ko et al. 2015."""
 SEMITONES = (-2.0, 2.0)
-WARPS = (0.9, 1.1)
-"""Of the vocal tract's resonances, as Jaitly and Hinton 2013."""
-SIGNAL_TO_NOISE = (5.0, 25.0)
-"""Decibels."""
+VOCAL_TRACT_WARPS = (0.9, 1.1)
+"""Factors of the resonances of the vocal tract, as in Jaitly and Hinton 2013."""
+SIGNAL_TO_NOISE_DB = (5.0, 25.0)
 REVERBERATION_SECONDS = (0.1, 0.8)
-"""In which an echo falls by 60 dB."""
-DIRECT_TO_ECHO = (0.0, 12.0)
-"""Decibels: from across a room to close to the microphone."""
-GAINS = (-12.0, 12.0)
-"""Decibels."""
-TALKERS = 6
+"""Until the echo has fallen by 60 dB."""
+DIRECT_TO_ECHO_DB = (0.0, 12.0)
+"""From across the room to close to the microphone."""
+GAINS_DB = (-12.0, 12.0)
+BABBLE_VOICES = 6
 
 WINDOW, HOP = 512, 128
-"""Of the short-time spectra: 32 ms and 8 ms at 16 kHz."""
-POLES = 18
-"""Of the all-pole filter of a vocal tract at 16 kHz."""
-PIECE_SECONDS = 0.03
-"""At least two periods of a deep voice."""
+"""Samples of the short-time spectra: 32 ms and 8 ms at 16 kHz."""
+LPC_ORDER = 18
+"""Poles of the filter that models a vocal tract at 16 kHz."""
+WSOLA_SECONDS = 0.03
+"""Length of a segment: at least two periods of a deep voice."""
 
 
 def change_speed(samples: np.ndarray, factor: float, rate: int) -> np.ndarray:
-    """Returns the waveform `factor` times as fast: tempo, pitch and resonances together, as a tape."""
+    """Returns the waveform `factor` times as fast; tempo, pitch and resonances change together, as on a tape."""
     return soxr.resample(samples, rate * factor, rate)
 
 
 def stretch(samples: np.ndarray, factor: float, rate: int) -> np.ndarray:
-    """Returns the waveform `factor` times as long at its pitch, by overlapping pieces that fit each other (WSOLA).
+    """Returns the waveform `factor` times as long at the same pitch, by overlap-add of similar segments (WSOLA).
 
-    Each piece is the one near its share of the time that is most like what followed the piece before (Verhelst and
-    Roelands 1993).
+    Each segment is taken near its position in time, where it is most similar to what followed the previous segment
+    (Verhelst and Roelands 1993).
     """
-    half = round(PIECE_SECONDS * rate / 2)
+    half = round(WSOLA_SECONDS * rate / 2)
     window = np.hanning(2 * half + 1)[:-1]
     padded = np.pad(samples.astype(np.float64), (2 * half, 4 * half))
     total = np.cumsum(np.pad(padded**2, (1, 0)))
@@ -68,21 +66,21 @@ def stretch(samples: np.ndarray, factor: float, rate: int) -> np.ndarray:
 
 
 def shift_pitch(samples: np.ndarray, semitones: float, rate: int) -> np.ndarray:
-    """Returns the waveform at another pitch, as long as it was; the resonances move along."""
+    """Returns the waveform at another pitch and of the same length; the resonances move with the pitch."""
     factor = 2 ** (semitones / 12)
     return _of_length(change_speed(stretch(samples, factor, rate), factor, rate), len(samples))
 
 
 def warp_vocal_tract(samples: np.ndarray, factor: float, rate: int) -> np.ndarray:
-    """Returns the waveform with the resonances of its voice `factor` times as high, at its pitch and tempo.
+    """Returns the waveform with the voice's resonances `factor` times as high, at the same pitch and tempo.
 
-    The resonances of each frame are the all-pole filter that linear prediction finds in it (Makhoul 1975).
+    The resonances of each frame are the all-pole filter found by linear prediction (Makhoul 1975).
     """
     spectrum = _spectrum(samples)
-    lags = torch.fft.irfft(spectrum.abs().square(), n=WINDOW, dim=0)[: POLES + 1].T.contiguous()
-    # Silence has no resonances and a pure tone has them without any width: a little white noise helps both.
+    lags = torch.fft.irfft(spectrum.abs().square(), n=WINDOW, dim=0)[: LPC_ORDER + 1].T.contiguous()
+    # A little white noise: otherwise silence and pure tones make the equations singular.
     lags[:, 0] = lags[:, 0] * (1 + 1e-4) + 1e-9
-    distance = (torch.arange(POLES).unsqueeze(1) - torch.arange(POLES)).abs()
+    distance = (torch.arange(LPC_ORDER).unsqueeze(1) - torch.arange(LPC_ORDER)).abs()
     predictor = torch.linalg.solve(lags[:, distance], lags[:, 1:].unsqueeze(2)).squeeze(2)
     inverse = torch.fft.rfft(torch.nn.functional.pad(-predictor, (1, 0)), n=WINDOW, dim=1) + 1
     envelope = -inverse.abs().log().T
@@ -97,9 +95,9 @@ def warp_vocal_tract(samples: np.ndarray, factor: float, rate: int) -> np.ndarra
 def reverberate(
     samples: np.ndarray, generator: np.random.Generator, seconds: float, direct_to_echo: float, rate: int
 ) -> np.ndarray:
-    """Returns the waveform in a room, as loud and as long as it was; what would ring on after its end is cut.
+    """Returns the waveform with reverberation, as loud and as long as before; the tail after its end is cut.
 
-    The echo is noise that falls by 60 dB in `seconds`, the sound itself `direct_to_echo` decibels above it.
+    The echo is noise that falls by 60 dB in `seconds`; the direct sound is `direct_to_echo` decibels above it.
     """
     time = np.arange(max(1, round(seconds * rate))) / rate
     echo = generator.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
@@ -111,30 +109,30 @@ def reverberate(
 
 
 def add_noise(samples: np.ndarray, noise: np.ndarray, signal_to_noise: float) -> np.ndarray:
-    """Returns the waveform with `noise` `(samples,)`, `signal_to_noise` decibels below it over the whole."""
+    """Returns the waveform plus `noise` `(samples,)`, scaled to be `signal_to_noise` decibels weaker overall."""
     level = np.linalg.norm(samples) / max(float(np.linalg.norm(noise)), 1e-12)
     return samples + noise * (level * 10 ** (-signal_to_noise / 20))
 
 
 def white_noise(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
-    """Returns noise with the same power at every frequency, as long as `samples`."""
+    """Returns white noise (equal power at every frequency), as long as `samples`."""
     return generator.standard_normal(len(samples))
 
 
 def pink_noise(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
-    """Returns noise with the same power in every octave, as long as `samples`."""
+    """Returns pink noise (equal power in every octave), as long as `samples`."""
     spectrum = np.fft.rfft(generator.standard_normal(len(samples)))
     return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(len(spectrum)), 1)), len(samples))
 
 
 def babble(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
-    """Returns several voices, as long as `samples`: the utterance itself, backwards, at other speeds and times.
+    """Returns several voices, as long as `samples`: the utterance itself, reversed, at other speeds and times.
 
-    Other utterances would be the usual choice. But copies are made once for all folds, and a voice that tests in one
-    of them would be heard in the training of that fold.
+    The usual choice are other utterances. But augmented views are made once for all folds, and would bring voices of
+    the test part of a fold into its training.
     """
     voices = np.zeros(len(samples))
-    for _ in range(TALKERS):
+    for _ in range(BABBLE_VOICES):
         voice = np.roll(samples[::-1], generator.integers(len(samples)))
         voice = change_speed(voice, generator.uniform(0.8, 1.25), rate)
         voices += np.resize(voice, len(samples)) if len(voice) else 0
@@ -142,7 +140,7 @@ def babble(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np
 
 
 def transcode(samples: np.ndarray, codec: str, rate: int) -> np.ndarray:
-    """Returns the waveform after encoding and decoding by one of `CODECS`, as long and as loud as it was."""
+    """Returns the waveform after encoding and decoding by one of `CODECS`, as long and as loud as before."""
     of_codec, container, subtype, level = CODECS[codec]
     peak = max(float(np.abs(samples).max()), 1e-12)
     file = io.BytesIO()
@@ -163,7 +161,7 @@ CODECS: dict[str, tuple[int, str, str, float | None]] = {
     "mp3": (16000, "MP3", "MPEG_LAYER_III", 0.9),
     "opus": (16000, "OGG", "OPUS", 0.95),
 }
-"""Rate in hertz, container, encoding and level of compression, as libsndfile names them."""
+"""Sampling rate in hertz, container, encoding and compression level, as libsndfile names them."""
 NOISES: tuple[Transform, ...] = (white_noise, pink_noise, babble)
 
 
@@ -176,17 +174,17 @@ def _pitch(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np
 
 
 def _vocal_tract(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
-    return warp_vocal_tract(samples, generator.uniform(*WARPS), rate)
+    return warp_vocal_tract(samples, generator.uniform(*VOCAL_TRACT_WARPS), rate)
 
 
 def _reverb(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
-    seconds, direct_to_echo = generator.uniform(*REVERBERATION_SECONDS), generator.uniform(*DIRECT_TO_ECHO)
+    seconds, direct_to_echo = generator.uniform(*REVERBERATION_SECONDS), generator.uniform(*DIRECT_TO_ECHO_DB)
     return reverberate(samples, generator, seconds, direct_to_echo, rate)
 
 
 def _noise(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
     make = NOISES[generator.integers(len(NOISES))]
-    return add_noise(samples, make(samples, generator, rate), generator.uniform(*SIGNAL_TO_NOISE))
+    return add_noise(samples, make(samples, generator, rate), generator.uniform(*SIGNAL_TO_NOISE_DB))
 
 
 def _codec(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
@@ -194,7 +192,7 @@ def _codec(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np
 
 
 def _gain(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
-    return samples * 10 ** (generator.uniform(*GAINS) / 20)
+    return samples * 10 ** (generator.uniform(*GAINS_DB) / 20)
 
 
 TRANSFORMS: dict[str, Transform] = {
@@ -206,7 +204,7 @@ TRANSFORMS: dict[str, Transform] = {
     "codec": _codec,
     "gain": _gain,
 }
-"""In the order in which they befall a recording: voice, room, surroundings, line, volume."""
+"""In the order in which they are applied: voice, room, background, transmission, volume."""
 
 
 def _spectrum(samples: np.ndarray) -> torch.Tensor:

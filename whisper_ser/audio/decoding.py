@@ -13,32 +13,31 @@ import soxr
 
 from whisper_ser.errors import AudioFileError
 
-SHORTEST_SECONDS = 0.025
-"""One analysis window of Whisper's front end: less is a click, not speech."""
-SILENCE = 2.0**-15
-"""Peak-to-peak amplitude below which a file is silent: the smallest step of 16-bit audio."""
-LOUDEST = 1e12
-"""Magnitude beyond which a sample is damage, not sound, and sums over samples could overflow. Full scale is 1; whole
-numbers taken for floats reach 2e9."""
-LOWEST_RATE, HIGHEST_RATE = 1000, 10**6
-"""Hertz. A header may claim any rate; at 1 Hz a small file would be days of audio."""
-LONGEST_HOURS = 6
-"""That are read into memory at once: a few bytes of FLAC may stand for hours."""
+MIN_SECONDS = 0.025
+"""One analysis window of Whisper's feature extractor."""
+MIN_PEAK_TO_PEAK = 2.0**-15
+"""A recording of less is silent: the smallest step of 16-bit audio."""
+MAX_MAGNITUDE = 1e12
+"""Of a sample, where full scale is 1. Integers read as floats reach 2e9; beyond this limit sums could overflow."""
+MIN_RATE, MAX_RATE = 1000, 10**6
+"""Hertz. A header may claim any rate: at 1 Hz a small file would be days of audio."""
+MAX_HOURS = 6
+"""The longest file that is read into memory: a few bytes of FLAC may decode to hours."""
 BLOCK_SAMPLES = 2**24
-"""Read at a time at most, of all channels together: a header may claim any length and number of channels."""
-UNREADABLE = (soundfile.SoundFileError, OSError, TypeError, ValueError)
-"""What the reader raises: TypeError for headerless .raw, ValueError for a header that does not tell the length."""
+"""The most samples read at a time, over all channels: a header may claim any length and any number of channels."""
+READER_ERRORS = (soundfile.SoundFileError, OSError, TypeError, ValueError)
+"""Raised by soundfile: TypeError for headerless .raw, ValueError where the header does not give the length."""
 
 
 def read_audio(path: str | Path, sampling_rate: int = 16000) -> np.ndarray:
     """Returns the file as float32 `(samples,)` at `sampling_rate` hertz, its channels averaged.
 
-    Reads what libsndfile reads: WAV, FLAC, OGG, MP3, AIFF and more, at any rate; where torchcodec is installed, what
-    FFmpeg reads besides: M4A, and the sound of videos.
+    libsndfile reads WAV, FLAC, OGG, MP3, AIFF and more, at any rate. Where torchcodec is installed, FFmpeg reads other
+    formats such as M4A, and the audio of videos.
 
     Raises:
-        AudioFileError: unreadable, empty, silent, shorter than 25 ms, longer than 6 hours, of a rate that no recording
-            has, or with samples that are NaN, infinite or beyond 1e12.
+        AudioFileError: the file is unreadable, empty, silent, shorter than 25 ms or longer than 6 hours, has an
+            impossible sampling rate, or samples that are NaN, infinite or beyond 1e12.
     """
     check_file(path, str(path))
     try:
@@ -48,7 +47,7 @@ def read_audio(path: str | Path, sampling_rate: int = 16000) -> np.ndarray:
             mono = _joined(path, blocks_of(file, BLOCK_SAMPLES // file.channels), rate)
     except AudioFileError:
         raise
-    except UNREADABLE as error:
+    except READER_ERRORS as error:
         decoded = read_with_torchcodec(path)
         if decoded is None:
             raise _unreadable(path, error) from error
@@ -56,59 +55,66 @@ def read_audio(path: str | Path, sampling_rate: int = 16000) -> np.ndarray:
         check_rate(path, rate)
         mono = _joined(path, iter([samples]), rate)
     _check_length(path, len(mono), rate)
-    if np.ptp(mono) < SILENCE:
+    if np.ptp(mono) < MIN_PEAK_TO_PEAK:
         raise AudioFileError(path, "is silent")
     return mono if rate == sampling_rate else soxr.resample(mono, rate, sampling_rate)
 
 
 def blocks_of(file: soundfile.SoundFile, frames: int) -> Iterator[np.ndarray]:
-    """Yields float32 blocks `(frames, channels)`, the last one shorter, of what is there, whatever the header says."""
+    """Yields float32 blocks `(frames, channels)` until the data ends, whatever length the header claims."""
     while len(block := file.read(frames, dtype="float32", always_2d=True)):
         yield block
 
 
 def check_file(path: str | Path, name: str) -> None:
-    """Raises `AudioFileError` for what cannot be opened, or is no file: opening a named pipe would wait for ever."""
+    """Raises `AudioFileError` unless this is a file that can be opened: opening a named pipe would block."""
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, ValueError):  # ValueError: a zero byte in the name
-        raise AudioFileError(name, "is not there") from None
+        raise AudioFileError(name, "does not exist") from None
     except OSError as error:
         raise AudioFileError(name, f"cannot be opened ({error.strerror})") from error
     if not stat.S_ISREG(mode):
-        raise AudioFileError(name, "is no file")
+        raise AudioFileError(name, "is not a regular file")
 
 
 def check_rate(name: str | Path, rate: Any) -> None:
-    """Raises `AudioFileError` for a sampling rate that no recording of speech has."""
-    if not isinstance(rate, numbers.Integral) or not LOWEST_RATE <= int(rate) <= HIGHEST_RATE:
+    """Raises `AudioFileError` for an impossible sampling rate."""
+    if not isinstance(rate, numbers.Integral) or not MIN_RATE <= int(rate) <= MAX_RATE:
         raise AudioFileError(
-            name, f"has a sampling rate of {rate} Hz; expected a whole number from {LOWEST_RATE} to {HIGHEST_RATE}"
+            name, f"has a sampling rate of {rate} Hz; expected an integer from {MIN_RATE} to {MAX_RATE}"
         )
 
 
+def check_channel(name: str | Path, channel: Any, channels: int) -> None:
+    """Raises `AudioFileError` unless `channel` is `None` or a number from 1 to `channels`."""
+    is_number = isinstance(channel, numbers.Integral) and not isinstance(channel, bool)
+    if channel is not None and not (is_number and 1 <= channel <= channels):
+        raise AudioFileError(name, f"has no channel {channel}: it has {channels}, counted from 1")
+
+
 def check_samples(name: str | Path, samples: np.ndarray) -> None:
-    """Raises `AudioFileError` for samples that are NaN, infinite, or too large to be sound."""
+    """Raises `AudioFileError` for samples that are NaN, infinite or beyond `MAX_MAGNITUDE`."""
     if not np.isfinite(samples).all():
         raise AudioFileError(name, "has samples that are NaN or infinite")
-    if samples.size and np.abs(samples).max() > LOUDEST:
-        raise AudioFileError(name, f"has samples beyond {LOUDEST:g}, where full scale is 1: it is damaged")
+    if samples.size and np.abs(samples).max() > MAX_MAGNITUDE:
+        raise AudioFileError(name, f"has samples beyond {MAX_MAGNITUDE:g}, where full scale is 1: the file is damaged")
 
 
 def _joined(path: str | Path, blocks: Iterator[np.ndarray], rate: int) -> np.ndarray:
-    """Returns the blocks, checked and their channels averaged, as one `(samples,)`."""
+    """Returns the blocks as one waveform `(samples,)`, checked, with the channels averaged."""
     parts, samples = [np.empty(0, np.float32)], 0
     for block in blocks:
         check_samples(path, block)
         samples += len(block)
-        if samples > LONGEST_HOURS * 3600 * rate:
-            raise AudioFileError(path, f"is longer than {LONGEST_HOURS} hours: cut it into utterances")
+        if samples > MAX_HOURS * 3600 * rate:
+            raise AudioFileError(path, f"is longer than {MAX_HOURS} hours: cut it into utterances")
         parts.append(block.mean(axis=1))
     return np.concatenate(parts)
 
 
 def read_with_torchcodec(path: str | Path) -> tuple[np.ndarray, int] | None:
-    """Returns samples `(samples, channels)` and their rate; `None` where torchcodec is absent or cannot read it."""
+    """Returns samples `(samples, channels)` and their rate, or `None` if torchcodec is missing or cannot read them."""
     try:
         from torchcodec.decoders import AudioDecoder
 
@@ -119,7 +125,7 @@ def read_with_torchcodec(path: str | Path) -> tuple[np.ndarray, int] | None:
 
 
 def reads_video() -> bool:
-    """Whether torchcodec is there, and with it the sound of videos."""
+    """Returns whether the audio of videos can be read, with torchcodec and FFmpeg."""
     try:
         import torchcodec.decoders  # noqa: F401
     except (ImportError, OSError, RuntimeError):  # RuntimeError: no FFmpeg
@@ -128,7 +134,7 @@ def reads_video() -> bool:
 
 
 def _unreadable(path: str | Path, error: Exception) -> AudioFileError:
-    # Without the path, which libsndfile puts before what it says.
+    # libsndfile repeats the path in str(error), not in error_string.
     reason = str(getattr(error, "error_string", error)).rstrip(".")
     return AudioFileError(path, f"cannot be read as audio ({reason})")
 
@@ -136,7 +142,7 @@ def _unreadable(path: str | Path, error: Exception) -> AudioFileError:
 def _check_length(path: str | Path, samples: int, rate: int) -> None:
     if samples == 0:
         raise AudioFileError(path, "has no samples")
-    if samples < SHORTEST_SECONDS * rate:
+    if samples < MIN_SECONDS * rate:
         raise AudioFileError(path, f"is too short: {1000 * samples / rate:.3g} ms, at least 25 ms are needed")
 
 
@@ -147,7 +153,7 @@ Audio: TypeAlias = str | Path | BinaryIO | np.ndarray
 
 
 def channel_count(audio: Audio, name: str) -> int:
-    """Returns how many channels there are; raises `AudioFileError` if it cannot be read."""
+    """Returns the number of channels; raises `AudioFileError` if the audio cannot be read."""
     if isinstance(audio, np.ndarray):
         return _columns(audio, name).shape[1]
     try:
@@ -165,15 +171,15 @@ def decode(
     """Yields mono float32 blocks `(samples,)` at `sampling_rate` hertz.
 
     Args:
-        audio: what libsndfile reads (WAV, FLAC, OGG, MP3, AIFF and more), in a path also what FFmpeg reads where
-            torchcodec is installed, or an array.
-        name: of the audio, for messages.
-        channel: the channel to take, from 0; `None` averages all.
-        array_rate: hertz of an array; `None` says `sampling_rate`.
+        audio: a path or opened file of a format that libsndfile reads (WAV, FLAC, OGG, MP3, AIFF and more), or an
+            array. Of paths, FFmpeg reads other formats where torchcodec is installed.
+        name: of the audio, for error messages.
+        channel: the channel to take, counted from 1; `None` averages all.
+        array_rate: sampling rate of an array, in hertz; `None` stands for `sampling_rate`.
 
     Raises:
-        AudioFileError: unreadable, empty, shorter than 25 ms, of a rate that no recording has, or with samples that
-            are NaN, infinite or beyond 1e12.
+        AudioFileError: the audio is unreadable, empty or shorter than 25 ms, has an impossible sampling rate, no such
+            channel, or samples that are NaN, infinite or beyond 1e12.
     """
     if isinstance(audio, np.ndarray):
         rate = sampling_rate if array_rate is None else array_rate
@@ -201,7 +207,7 @@ def decode(
 
 
 class Resampler:
-    """Turns mono blocks of one rate into blocks of another, the same however the audio is cut into blocks."""
+    """Resamples mono blocks; the result does not depend on how the audio is cut into blocks."""
 
     def __init__(self, rate: int, sampling_rate: int) -> None:
         self._stream = None if rate == sampling_rate else soxr.ResampleStream(rate, sampling_rate, 1)
@@ -210,7 +216,7 @@ class Resampler:
         return samples if self._stream is None else self._stream.resample_chunk(samples)
 
     def finish(self) -> np.ndarray:
-        """Returns what the filter still held back."""
+        """Returns the last samples, which the filter has held back."""
         nothing = np.empty(0, np.float32)
         return nothing if self._stream is None else self._stream.resample_chunk(nothing, last=True)
 
@@ -220,14 +226,13 @@ def _mono(
 ) -> Iterator[np.ndarray]:
     resampler, samples = Resampler(rate, sampling_rate), 0
     for block in blocks:
-        if channel is not None and channel >= block.shape[1]:
-            raise AudioFileError(name, f"has no channel {channel + 1}: there are {block.shape[1]}")
+        check_channel(name, channel, block.shape[1])
         check_samples(name, block)
         samples += len(block)
-        yield resampler.feed(block.mean(axis=1) if channel is None else np.ascontiguousarray(block[:, channel]))
+        yield resampler.feed(block.mean(axis=1) if channel is None else np.ascontiguousarray(block[:, channel - 1]))
     if samples == 0:
         raise AudioFileError(name, "has no samples")
-    if samples < SHORTEST_SECONDS * rate:
+    if samples < MIN_SECONDS * rate:
         raise AudioFileError(name, f"is too short: {1000 * samples / rate:.3g} ms, at least 25 ms are needed")
     yield resampler.finish()
 
@@ -238,7 +243,7 @@ def _opened(audio: str | Path | BinaryIO, name: str) -> soundfile.SoundFile:
     try:
         if not isinstance(audio, str | Path):
             audio.seek(0)
-        # As bytes, for names that are no UTF-8.
+        # As bytes: names need not be UTF-8.
         return soundfile.SoundFile(os.fsencode(audio) if isinstance(audio, str | Path) else audio)
     except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: headerless .raw
         raise _unreadable(name, error) from error

@@ -1,1 +1,1 @@
-"""What the command `whisper-ser` can do: one file a command, each with `add_parser` and `run`."""
+"""The commands of `whisper-ser`: a file for each, with a function `main(argv)`."""

@@ -1,4 +1,4 @@
-"""`whisper-ser app`: a page on which people try models."""
+"""`whisper-ser app`: a Gradio page for trying models."""
 
 import argparse
 
@@ -6,12 +6,12 @@ from whisper_ser.errors import InferenceError
 
 
 def main(argv: list[str]) -> None:
-    """Opens the page for the models named, or for those of the environment variable WHISPER_SER_MODEL.
+    """Opens the page for the given models, or for those in the environment variable WHISPER_SER_MODEL.
 
     Raises:
         InferenceError: the extra `app` is not installed, or there is no model.
     """
-    parser = argparse.ArgumentParser(prog="whisper-ser app", description="Open a page on which people try models.")
+    parser = argparse.ArgumentParser(prog="whisper-ser app", description="Open a web page for trying models.")
     parser.add_argument("models", nargs="*", metavar="MODEL", help="folders or Hub ids; default: the demo model")
     arguments = parser.parse_args(argv)
     try:

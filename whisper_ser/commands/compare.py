@@ -1,4 +1,4 @@
-"""`whisper-ser compare`: whether one run is better than another, and how sure that is."""
+"""`whisper-ser compare`: whether one run is better than another, and how certain that is."""
 
 import argparse
 import json
@@ -15,24 +15,31 @@ from whisper_ser.report.run import closing_remarks
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="whisper-ser compare",
-        description="Say whether one run is better than another on the same test utterances: paired bootstrap over "
-        "their speakers, with the probability that the difference is real.",
+        description="Compare two runs on the same test utterances by a paired bootstrap over their speakers, with the "
+        "probability that the difference is real.",
         allow_abbrev=False,
     )
-    source = f"folder of a run, with its {PREDICTIONS}, or such a table (.parquet, .csv)"
+    source = f"folder of a run with {PREDICTIONS}, or a table of predictions (.parquet, .csv)"
     parser.add_argument("baseline", help=source)
-    parser.add_argument("candidate", help="the run that may be better, given likewise")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="draws of speakers (default: %(default)s)")
+    parser.add_argument("candidate", help="the run that may be better, in the same form")
     parser.add_argument(
-        "--confidence", type=float, default=CONFIDENCE, help="of the intervals, a share (default: %(default)s)"
+        "--resamples", type=int, default=RESAMPLES, help="number of draws of speakers (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
-    parser.add_argument("--format", choices=("table", "json"), default="table", help="what is printed")
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        default=CONFIDENCE,
+        help="confidence of the intervals, a share (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: %(default)s)")
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="output format (default: %(default)s)"
+    )
     return run(parser.parse_args(argv))
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compares the two runs and prints."""
+    """Compares the two runs and prints the result."""
     baseline, candidate = read_predictions(arguments.baseline), read_predictions(arguments.candidate)
     comparison = compare(
         baseline,
@@ -58,16 +65,16 @@ def read_predictions(source: str) -> pandas.DataFrame:
     """Returns the predictions of a run, given as its folder or as a table.
 
     Raises:
-        ComparisonError: nothing there, a run that has not finished, or a file that is no such table.
-        DamagedFileError: not the predictions, or metrics, that the run wrote.
+        ComparisonError: there is no such folder or table, the run has not finished, or the table cannot be read.
+        DamagedFileError: predictions or metrics were changed after the run.
     """
     path = Path(source)
     if path.is_dir():
         path = path / PREDICTIONS
         if not path.is_file():
             raise ComparisonError(
-                f"{source} has no {PREDICTIONS}: give the output folder of a run of run_train.py that has finished, "
-                "or a table of predictions (.parquet, .csv)."
+                f"{source} has no {PREDICTIONS}: give the folder of a finished run, or a table of predictions "
+                "(.parquet, .csv)."
             )
         if (Path(source) / METRICS).is_file():
             check_predictions(Path(source), read_metrics(Path(source)))
@@ -77,15 +84,15 @@ def read_predictions(source: str) -> pandas.DataFrame:
         if path.suffix == ".parquet":
             return pandas.read_parquet(path)
         if path.suffix == ".csv":
-            # All text, so that speaker 01 stays 01 and an emotion may be called none.
+            # As text: speaker 01 stays 01, and an emotion may be called none.
             return pandas.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:  # of pyarrow and of pandas
         raise ComparisonError(f"{path} cannot be read as a {path.suffix[1:]} table ({error}).") from error
-    raise ComparisonError(f"{path} is no table of predictions; expected .parquet or .csv.")
+    raise ComparisonError(f"{path} is not a table of predictions; expected .parquet or .csv.")
 
 
 def read_warnings(source: str) -> list[str]:
-    """Returns what every table of a run has to say, such as leaks that were allowed; none of a table by itself."""
+    """Returns the warnings of a run, such as leaks that were allowed; a table by itself has none."""
     path = Path(source)
     try:
         metrics = json.loads(((path if path.is_dir() else path.parent) / METRICS).read_text(encoding="utf-8"))
@@ -95,6 +102,6 @@ def read_warnings(source: str) -> list[str]:
 
 
 def _names(baseline: str, candidate: str) -> tuple[str, str]:
-    """Returns the last part of each path, or the whole where those are the same."""
+    """Returns the last component of each path, or the whole paths if these are equal."""
     last = Path(baseline).name, Path(candidate).name
     return (baseline, candidate) if last[0] == last[1] or not all(last) else last

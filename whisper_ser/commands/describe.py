@@ -1,4 +1,4 @@
-"""`whisper-ser describe`: what a corpus holds, before anything is trained on it."""
+"""`whisper-ser describe`: statistics of a corpus and of its folds, before training."""
 
 import argparse
 import json
@@ -9,23 +9,24 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import HfArgumentParser
 
-from whisper_ser.data.splits import Fold, usual_protocol
+from whisper_ser.data.splits import Fold
 from whisper_ser.data.statistics import describe
 from whisper_ser.errors import ProtocolError, RecipeError
 from whisper_ser.report.description import DESCRIPTION, DURATIONS, description_text, write_description
-from whisper_ser.training.data import load, plan_folds
-from whisper_ser.training.settings import DataArguments, SerTrainingArguments, check_protocol
+from whisper_ser.training.data import load, plan_folds, protocol_of
+from whisper_ser.training.ignored import refuse_ignored_data
+from whisper_ser.training.settings import DataArguments, SerTrainingArguments
 
 FOLDER_OPTIONAL = ("demo", "emobox")
-"""Corpora that know where they are."""
-OF_ITS_OWN = ("corpus", "data_dir", "allow_leaks", "feature_dir")
-"""Settings of a run that are none here: corpus and folder are named first, leaks only shown, nothing encoded."""
+EXCLUDED_SETTINGS = ("corpus", "data_dir", "allow_leaks", "feature_dir", "license")
+"""Data settings that are no flags here: corpus and folder are positional, leaks are shown, nothing is trained."""
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="whisper-ser describe",
-        description="Show what a corpus holds: utterances, hours, speakers, labels per fold, and what folds share.",
+        description="Show statistics of a corpus: utterances, hours, speakers, labels by fold, and leaks between the "
+        "parts of folds.",
         parents=[_data_flags()],
         allow_abbrev=False,
     )
@@ -34,26 +35,28 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "folder",
         nargs="?",
-        help="the data folder: of a published corpus as distributed; of own a folder, a table, or a Hub dataset id",
+        help="the data folder: of a published corpus as distributed; for own a folder, a table, or a Hub dataset id",
     )
-    parser.add_argument("--output_dir", type=Path, help="by default outputs/describe/<corpus>")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="json: print nothing else")
+    parser.add_argument("--output_dir", type=Path, help="default: outputs/describe/<corpus>")
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="output format (default: %(default)s)"
+    )
     parser.set_defaults(protocol="auto")
     return run(parser.parse_args(argv))
 
 
 def _data_flags() -> HfArgumentParser:
-    """Returns a parser of the data flags of `run_train.py` and of its seed, which draws the folds."""
+    """Returns a parser of the data flags of `train` and of its seed, which draws the folds."""
     seed = [field for field in fields(SerTrainingArguments) if field.name == "seed"]
-    flags = [field for field in fields(DataArguments) if field.name not in OF_ITS_OWN]
+    flags = [field for field in fields(DataArguments) if field.name not in EXCLUDED_SETTINGS]
     dataclass = make_dataclass("DataFlags", [(field.name, field.type, field) for field in flags + seed])
     return HfArgumentParser(dataclass, add_help=False)  # type: ignore[arg-type]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Describes the corpus, writes its folder and prints."""
+    """Writes the description of the corpus into a folder and prints it."""
     data = _data_arguments(arguments)
-    check_protocol(data)
+    refuse_ignored_data(data)
     corpus = load(data)
     protocol, folds = _folds(corpus, data, arguments.seed)
     description = {**describe(corpus, folds, progress=sys.stderr.isatty()), "protocol": protocol}
@@ -68,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _data_arguments(arguments: argparse.Namespace) -> DataArguments:
-    shared = [field.name for field in fields(DataArguments) if field.name not in OF_ITS_OWN]
+    shared = [field.name for field in fields(DataArguments) if field.name not in EXCLUDED_SETTINGS]
     flags = {name: getattr(arguments, name) for name in shared}
     corpus, folder = arguments.corpus, arguments.folder
     if folder is None and corpus not in FOLDER_OPTIONAL:
@@ -79,9 +82,8 @@ def _data_arguments(arguments: argparse.Namespace) -> DataArguments:
 
 
 def _folds(corpus: Dataset, data: DataArguments, seed: int) -> tuple[dict[str, str | None], list[Fold]]:
-    """Returns which protocol was asked for and taken, and its folds; without any where `auto` finds none possible."""
-    name = usual_protocol(corpus) if data.protocol == "auto" else data.protocol
-    protocol = {"asked": data.protocol, "name": name, "problem": None}
+    """Returns the protocol that was requested and used, and its folds; no folds if `auto` finds none possible."""
+    protocol = {"asked": data.protocol, "name": protocol_of(corpus, data), "problem": None}
     try:
         return protocol, plan_folds(corpus, data, seed)
     except ProtocolError as error:

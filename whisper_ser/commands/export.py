@@ -1,4 +1,4 @@
-"""`whisper-ser export`: a model for runtimes other than PyTorch."""
+"""`whisper-ser export`: a model as a file for other runtimes than PyTorch."""
 
 import argparse
 from pathlib import Path
@@ -14,18 +14,18 @@ def main(argv: list[str]) -> int:
     onnx = formats.add_parser(
         "onnx",
         help="one ONNX file, waveform in and probabilities out",
-        description="Write a model as one ONNX file, waveform in and probabilities out, and check what was written "
-        "against the model. docs/export.md says how to run it, without torch and from other languages.",
+        description="Write a model as one ONNX file, waveform in and probabilities out, and check it against the "
+        "model. docs/export.md explains how to run it without torch and from other languages.",
         allow_abbrev=False,
     )
     onnx.add_argument("model", metavar="MODEL", help="folder or Hub id of a trained model")
-    onnx.add_argument("output", metavar="OUT", type=Path, help="the file; it may replace an earlier export")
-    onnx.add_argument("--int8", action="store_true", help="8-bit products: smaller, faster and less exact")
+    onnx.add_argument("output", metavar="OUT", type=Path, help="file to write; an existing file is replaced")
+    onnx.add_argument("--int8", action="store_true", help="8-bit matrix products: smaller, faster and less accurate")
     return run(parser.parse_args(argv))
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exports, and prints what was written."""
+    """Exports the model, and prints what was written."""
     try:
         from whisper_ser.export.onnx import export_onnx  # onnx and onnxruntime may be absent
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""`whisper-ser predict`: the emotion of each of any number of recordings."""
+"""`whisper-ser predict`: the emotion of recordings."""
 
 import argparse
 from collections.abc import Iterator
@@ -34,11 +34,13 @@ FORMATS = ("table", "json", "jsonl", "csv", "parquet")
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="whisper-ser predict",
-        description="Predict the emotion of recordings of any format that libsndfile reads, any length and rate. Ends "
-        "with status 1 if any of them could not be used; the others are answered all the same.",
+        description="Predict the emotion of recordings of any length and sampling rate, in any format that libsndfile "
+        "reads. The exit status is 1 if some of them could not be used.",
         allow_abbrev=False,
     )
-    parser.add_argument("files", nargs="+", metavar="FILE|FOLDER|GLOB|-", help="- reads an audio file from a pipe")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE|FOLDER|GLOB|-", help="- reads an audio file from standard input"
+    )
     add_arguments(parser, FORMATS)
     parser.add_argument("--top_k", type=int, metavar="K", help="show only the K most probable labels")
     parser.add_argument(
@@ -54,19 +56,21 @@ def main(argv: list[str]) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Predicts, writes, and reports what failed."""
+    """Predicts, writes the predictions, and reports failures."""
     sharded.check(arguments)
     if arguments.output_dir is not None:
         return sharded.run(arguments, _write)
     files, problems = audio_files(arguments.files)
     check_plot(arguments, files)
     if arguments.format == "parquet" and arguments.output is None:
-        raise InferenceError("--format parquet is no text for a screen: name a file with --output.")
+        raise InferenceError("--format parquet cannot be printed: name a file with --output.")
     if not files:
         return report(problems)
     recognizer = load_quietly(arguments)
     if arguments.plot is not None and not isinstance(recognizer, Recognizer):
-        raise InferenceError("--plot draws attention, which an exported model does not tell: name the model's folder.")
+        raise InferenceError(
+            "--plot draws attention, which an exported model does not return: name the folder of the model."
+        )
     results = predict_each(
         open_all(files),
         recognizer,
@@ -109,5 +113,5 @@ def _draw(file: str, recognizer: Any, arguments: argparse.Namespace) -> None:
     from whisper_ser.inference.plots import draw_attention  # matplotlib takes long to import
 
     if file == STANDARD_INPUT:
-        raise InferenceError("--plot reads its recording again, which a pipe does not allow: give a file.")
+        raise InferenceError("--plot reads the recording twice, which a pipe does not allow: give a file.")
     draw_attention(explain(file, recognizer), arguments.plot)

@@ -1,4 +1,4 @@
-"""Where the lines of an answer go, and the list of what failed."""
+"""Output of lines to the terminal or to a file, and the list of failures."""
 
 import os
 import sys
@@ -11,15 +11,15 @@ from whisper_ser.io import replacing
 
 
 def write_lines(lines: Iterable[str], output: Path | None) -> None:
-    """Prints each line as it comes, or writes a file that appears when all of them are written."""
+    """Prints each line as it comes, or writes all lines to a file, which appears when it is complete."""
     if output is None:
         try:
             for line in lines:
-                # tqdm's: a progress bar on the same terminal makes room.
+                # Not print: a progress bar may be on the same terminal.
                 tqdm.write(line)
                 sys.stdout.flush()
         except BrokenPipeError:
-            # Who read the lines, such as `head`, has read enough. What Python still holds back goes nowhere.
+            # The reader, such as `head`, has closed the pipe: discard what Python has buffered.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     with replacing(output) as written, open(written, "w", encoding="utf-8", newline="\n") as file:
@@ -27,7 +27,7 @@ def write_lines(lines: Iterable[str], output: Path | None) -> None:
 
 
 def report(problems: list[str]) -> int:
-    """Prints what went wrong and returns the exit status: 1 if anything did."""
+    """Prints the problems and returns the exit status: 1 if there are any."""
     if problems:
         print(f"whisper-ser: {len(problems)} could not be used:", file=sys.stderr)
         for problem in problems:

@@ -1,4 +1,4 @@
-"""What `predict` and `timeline` share: which recordings, which model, and what failed."""
+"""The common part of `predict` and `timeline`: arguments, models, recordings and failures."""
 
 import argparse
 import io
@@ -19,27 +19,27 @@ from whisper_ser.inference.speed import PRECISIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
-    """Adds the arguments that both commands have."""
+    """Adds the arguments of both commands."""
     parser.add_argument("--model", required=True, help="folder or Hub id of a trained model, or model.onnx")
     parser.add_argument(
         "--channels",
         choices=("mix", "separate"),
         default="mix",
-        help="average the channels (default), or answer for each",
+        help="average the channels (default), or classify each",
     )
     parser.add_argument("--format", choices=formats, default=formats[0], help="default: %(default)s")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write there, whole or not at all, not to screen")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the answer for one recording")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of the terminal")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the result for one recording")
     parser.add_argument("--device", help="such as cpu or cuda:0; default: a GPU if there is one")
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="on a CPU: float32 (default), or int8, faster and less exact (AVX-512 VNNI)",
+        help="on a CPU: float32 (default), or int8, faster and less accurate (AVX-512 VNNI)",
     )
 
 
 def load_quietly(arguments: argparse.Namespace, pack: bool = True) -> Answering:
-    """Returns the model, without a bar for its weights between the answers; as it was saved without `pack`."""
+    """Returns the model, without a progress bar; with `pack` in its fastest form, else as it was saved."""
     logging.disable_progress_bar()
     if pack or is_exported(arguments.model):
         return answering(arguments.model, arguments.device, arguments.precision)
@@ -47,26 +47,26 @@ def load_quietly(arguments: argparse.Namespace, pack: bool = True) -> Answering:
 
 
 def load_for_frames(arguments: argparse.Namespace) -> Recognizer:
-    """As `load_quietly`; an exported model, which tells of no frames, is an error."""
+    """Returns the model as `load_quietly`; raises for an exported model, which returns no frames."""
     logging.disable_progress_bar()
     return recognizer_of(arguments.model, arguments.device, arguments.precision)
 
 
 def open_all(files: list[str]) -> Iterator[Audio]:
-    """Yields the files, standard input read as an audio file, with progress on a terminal when there are several."""
+    """Yields the files, and standard input as an audio file; shows progress for several files on a terminal."""
     for file in tqdm(files, unit="file", disable=len(files) < 2 or not sys.stderr.isatty()):
         yield StandardInput(sys.stdin.buffer.read()) if file == STANDARD_INPUT else file
 
 
 class StandardInput(io.BytesIO):
-    """An audio file that came through a pipe."""
+    """An audio file read from standard input."""
 
     name = STANDARD_INPUT
 
 
 def check_plot(arguments: argparse.Namespace, files: list[str]) -> None:
     if arguments.plot is not None and (len(files) != 1 or arguments.channels == "separate"):
-        raise InferenceError(f"--plot draws one recording, channels mixed; {len(files)} were given.")
+        raise InferenceError(f"--plot draws one recording with averaged channels; {len(files)} were given.")
 
 
 def failure_text(failure: Failure) -> str:

@@ -1,4 +1,4 @@
-"""`whisper-ser timeline`: emotions over the time of recordings, or of raw audio while it comes through a pipe."""
+"""`whisper-ser timeline`: emotions over time, of recordings or of raw audio from standard input."""
 
 import argparse
 import os
@@ -34,11 +34,11 @@ BLOCKS_PER_SECOND = 10
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="whisper-ser timeline",
-        description="Show how emotions change over recordings of any length. With - raw audio (signed 16-bit, little "
-        "endian) is read from a pipe and answered while it comes.",
+        description="Show how emotions change over recordings of any length. With -, raw audio (signed 16-bit, little "
+        "endian) is read from standard input and classified as it arrives.",
         allow_abbrev=False,
     )
-    parser.add_argument("files", nargs="+", metavar="FILE|FOLDER|GLOB|-", help="- reads raw audio from a pipe")
+    parser.add_argument("files", nargs="+", metavar="FILE|FOLDER|GLOB|-", help="- reads raw audio from standard input")
     add_arguments(parser, FORMATS)
     parser.add_argument("--window", type=float, default=3.0, help="seconds of a window; default: %(default)s")
     parser.add_argument("--hop", type=float, default=0.5, help="seconds between windows; default: %(default)s")
@@ -46,10 +46,12 @@ def main(argv: list[str]) -> int:
         "--cut",
         choices=("pauses", "even"),
         default="pauses",
-        help="encode speech from pause to pause (default), or everything in even chunks as predict does",
+        help="encode speech between pauses (default), or everything in even chunks as predict does",
     )
-    parser.add_argument("--raw_rate", type=int, default=16000, help="hertz of raw audio; default: %(default)s")
-    parser.add_argument("--raw_channels", type=int, default=1, help="channels of raw audio; default: %(default)s")
+    parser.add_argument(
+        "--raw_rate", type=int, metavar="HERTZ", help="with -: sampling rate of the raw audio; default: 16000"
+    )
+    parser.add_argument("--raw_channels", type=int, metavar="N", help="with -: channels of the raw audio; default: 1")
     return run(parser.parse_args(argv))
 
 
@@ -58,11 +60,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def run_files(arguments: argparse.Namespace) -> int:
-    """Writes the timelines of files, and reports what failed."""
+    """Writes the timelines of files, and reports failures."""
+    for name in ("raw_rate", "raw_channels"):
+        if getattr(arguments, name) is not None:
+            raise InferenceError(f"--{name} would be ignored: it describes raw audio from standard input (-).")
     files, problems = audio_files(arguments.files)
     check_plot(arguments, files)
     if arguments.format == "vtt" and (len(files) != 1 or arguments.channels == "separate"):
-        raise InferenceError(f"--format vtt makes subtitles for one recording, channels mixed; got {len(files)}.")
+        raise InferenceError(
+            f"--format vtt makes subtitles for one recording with averaged channels; got {len(files)}."
+        )
     if not files:
         return report(problems)
     recognizer = load_for_frames(arguments)
@@ -83,7 +90,7 @@ def _timelines(
                     window=arguments.window,
                     hop=arguments.hop,
                     cut=arguments.cut,
-                    channel=None if channel is None else channel + 1,
+                    channel=channel,
                 )
                 if arguments.plot is not None:
                     _draw(found, arguments)
@@ -116,18 +123,20 @@ def _lines(timelines: Iterator[Timeline], kind: str) -> Iterator[str]:
 
 
 def run_stream(arguments: argparse.Namespace) -> int:
-    """Writes segments and windows of raw audio from standard input, each as soon as it is certain."""
+    """Writes segments and windows of raw audio from standard input, each as soon as it is final."""
     if len(arguments.files) > 1 or arguments.channels == "separate" or arguments.plot is not None:
-        raise InferenceError("- stands alone: one stream, its channels mixed, without --plot.")
+        raise InferenceError("- must be the only input, with averaged channels and without --plot.")
     if arguments.format == "json" or arguments.cut == "even":
-        raise InferenceError("A stream has no end to wait for: take --format jsonl, and leave --cut out.")
-    if arguments.raw_rate < 1 or arguments.raw_channels < 1:
+        raise InferenceError("A stream is written as it arrives: use --format jsonl, and leave --cut out.")
+    rate = 16000 if arguments.raw_rate is None else arguments.raw_rate
+    channels = 1 if arguments.raw_channels is None else arguments.raw_channels
+    if rate < 1 or channels < 1:
         raise InferenceError("--raw_rate and --raw_channels must be at least 1.")
     recognizer = load_for_frames(arguments)
     updates = stream(
-        _raw_blocks(arguments.raw_rate, arguments.raw_channels),
+        _raw_blocks(rate, channels),
         recognizer,
-        arguments.raw_rate,
+        rate,
         window=arguments.window,
         hop=arguments.hop,
     )
@@ -136,7 +145,7 @@ def run_stream(arguments: argparse.Namespace) -> int:
 
 
 def _raw_blocks(rate: int, channels: int) -> Iterator[np.ndarray]:
-    """Yields blocks `(samples, channels)` of signed 16-bit audio as they come, a tenth of a second at most each."""
+    """Yields blocks `(samples, channels)` of signed 16-bit audio as they arrive, each of at most 0.1 s."""
     width, rest = 2 * channels, b""
     most = width * max(1, rate // BLOCKS_PER_SECOND)
     while data := _arrived(most):
@@ -147,7 +156,7 @@ def _raw_blocks(rate: int, channels: int) -> Iterator[np.ndarray]:
 
 
 def _arrived(most: int) -> bytes:
-    """Returns what has come through the pipe so far, waiting only while it is nothing; empty at its end."""
+    """Returns the bytes that have arrived, at most `most`; waits for the first one, and is empty at the end."""
     return os.read(sys.stdin.fileno(), most)
 
 

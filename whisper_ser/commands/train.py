@@ -1,9 +1,10 @@
-"""`whisper-ser train`: one run, a cross-validation, a sweep or an ablation, and what is written of it."""
+"""`whisper-ser train`: one run, a cross-validation, a sweep or an ablation, and its reports."""
 
 import os
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import pipeline, set_seed
 from transformers.utils import logging
 
 from whisper_ser.audio import read_audio
-from whisper_ser.data.audio_index import Sound, listen
+from whisper_ser.data.audio_index import AudioRecord, index_audio
 from whisper_ser.data.leakage import AuditResult, audit, check
 from whisper_ser.data.splits import Fold, Split, training_paths
 from whisper_ser.paper.latency import measure_latency
@@ -23,7 +24,7 @@ from whisper_ser.report.cross_validation import cross_validation_summary, write_
 from whisper_ser.report.run import check_output, summary, write_run
 from whisper_ser.training.ablation import VARIANTS, variants_of
 from whisper_ser.training.cross_validation import cross_validate
-from whisper_ser.training.data import load, plan_folds
+from whisper_ser.training.data import load, plan_folds, protocol_of
 from whisper_ser.training.models import build_model, license_model
 from whisper_ser.training.recipe import recipe, write_recipe
 from whisper_ser.training.refitting import train_with_refit
@@ -41,21 +42,22 @@ print(classifier(read_audio({file!r})))
 
 
 def main(argv: list[str]) -> None:
-    """Trains what a recipe and flags say."""
-    logging.disable_progress_bar()  # of weights read and written in an instant
+    """Trains as the recipe and the flags say."""
+    logging.disable_progress_bar()  # weights are read and written in an instant
     arguments = parse_arguments(argv)
     corpus = load(arguments.data)
     folds = plan(corpus, arguments)
-    sounds = listen(sorted({path for part in folds[0].split for path in part["path"]}))
-    audited, warnings = check_leaks(folds, sounds, arguments.data)
+    records = index_audio(sorted({path for part in folds[0].split for path in part["path"]}))
+    audited, warnings = check_leaks(folds, records, arguments.data)
+    protocol = protocol_of(corpus, arguments.data)
     if arguments.sweep.variants:
-        ablate(folds, sounds, audited, warnings, arguments)
+        ablate(folds, protocol, records, audited, warnings, arguments)
     elif arguments.sweep.varies:
-        vary(folds, sounds, audited, warnings, arguments)
+        vary(folds, protocol, records, audited, warnings, arguments)
     elif arguments.data.protocol == "split":
-        train_one(folds[0].split, sounds, audited, warnings, arguments)
+        train_one(folds[0].split, records, audited, warnings, arguments)
     else:
-        validate(folds, sounds, audited, warnings, arguments)
+        validate(folds, protocol, records, audited, warnings, arguments)
 
 
 def plan(corpus: Dataset, arguments: Arguments) -> list[Fold]:
@@ -64,26 +66,28 @@ def plan(corpus: Dataset, arguments: Arguments) -> list[Fold]:
     return plan_folds(corpus, arguments.data, arguments.training.seed, drawn)
 
 
-def check_leaks(folds: list[Fold], sounds: Mapping[str, Sound], data: DataArguments) -> tuple[AuditResult, list[str]]:
-    """Returns what the audit of the folds saw, and what every table has to say; raises for a leak not allowed."""
-    audited = audit(folds, sounds)
+def check_leaks(
+    folds: list[Fold], records: Mapping[str, AudioRecord], data: DataArguments
+) -> tuple[AuditResult, list[str]]:
+    """Returns the audit of the folds and the warnings for every table; raises for a leak that is not allowed."""
+    audited = audit(folds, records)
     return audited, check(audited, set(data.allow_leaks or []))
 
 
 def train_one(
-    split: Split, sounds: Mapping[str, Sound], audited: AuditResult, warnings: list[str], arguments: Arguments
+    split: Split, records: Mapping[str, AudioRecord], audited: AuditResult, warnings: list[str], arguments: Arguments
 ) -> None:
     """Trains one model, writes its folder, and shows how to use it."""
     output_dir = Path(arguments.training.output_dir)
     check_output(output_dir, "model")
-    # New weights are drawn before the Trainer would seed.
+    # New weights are drawn before the Trainer sets the seed.
     set_seed(arguments.training.seed)
     model, extractor = build_model(arguments.model, split.train.features["emotion"].names)
     license_model(model, arguments, split.train.info.dataset_name)
     store = Path(arguments.data.feature_dir)
     trained = training_paths([Fold("test", split)], arguments.training.refit)
     inputs = prepare_inputs(
-        model, extractor, sounds, store, copies=arguments.training.augmented_views, trained=trained
+        model, extractor, records, store, copies=arguments.training.augmented_views, trained=trained
     )
     training = train_with_refit(model, extractor, inputs, split, arguments)
     if PartialState().is_main_process:
@@ -94,31 +98,47 @@ def train_one(
 
 
 def validate(
-    folds: list[Fold], sounds: Mapping[str, Sound], audited: AuditResult, warnings: list[str], arguments: Arguments
+    folds: list[Fold],
+    protocol: str,
+    records: Mapping[str, AudioRecord],
+    audited: AuditResult,
+    warnings: list[str],
+    arguments: Arguments,
 ) -> None:
-    """Cross-validates and writes what all folds say together."""
+    """Cross-validates and writes the metrics over all folds."""
     output_dir = Path(arguments.training.output_dir)
     check_output(output_dir, "folds")
-    folders = cross_validate(folds, sounds, arguments)
+    folders = cross_validate(folds, records, arguments)
     if PartialState().is_main_process:
-        metrics = write_cross_validation(output_dir, folds, folders, arguments.data.protocol, audited, warnings)
+        metrics = write_cross_validation(output_dir, folds, folders, protocol, audited, warnings)
         write_recipe(output_dir, recipe(arguments))
         print("\n" + cross_validation_summary(metrics, output_dir))
 
 
 def vary(
-    folds: list[Fold], sounds: Mapping[str, Sound], audited: AuditResult, warnings: list[str], arguments: Arguments
+    folds: list[Fold],
+    protocol: str,
+    records: Mapping[str, AudioRecord],
+    audited: AuditResult,
+    warnings: list[str],
+    arguments: Arguments,
 ) -> None:
     """Trains every setting of a sweep on every fold, and writes the report."""
     check_output(Path(arguments.training.output_dir), "cells")
-    results = sweep(folds, sounds, audited, warnings, arguments)
+    by_protocol = arguments._replace(data=replace(arguments.data, protocol=protocol))
+    results = sweep(folds, records, audited, warnings, by_protocol)
     if PartialState().is_main_process:
         page = write_sweep_report(Path(arguments.training.output_dir), results, measure_latency)
         print(f"\nThe report is in {page}")
 
 
 def ablate(
-    folds: list[Fold], sounds: Mapping[str, Sound], audited: AuditResult, warnings: list[str], arguments: Arguments
+    folds: list[Fold],
+    protocol: str,
+    records: Mapping[str, AudioRecord],
+    audited: AuditResult,
+    warnings: list[str],
+    arguments: Arguments,
 ) -> None:
     """Cross-validates every variant of a recipe on the same folds, and writes the table that compares them."""
     output_dir = Path(arguments.training.output_dir)
@@ -127,10 +147,9 @@ def ablate(
     for name, settings in variants.items():
         if main_process:
             print(f"{name}:", flush=True)
-        cross_validated = cross_validate(folds, sounds, settings)
+        cross_validated = cross_validate(folds, records, settings)
         folder = Path(settings.training.output_dir)
         if main_process:
-            protocol = arguments.data.protocol
             write_cross_validation(folder, folds, cross_validated, protocol, audited, warnings)
             write_recipe(folder, recipe(settings))
         PartialState().wait_for_everyone()
@@ -140,7 +159,7 @@ def ablate(
 
 
 def try_it(model: Path, file: str) -> None:
-    """Classifies one file through the stock pipeline, and shows how to do that oneself."""
+    """Classifies one file with the stock pipeline, and prints the command to do so."""
     classifier: Any = pipeline("audio-classification", model=str(model), trust_remote_code=True)
     answers = classifier(read_audio(file, classifier.feature_extractor.sampling_rate))
     print(f"\n{_shortest(file)}: " + ", ".join(f"{answer['label']} {answer['score']:.2f}" for answer in answers))
@@ -149,6 +168,6 @@ def try_it(model: Path, file: str) -> None:
 
 
 def _shortest(path: str) -> str:
-    """Returns the path as seen from here, where it lies below here."""
+    """Returns the path relative to the current folder if it lies inside, else as it is."""
     here = os.path.relpath(path)
     return path if here.startswith("..") else here

@@ -1,1 +1,1 @@
-"""Corpora, their splits, and what the parts of a split share."""
+"""Corpora, splits, the audit of splits, and statistics."""

@@ -1,4 +1,4 @@
-"""Splits by speaker, and the folds of every cross-validation protocol."""
+"""Splits by speaker and the folds of all cross-validation protocols."""
 
 import logging
 import math
@@ -14,6 +14,7 @@ from whisper_ser.errors import ProtocolError
 logger = logging.getLogger(__name__)
 
 PROTOCOLS = ("auto", "loso", "group", "speaker_groups", "fold", "fixed", "stratified")
+GROUP_PROTOCOLS = ("speaker_groups", "stratified")
 PARTS = {
     "train": "train",
     "validation": "validation",
@@ -22,10 +23,10 @@ PARTS = {
     "dev": "validation",
     "test": "test",
 }
-"""What a split column may say, and the part meant."""
+"""Values of a split column, and the part that each stands for."""
 FIXED_COLUMNS = ("group", "fold")
-"""Where a corpus with fixed parts may say so."""
-MOST_LOSO_SPEAKERS = 12
+"""Columns that may hold the fixed parts of a corpus."""
+MAX_LOSO_SPEAKERS = 12
 NUM_GROUPS = 5
 
 
@@ -38,14 +39,14 @@ class Split(NamedTuple):
 
 
 class Fold(NamedTuple):
-    """One way to train and test, named by what is held out."""
+    """A split with the name of what it holds out."""
 
     name: str
     split: Split
 
 
 def training_paths(folds: Iterable[Fold], refit: bool = False) -> set[str]:
-    """Returns the paths of all utterances that train in any of the folds; with `refit`, those that validate do too."""
+    """Returns the paths of all utterances that train in any fold; with `refit`, validation utterances train too."""
     return {path for fold in folds for part in fold.split[: 1 + refit] for path in part["path"]}
 
 
@@ -57,35 +58,42 @@ def folds(
     seed: int = 0,
     validation_fraction: float = 0.0,
 ) -> list[Fold]:
-    """Returns the folds of `corpus` by a protocol; except in `fixed`, every utterance tests exactly once.
+    """Returns the folds of `corpus` by a protocol. Except with `fixed`, every utterance is tested exactly once.
 
-    - `loso`: each speaker tests once.
-    - `group`: each value of the column `group` (a session) tests once.
-    - `speaker_groups`: `num_groups` groups of speakers with about equally many utterances, drawn by `seed`.
-    - `fold`: each value of the column `fold`, the published folds, tests once.
-    - `fixed`: one fold; the column `group` or `fold` says train, validation (or valid, val, dev) and test.
-    - `stratified`: `num_groups` parts with about equally many utterances of each label, where speakers are unknown.
-    - `auto`: `fixed` or `fold` where the corpus publishes them; else `loso` up to 12 speakers, `speaker_groups` of 5
-      groups above; `stratified` where an utterance has no speaker.
+    - `loso`: leave one speaker out.
+    - `group`: leave one value of the column `group` out, such as a session.
+    - `speaker_groups`: leave one of `num_groups` groups of speakers out. They have about equally many utterances and
+      are drawn by `seed`.
+    - `fold`: leave one value of the column `fold` out, the published folds.
+    - `fixed`: one fold; the column `group` or `fold` holds train, validation (or valid, val, dev) and test.
+    - `stratified`: leave one of `num_groups` parts out, which have about equally many utterances of each label; for
+      unknown speakers.
+    - `auto`: `fixed` or `fold` where the corpus publishes them, else `loso` up to 12 speakers and 5 `speaker_groups`
+      above; `stratified` where an utterance has no speaker.
 
-    Validation is held out of the training part, by speaker: those who do not test as well come first, and nobody is
-    taken who alone has a label. Where speakers are unknown it is stratified by label. A validation part that the
-    corpus publishes is kept as it is.
+    Validation speakers are drawn from the training part. Speakers who do not also test are preferred, and no speaker
+    is drawn who alone has a label. Where speakers are unknown, validation utterances are stratified by label. A
+    validation part that the corpus publishes is kept.
 
     Args:
         corpus: with the columns of `build_dataset`.
         protocol: one of `PROTOCOLS`.
-        num_groups: for `speaker_groups` and `stratified`, 5 by default.
-        seed: of every draw.
-        validation_fraction: share of the training speakers (or utterances) to validate on, one at least; 0 for none.
+        num_groups: for `speaker_groups` and `stratified`; 5 by default.
+        seed: of all draws.
+        validation_fraction: share of the training speakers (of the training utterances, where speakers are unknown)
+            drawn for validation, at least one; 0 for none.
 
     Raises:
-        ProtocolError: an unknown protocol, a column without values, too few speakers or groups. A label that a
-            training part lacks is for the audit to refuse.
+        ProtocolError: an unknown protocol, a column without values, too few speakers or groups. Labels that a training
+            part lacks are left to the audit.
     """
-    _check_arguments(corpus, protocol, num_groups, validation_fraction)
+    if protocol not in PROTOCOLS:
+        raise ProtocolError(f"There is no protocol {protocol!r}; expected one of {', '.join(PROTOCOLS)}.")
+    if not len(corpus):
+        raise ProtocolError("The corpus has no utterances.")
     if protocol == "auto":
         protocol = usual_protocol(corpus)
+    _check_groups(protocol, num_groups)
     if protocol == "fixed":
         cuts = [_fixed(corpus)]
     else:
@@ -103,17 +111,11 @@ class _Cut(NamedTuple):
     test: list[int]
 
 
-def _check_arguments(corpus: Dataset, protocol: str, num_groups: int | None, validation_fraction: float) -> None:
-    if protocol not in PROTOCOLS:
-        raise ProtocolError(f"There is no protocol {protocol!r}; expected one of {', '.join(PROTOCOLS)}.")
-    if not len(corpus):
-        raise ProtocolError("The corpus has no utterances.")
-    if num_groups is not None and protocol not in ("auto", "speaker_groups", "stratified"):
-        raise ProtocolError(f"num_groups has no meaning for {protocol}, only for speaker_groups and stratified.")
+def _check_groups(protocol: str, num_groups: int | None) -> None:
+    if num_groups is not None and protocol not in GROUP_PROTOCOLS:
+        raise ProtocolError(f"num_groups has no meaning for {protocol}, only for {' and '.join(GROUP_PROTOCOLS)}.")
     if num_groups is not None and num_groups < 2:
         raise ProtocolError(f"num_groups is {num_groups}: at least 2 are needed, one to train and one to test.")
-    if not 0 <= validation_fraction < 1:
-        raise ProtocolError(f"validation_fraction is {validation_fraction}; expected a share from 0 to below 1.")
 
 
 def usual_protocol(corpus: Dataset) -> str:
@@ -125,7 +127,7 @@ def usual_protocol(corpus: Dataset) -> str:
     speakers = _column(corpus, "speaker")
     if not all(speakers):
         return "stratified"
-    return "loso" if len(set(speakers)) <= MOST_LOSO_SPEAKERS else "speaker_groups"
+    return "loso" if len(set(speakers)) <= MAX_LOSO_SPEAKERS else "speaker_groups"
 
 
 def _column(corpus: Dataset, name: str) -> list[str]:
@@ -133,7 +135,7 @@ def _column(corpus: Dataset, name: str) -> list[str]:
 
 
 def _full_column(corpus: Dataset, name: str, protocol: str, instead: str) -> list[str]:
-    """Returns a column that must have a value everywhere, and at least two different ones."""
+    """Returns a column; raises unless it has a value everywhere, and at least two different values."""
     values = _column(corpus, name)
     empty = values.count("")
     if empty:
@@ -146,7 +148,7 @@ def _full_column(corpus: Dataset, name: str, protocol: str, instead: str) -> lis
 
 
 def _held_out(corpus: Dataset, protocol: str, num_groups: int, seed: int) -> list[str]:
-    """Returns for each utterance the name of the fold in which it tests."""
+    """Returns the name of the fold that tests each utterance."""
     if protocol == "group":
         return _full_column(corpus, "group", protocol, "name the column, or leave speakers out with loso")
     if protocol == "fold":
@@ -154,7 +156,7 @@ def _held_out(corpus: Dataset, protocol: str, num_groups: int, seed: int) -> lis
     if protocol == "stratified":
         logger.warning(
             "Folds are stratified by label, not by speaker: a speaker may be in several parts, and the results do not "
-            "tell how well unknown speakers are recognised."
+            "show how well unknown speakers are recognised."
         )
         return _stratified(corpus["emotion"][:], num_groups, seed)
     speakers = _full_column(corpus, "speaker", protocol, "name the speaker column, or use stratified")
@@ -165,9 +167,9 @@ def _held_out(corpus: Dataset, protocol: str, num_groups: int, seed: int) -> lis
 
 
 def _speaker_groups(utterances: Counter[str], num_groups: int, seed: int) -> dict[str, str]:
-    """Returns the group of each speaker: the one with the most utterances joins the group with the fewest, and so on.
+    """Returns the group of each speaker: in order of falling utterances, each speaker joins the smallest group.
 
-    The seed settles the order of speakers with equally many utterances.
+    The seed decides the order of speakers with equally many utterances.
     """
     if len(utterances) < num_groups:
         raise ProtocolError(
@@ -186,7 +188,7 @@ def _speaker_groups(utterances: Counter[str], num_groups: int, seed: int) -> dic
 
 
 def _stratified(labels: list[int], num_groups: int, seed: int) -> list[str]:
-    """Returns a group for each utterance: those of each label, shuffled, are dealt out in turns."""
+    """Returns the group of each utterance: the shuffled utterances of each label are assigned in turn."""
     if len(labels) < num_groups:
         raise ProtocolError(f"{num_groups} groups need as many utterances, and the corpus has {len(labels)}.")
     group = [""] * len(labels)
@@ -208,7 +210,7 @@ def _leave_out(held_out: list[str], name: str) -> _Cut:
 
 
 def _fixed_column(corpus: Dataset) -> str | None:
-    """Returns the column whose values are all parts, among them train and test."""
+    """Returns the column whose values are all names of parts, including train and test."""
     for name in FIXED_COLUMNS:
         values = {value.lower() for value in _column(corpus, name)}
         if values <= PARTS.keys() and {"train", "test"} <= {PARTS[value] for value in values}:
@@ -221,7 +223,7 @@ def _fixed(corpus: Dataset) -> _Cut:
     if column is None:
         found = {name: sorted(set(_column(corpus, name)) - {""}) for name in FIXED_COLUMNS}
         raise ProtocolError(
-            f"fixed needs a column that says {', '.join(PARTS)} for every utterance, train and test among them: "
+            f"fixed needs a column with one of {', '.join(PARTS)} for every utterance, including train and test: "
             + "; ".join(f"{name} has {', '.join(values[:10]) or 'nothing'}" for name, values in found.items())
             + ". Name the split column, or use another protocol."
         )
@@ -232,11 +234,13 @@ def _fixed(corpus: Dataset) -> _Cut:
 
 
 def _natural(name: str) -> tuple[bool, int, str]:
-    """Sorts numbers by value and before names."""
+    """Returns a sort key: numbers by value, before names."""
     return (False, int(name), name) if name.isdecimal() else (True, 0, name)
 
 
 def _fold(corpus: Dataset, cut: _Cut, validation_fraction: float, seed: int) -> Fold:
+    if not 0 <= validation_fraction < 1:
+        raise ProtocolError(f"validation_fraction is {validation_fraction}; expected a share from 0 to below 1.")
     train, validation = cut.train, cut.validation
     if validation_fraction and not validation:
         validation = sorted(_drawn_for_validation(corpus, cut, validation_fraction, seed))
@@ -250,13 +254,13 @@ def _drawn_for_validation(corpus: Dataset, cut: _Cut, fraction: float, seed: int
         return _speakers_for_validation(corpus, cut, fraction, seed)
     by_label = _by_label(corpus["emotion"][:], cut.train, seed)
     total, count = len(by_label), max(1, round(fraction * len(by_label)))
-    # `count` of them, evenly spaced: as many of each label as it has of all.
+    # `count` utterances, evenly spaced over the labels: stratified.
     return [index for turn, index in enumerate(by_label) if (turn + 1) * count // total > turn * count // total]
 
 
 def _speakers_for_validation(corpus: Dataset, cut: _Cut, fraction: float, seed: int) -> list[int]:
-    """Returns the utterances of the speakers drawn from the training part."""
-    # Slices: a column of a `Dataset` is slow to read one by one.
+    """Returns the utterances of speakers drawn from the training part."""
+    # As slices: reading a column of a `Dataset` item by item is slow.
     speakers, labels = corpus["speaker"][:], corpus["emotion"][:]
     testing = {speakers[index] for index in cut.test}
     candidates = sorted({speakers[index] for index in cut.train})
@@ -288,36 +292,43 @@ def split_by_speaker(
 ) -> Split:
     """Returns `corpus` cut into parts by speaker.
 
+    Validation speakers are drawn as in `folds`.
+
     Args:
         corpus: with the columns `speaker` and `emotion`.
-        test_speakers, validation_speakers: held out by name; left out, drawn by `seed`.
-        test_fraction, validation_fraction: share of all speakers to draw, one speaker at least; 0 draws none.
-        seed: of the draw.
+        test_speakers, validation_speakers: names of the speakers to hold out; drawn by `seed` if left out.
+        test_fraction: share of all speakers drawn for the test, rounded up.
+        validation_fraction: share of the training speakers, those who do not test, drawn for validation, at least one;
+            0 for none.
+        seed: of the draws.
 
     Raises:
-        ProtocolError: an unknown speaker, one in two parts, or none left to train on. A label that no training speaker
-            has is for the audit to refuse.
+        ProtocolError: an unknown speaker, one in two parts, or none left to train on. The audit refuses a label that
+            no training speaker has.
     """
-    speakers = sorted(set(corpus["speaker"]))
+    names = corpus["speaker"][:]
+    speakers = sorted(set(names))
     if "" in speakers:
         raise ProtocolError(
-            "A split without shared speakers needs the speaker of every utterance: add a column speaker to the table, "
-            "or name the column. Where speakers are unknown, the protocol stratified tests without them."
+            "A split by speaker needs the speaker of every utterance: add a column speaker to the table, or name the "
+            "column. If speakers are unknown, use the protocol stratified."
         )
     _check_names(speakers, test_speakers or [], validation_speakers or [])
     free = [s for s in speakers if s not in {*(test_speakers or []), *(validation_speakers or [])}]
     random.Random(seed).shuffle(free)
     test = test_speakers or _draw(free, test_fraction, len(speakers))
-    validation = validation_speakers or _draw(free, validation_fraction, len(speakers))
     if not free:
         raise ProtocolError(
             f"No speaker is left to train on: of {len(speakers)} speakers {', '.join(test)} test and "
-            f"{', '.join(validation) or 'none'} validate. A speaker-disjoint split needs at least two speakers, three "
-            "with validation."
+            f"{', '.join(validation_speakers or []) or 'none'} validate. A speaker-disjoint split needs at least two "
+            "speakers, three with validation."
         )
     if not test:
         raise ProtocolError("No speaker is held out for the test: name test_speakers or raise test_fraction.")
-    return Split(*(_of_speakers(corpus, part) for part in (free, validation, test)))
+    part_of = dict.fromkeys(free, "train") | dict.fromkeys(validation_speakers or [], "validation")
+    part_of |= dict.fromkeys(test, "test")
+    parts = {part: [index for index, name in enumerate(names) if part_of[name] == part] for part in Split._fields}
+    return _fold(corpus, _Cut("test", **parts), validation_fraction, seed).split
 
 
 def _check_names(speakers: list[str], test: list[str], validation: list[str]) -> None:
@@ -333,8 +344,3 @@ def _draw(free: list[str], fraction: float, speakers: int) -> list[str]:
     """Takes the share of all `speakers` out of `free`."""
     count = min(math.ceil(fraction * speakers - 1e-9), len(free))
     return [free.pop() for _ in range(count)]
-
-
-def _of_speakers(corpus: Dataset, speakers: list[str]) -> Dataset:
-    wanted = set(speakers)
-    return corpus.select([index for index, speaker in enumerate(corpus["speaker"]) if speaker in wanted])

@@ -1,4 +1,4 @@
-"""What a corpus holds: utterances, durations, speakers, labels per fold, and what the folds share."""
+"""Statistics of a corpus: utterances, durations, speakers, labels by fold, and the audit of its folds."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,38 +8,38 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from whisper_ser.data.audio_index import Sound, hear, refuse_unusable
+from whisper_ser.data.audio_index import AudioRecord, refuse_unusable, scan_audio
 from whisper_ser.data.leakage import audit, findings
 from whisper_ser.data.splits import Fold, Split
 
 
 def describe(corpus: Dataset, folds: Sequence[Fold], progress: bool = True) -> dict[str, Any]:
-    """Returns what there is to know of a corpus before training on it, as JSON.
+    """Returns statistics of a corpus as JSON.
 
-    - `name`, `description`, `license`, `homepage`, `citation`: `None` where the loader does not know.
+    - `name`, `description`, `license`, `homepage`, `citation`: `None` where unknown.
     - `utterances`, `hours`, `seconds` (mean, median, min, max), `durations` (seconds of each usable utterance).
-    - `speakers`: `count`, `genders` (speakers of each; `unknown` for the others), `utterances_each` (min, median, max;
-      `None` without speakers), `utterances_without` (a speaker).
-    - `languages`, `groups`, `labels`: utterances of each.
-    - `folds`: of each its `name` and `parts`: of each its `utterances`, `speakers` and `labels`.
-    - `audit`: as `audit.AuditResult`, with its `findings` in words; `None` without folds.
-    - `unusable`: the reason of each file that training would refuse.
+    - `speakers`: `count`, `genders` (number of speakers by gender, including `unknown`), `utterances_each` (min,
+      median, max; `None` without speakers), `utterances_without` (number of utterances without a speaker).
+    - `languages`, `groups`, `labels`: number of utterances of each.
+    - `folds`: `name` and `parts` of each, and of each part `utterances`, `speakers` and `labels`.
+    - `audit`: as `leakage.AuditResult`, with its `findings` as text; `None` without folds.
+    - `unusable`: the reason for each file that training would refuse.
 
-    Unusable files count as utterances, but neither in the durations nor in the audit.
+    Unusable files are counted as utterances, but not in the durations and the audit.
 
     Args:
         corpus: with the columns of `build_dataset`.
         folds: of the corpus; may be empty.
-        progress: shows bars.
+        progress: shows progress bars.
 
     Raises:
-        CorpusError: none of the files can be used; lists them.
+        CorpusError: no file can be used; lists all of them.
     """
     paths = corpus["path"][:]
-    sounds, unusable = hear(sorted(set(paths)), progress)
-    if not sounds:
+    records, unusable = scan_audio(sorted(set(paths)), progress)
+    if not records:
         refuse_unusable(unusable, len(set(paths)))
-    durations = [sounds[path].seconds for path in paths if path in sounds]
+    durations = [records[path].seconds for path in paths if path in records]
     about = corpus.info
     return {
         "name": about.dataset_name,
@@ -55,19 +55,19 @@ def describe(corpus: Dataset, folds: Sequence[Fold], progress: bool = True) -> d
             {"name": fold.name, "parts": {name: _part(part) for name, part in fold.split._asdict().items()}}
             for fold in folds
         ],
-        "audit": _audit(folds, sounds, unusable),
+        "audit": _audit(folds, records, unusable),
         "unusable": unusable,
     }
 
 
-def _audit(folds: Sequence[Fold], sounds: dict[str, Sound], unusable: dict[str, str]) -> dict[str, Any] | None:
+def _audit(folds: Sequence[Fold], records: dict[str, AudioRecord], unusable: dict[str, str]) -> dict[str, Any] | None:
     if not folds:
         return None
     usable = [
         Fold(fold.name, Split(*(_usable(part, unusable) if unusable else part for part in fold.split)))
         for fold in folds
     ]
-    result = audit(usable, sounds)
+    result = audit(usable, records)
     return {**asdict(result), "findings": findings(result)}
 
 
@@ -98,7 +98,7 @@ def _speakers(corpus: Dataset) -> dict[str, Any]:
 
 
 def _labels(part: Dataset) -> dict[str, int]:
-    """Returns the utterances of each label, those without any as well, in the order of the logits."""
+    """Returns the number of utterances of each label, zeros included, in the order of the logits."""
     counts = Counter(part["emotion"][:])
     return {name: counts[index] for index, name in enumerate(part.features["emotion"].names)}
 

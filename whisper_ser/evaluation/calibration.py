@@ -8,75 +8,74 @@ import pandas
 
 from whisper_ser.evaluation.metrics import class_indices, expected_calibration_error
 
-LOWEST, HIGHEST = 0.05, 20.0
-"""Temperatures between which one is sought."""
-STEPS = 60
-"""Halvings of the interval: far below what float32 logits tell apart."""
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+BISECTIONS = 60
+"""Enough to reach the precision of float32 logits."""
 
 
 def fit_temperature(logits: np.ndarray, references: np.ndarray) -> float:
-    """Returns the temperature that makes `references` most likely when the logits are divided by it.
+    """Returns the temperature that maximises the likelihood of `references` when the logits are divided by it.
 
-    Guo et al. 2017 (arXiv 1706.04599, section 4.2), with one addition: 1 / (utterances + 1) of each reference counts
-    for all labels alike, as though one more utterance had been heard and not understood. Without it a model that gets
-    all of a few utterances right, or nearly so, would be taken for infallible: the surer, the likelier. (Platt 1999
-    met this in the same way.) Hundreds of utterances leave nothing of it.
+    Guo et al. 2017 (arXiv 1706.04599, section 4.2), with label smoothing: the share 1 / (utterances + 1) of each
+    reference is spread evenly over all labels. Without it, a model that gets all of a few utterances right would be
+    given the lowest temperature (Platt 1999 solves this in the same way). With hundreds of utterances the effect
+    vanishes.
 
-    The mean negative log-likelihood is convex in the inverse temperature, so its slope is brought to 0 by bisection.
+    The mean negative log-likelihood is convex in the inverse temperature; the root of its slope is found by bisection.
 
     Args:
-        logits: `(utterances, num_labels)`, of at least one utterance that did not train the model.
+        logits: `(utterances, num_labels)`, of at least one utterance, none of which trained the model.
         references: class indices `(utterances,)`.
     """
     logits, references = np.asarray(logits, dtype=np.float64), np.asarray(references, dtype=np.int64)
-    # Against the largest, so that no exponential overflows; probabilities do not change.
+    # Subtracting the maximum prevents overflow and does not change probabilities.
     logits = logits - logits.max(1, keepdims=True)
     shared = 1 / (len(references) + 1)
     of_truth = (1 - shared) * logits[np.arange(len(references)), references] + shared * logits.mean(1)
-    low, high = np.log(1 / HIGHEST), np.log(1 / LOWEST)
-    for _ in range(STEPS):
+    low, high = np.log(1 / MAX_TEMPERATURE), np.log(1 / MIN_TEMPERATURE)
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
         weights = np.exp(np.exp(middle) * logits)
-        # Of the negative log-likelihood, by the inverse temperature.
+        # Derivative of the negative log-likelihood by the inverse temperature.
         slope = np.mean((weights * logits).sum(1) / weights.sum(1) - of_truth)
         low, high = (low, middle) if slope > 0 else (middle, high)
     return float(np.exp(-(low + high) / 2))
 
 
 def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Returns what `probabilities` `(utterances, num_labels)` are when their logits are divided by `temperature`."""
-    # Against the largest, which then stays 1 whatever becomes of the others.
+    """Returns `probabilities` `(utterances, num_labels)` after dividing their logits by `temperature`."""
+    # Relative to the maximum, which stays 1 when the others underflow.
     powers = (probabilities / probabilities.max(1, keepdims=True)).astype(np.float64) ** (1 / temperature)
     return powers / powers.sum(1, keepdims=True)
 
 
-SHARES = [share / 20 for share in range(20, 0, -1)]
-"""Of utterances answered, that are told."""
+COVERAGE_SHARES = [share / 20 for share in range(20, 0, -1)]
+"""Shares of answered utterances that are reported."""
 
 
 def coverage(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
-    """Returns what a model that answers only where it is sure gets right, from all utterances answered to few.
+    """Returns accuracy by coverage: of a model that abstains where its confidence is low.
 
     `[{"threshold", "coverage", "wa"}, ...]`: with `abstain_below=threshold` the share `coverage` of the utterances is
-    answered, and the share `wa` of those rightly. Shares are as near above 100 %, 95 %, ... 5 % as ties allow.
+    answered, and the share `wa` of these is right. Coverage is 100%, 95%, ... 5%, or as little above as ties allow.
 
     Args:
         confidence: probability of the winning class `(utterances,)`, at least one.
-        right: whether it is the true one `(utterances,)`.
+        right: whether that class is the true one `(utterances,)`.
     """
     curve = coverage_curve(confidence, right)
     points = [
         {"threshold": float(threshold), "coverage": float(answered), "wa": float(correct)}
-        for share in SHARES
+        for share in COVERAGE_SHARES
         for threshold, answered, correct in [curve[:, np.flatnonzero(curve[1] >= share - 1e-9)[0]]]
     ]
     return [point for number, point in enumerate(points) if point not in points[:number]]
 
 
 def coverage_curve(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Returns thresholds, shares answered and shares right of those `(3, thresholds)`, thresholds falling.
+    """Returns threshold, coverage and accuracy of the answered utterances `(3, thresholds)`, thresholds descending.
 
-    Each confidence that occurs is a threshold: utterances of like confidence are answered together or not at all.
+    Each confidence that occurs is a threshold: utterances of equal confidence are answered together or not at all.
     """
     order = np.argsort(-np.asarray(confidence), kind="stable")
     confidence, right = np.asarray(confidence)[order], np.asarray(right)[order]
@@ -88,12 +87,12 @@ def coverage_curve(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
 def calibration_of_run(
     test: pandas.DataFrame, labels: list[str], temperature: float, validation_utterances: int
 ) -> dict[str, Any]:
-    """Returns the temperature, and the expected calibration error of the test without and with it.
+    """Returns the temperature and the expected calibration error on the test part without and with it.
 
     Args:
-        test: predictions with the probabilities that the model gives.
+        test: predictions with the probabilities of the model.
         temperature: of the model.
-        validation_utterances: that it was fitted on; with 0 it was not fitted and is 1.
+        validation_utterances: number of utterances that it was fitted on; 0 if it was not fitted and is 1.
     """
     return {
         "temperature": temperature,
@@ -106,7 +105,7 @@ def calibration_of_run(
 def calibration_of_folds(
     tests: Sequence[pandas.DataFrame], labels: list[str], of_folds: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Returns what the folds' calibrations say together: mean and population deviation, and of all tests pooled.
+    """Returns mean and population deviation of the folds' calibrations, and the errors of all tests pooled.
 
     Args:
         tests: the test predictions of each fold.
@@ -136,7 +135,7 @@ def coverage_of(test: pandas.DataFrame, labels: list[str]) -> list[dict[str, flo
 
 
 def confidence_of(test: pandas.DataFrame, labels: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the winning probability of each utterance, and whether it won rightly."""
+    """Returns the probability of the predicted class of each utterance, and whether the prediction is right."""
     return _probabilities(test, labels).max(1), (test["emotion"] == test["predicted"]).to_numpy()
 
 

@@ -1,4 +1,4 @@
-"""Whether one run is better than another: paired bootstrap over the speakers of the same test utterances."""
+"""Comparison of two runs by a paired bootstrap over the speakers of the same test utterances."""
 
 import math
 from pathlib import PurePath
@@ -27,44 +27,44 @@ def compare(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Returns how `candidate` differs from `baseline` on their test utterances, and how sure that is.
+    """Returns how `candidate` differs from `baseline` on their test utterances, and how certain that is.
 
-    `{"utterances", "seeds", "same_folds", "speakers", "resamples", "confidence", "seed", "metrics"}`. `seeds` are the
-    trainings of each utterance that its rows come from; `same_folds` is whether the runs held out the same utterances
-    together, `None` where a table has no column `fold`. For each of `evaluation.METRICS`:
+    `{"utterances", "seeds", "same_folds", "speakers", "resamples", "confidence", "seed", "metrics"}`. `seeds` is
+    the number of trainings that each utterance has rows of. `same_folds` tells whether both runs held out the same
+    utterances together; it is `None` where a table has no column `fold`. For each of `metrics.METRICS`:
 
-    - `baseline`, `candidate`: the figures, of all test utterances pooled.
-    - `difference`: candidate less baseline, with `low` and `high`, its percentile bootstrap interval. Each resample
-      draws speakers once for both runs, so what makes a speaker hard for both cancels out.
-    - `probability`: the share of resamples in which the difference has the sign of the observed one (no difference
-      has no sign, and counts for neither): the bootstrap's probability that the difference is real. Noise alone
-      gives 0.5 and more, so it is a claim only near 1. 0 where the observed difference is 0.
-    - `p`: two-sided, twice the share of resamples on the other side of 0 or on it; never below 2^(1 - speakers), the
-      chance that so many speakers agree on a direction though there is none (sign test), which a bootstrap of few
-      speakers does not see. At a confidence of 95 % fewer than six speakers support no claim.
+    - `baseline`, `candidate`: the values over all test utterances pooled.
+    - `difference`: candidate minus baseline, with `low` and `high`, its percentile bootstrap interval. Each resample
+      draws speakers once for both runs, so speakers that are hard for both cancel out.
+    - `probability`: the share of resamples in which the difference has the sign of the observed one, the bootstrap's
+      probability that the difference is real. Noise alone gives 0.5 and more, so only values near 1 support a claim.
+      0 where the observed difference is 0.
+    - `p`: two-sided, twice the share of resamples at 0 or on its other side. It is never below 2^(1 - speakers), the
+      probability that all speakers agree on a direction by chance (sign test), which a bootstrap of few speakers
+      underestimates. At a confidence of 95%, fewer than six speakers support no claim.
     - `better`: "candidate" or "baseline" where the interval excludes 0 and `p` is at most 1 - `confidence`, else
-      `None`. Each metric is judged by itself: who looks at many runs will find some by chance.
+      `None`. There is no correction for multiple comparisons.
 
     Args:
         baseline, candidate: tables as in a run's `predictions.parquet`. Paths are compared below the deepest folder
-            that a table's paths share, so the corpus may have been at different places. A column `seed` tells several
-            trainings apart: both runs must have the same seeds then, and all rows of a speaker are drawn together.
-            That covers who speaks, not what another seed would have given.
+            that all paths of a table share, so the corpus may have been in different places. A column `seed`
+            distinguishes several trainings: both runs must have the same seeds, and all rows of a speaker are drawn
+            together. The interval covers the choice of speakers, not that of seeds.
         resamples: draws of speakers.
         confidence: of the intervals, between 0 and 1.
         seed: of the draws.
 
     Raises:
-        ComparisonError: columns that are missing, or tables that do not hold the same utterances and seeds with the
-            same speakers and labels, and says what differs; `resamples` or `confidence` out of range.
-        EvaluationError: labels or speakers that are missing, or fewer than two speakers.
+        ComparisonError: columns are missing, the tables differ in utterances, seeds, speakers or labels, or
+            `resamples` or `confidence` is out of range.
+        EvaluationError: labels or speakers are missing, or there are fewer than two speakers.
     """
     _check_numbers(resamples, confidence)
     first, second = _test_part(baseline, "baseline"), _test_part(candidate, "candidate")
     seeds = _check_seeds(first, second)
     _check_same(first, second)
     labels = sorted({*first["emotion"], *first["predicted"], *second["predicted"]}, key=str)
-    # One draw of speakers for both: the same seed and the same speakers.
+    # The same seed and the same speakers give the same draws for both runs.
     runs = [
         speaker_matrices(*class_pairs(run["emotion"], run["predicted"], labels), run["speaker"], len(labels))
         for run in (first, second)
@@ -94,7 +94,7 @@ def compare(
 
 def _difference(observed: np.ndarray, sampled: np.ndarray, confidence: float, speakers: int) -> dict[str, Any]:
     """Returns what `compare` says of a difference and its resamples `(resamples,)`."""
-    # Sums of the same recalls in another order differ in the last digit: that is no difference.
+    # Rounding errors of sums in another order must not count as a difference.
     observed, sampled = np.round(observed, 12), np.round(sampled, 12)
     bounds = interval(sampled, confidence)
     opposite = min((sampled <= 0).sum(), (sampled >= 0).sum())
@@ -112,7 +112,7 @@ def _difference(observed: np.ndarray, sampled: np.ndarray, confidence: float, sp
 def _test_part(table: pandas.DataFrame, run: str) -> pandas.DataFrame:
     """Returns the test rows of a run's table, sorted by their index: the path below the folder that all share.
 
-    Where the table tells seeds apart and has several, the index is the path with the seed.
+    In a table of several seeds the index is the path with the seed.
     """
     if absent := [name for name in COLUMNS if name not in table]:
         raise ComparisonError(f"The {run} lacks the columns {', '.join(absent)}: give a run's predictions.parquet.")
@@ -130,7 +130,7 @@ def _test_part(table: pandas.DataFrame, run: str) -> pandas.DataFrame:
     if twice := sorted(set(test.index[test.index.duplicated()])):
         raise ComparisonError(
             f"The {run} holds {len(twice)} utterances more than once ({_few(twice)}): several seeds need a column "
-            "seed that tells them apart, and each utterance may test in one fold only."
+            "seed, and each utterance may test in one fold only."
         )
     return test
 
@@ -147,19 +147,19 @@ def _check_numbers(resamples: int, confidence: float) -> None:
 
 
 def _check_seeds(first: pandas.DataFrame, second: pandas.DataFrame) -> int:
-    """Returns how many seeds both runs have; raises ComparisonError unless several are the same in both."""
+    """Returns the number of seeds; raises `ComparisonError` if one run has several and the other not the same."""
     seeds = [sorted(_seeds(run), key=lambda seed: (len(seed), seed)) for run in (first, second)]
     if max(map(len, seeds)) > 1 and seeds[0] != seeds[1]:
         said = [", ".join(names) or "none named" for names in seeds]
         raise ComparisonError(
             f"The runs have different seeds (baseline: {said[0]}; candidate: {said[1]}): several seeds are compared "
-            "pair by pair. Train both with the same seeds, or give tables with the rows of the seeds they share."
+            "in pairs. Train both with the same seeds, or give tables with the rows of the common seeds."
         )
     return max(1, len(seeds[0]))
 
 
 def _same_folds(first: pandas.DataFrame, second: pandas.DataFrame) -> bool | None:
-    """Returns whether utterances that one run tested in one fold were so in the other, whatever the folds' names."""
+    """Returns whether both runs have the same folds, whatever their names; `None` if a table has no folds."""
     if "fold" not in first or "fold" not in second:
         return None
     pairs = set(zip(first["fold"].astype(str), second["fold"].astype(str), strict=True))
@@ -186,7 +186,7 @@ def _check_same(first: pandas.DataFrame, second: pandas.DataFrame) -> None:
     classes = [{name for name in map(str, run) if name.startswith("probability_")} for run in (first, second)]
     if classes[0] != classes[1]:
         differing = sorted(name.removeprefix("probability_") for name in classes[0] ^ classes[1])
-        raise ComparisonError(f"The runs tell different classes apart: only one of them knows {', '.join(differing)}.")
+        raise ComparisonError(f"The runs have different classes: only one of them has {', '.join(differing)}.")
 
 
 def _few(paths: list[str]) -> str:
@@ -195,7 +195,7 @@ def _few(paths: list[str]) -> str:
 
 def comparison_table(comparison: dict[str, Any], names: tuple[str, str] = ("baseline", "candidate")) -> str:
     """Returns what `compare` returned as text for a terminal, in percent; `names` are those of the two runs."""
-    percent = f"{100 * comparison['confidence']:g} %"
+    percent = f"{100 * comparison['confidence']:g}%"
     rows = [["", *names, "difference", f"{percent} interval", "P(real)", "p", "better"]]
     for metric, figures in comparison["metrics"].items():
         winner = {"baseline": names[0], "candidate": names[1], None: "-"}[figures["better"]]
@@ -220,7 +220,7 @@ def comparison_table(comparison: dict[str, Any], names: tuple[str, str] = ("base
     ]
     needed = math.ceil(1 - math.log2(1 - comparison["confidence"]) - 1e-9)  # of the sign test, see `compare`
     if comparison["speakers"] < needed:
-        remarks.append(f"So few speakers support no claim at {percent}, whatever P(real) is: {needed} are needed.")
+        remarks.append(f"Too few speakers for a claim at {percent}, whatever P(real) is: {needed} are needed.")
     if comparison["same_folds"] is False:
-        remarks.append("The runs cut the corpus into different folds: part of the difference may come from that.")
+        remarks.append("The runs have different folds, which may explain part of the difference.")
     return "\n".join([*lines, "", *remarks])

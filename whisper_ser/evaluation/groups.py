@@ -1,4 +1,4 @@
-"""How figures differ between people: by gender, and their spread over speakers."""
+"""Metrics by gender, and their spread over speakers."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from whisper_ser.evaluation.metrics import evaluate
 
 
 def by_gender(predictions: pandas.DataFrame, labels: list[str]) -> dict[str, Any] | None:
-    """Returns `{gender: {"utterances", "speakers", "wa", "ua"}}`, or `None` where the gender is not known of all.
+    """Returns `{gender: {"utterances", "speakers", "wa", "ua"}}`, or `None` where a gender is unknown.
 
     Args:
         predictions: of one part, with the columns `gender`, `speaker`, `emotion` and `predicted`.
@@ -30,7 +30,7 @@ def by_gender(predictions: pandas.DataFrame, labels: list[str]) -> dict[str, Any
 def speaker_spread(predictions: pandas.DataFrame, labels: list[str]) -> dict[str, Any] | None:
     """Returns `{"speakers", "wa": {"min", "median", "max", "std"}, "ua": ...}`, or `None` without two known speakers.
 
-    Speakers count alike; the deviation is the population's. Takes the same arguments as `by_gender`.
+    All speakers have equal weight; the deviation is that of the population. The arguments are those of `by_gender`.
     """
     if (predictions["speaker"] == "").any() or predictions["speaker"].nunique() < 2:
         return None

@@ -1,7 +1,6 @@
-"""Predictions to the field's figures: one formula each, from confusion matrices.
+"""Metrics of predictions, one formula each, computed from confusion matrices.
 
-`metrics/ser_metrics` on the Hub must work without this package, so it carries these functions word for word; a test
-holds both equal.
+`make metric` copies the functions that `metrics/ser_metrics` needs, which works without this package.
 """
 
 from collections.abc import Sequence
@@ -12,20 +11,20 @@ import numpy as np
 from whisper_ser.errors import WhisperSerError
 
 METRICS = ("wa", "ua", "f1", "macro_f1")
-"""What `matrix_scores` returns, in the order of reports."""
+"""Returned by `matrix_scores`, in the order of reports."""
 
 ECE_BINS = 15
 
 
 class EvaluationError(WhisperSerError, ValueError):
-    """Predictions, probabilities or figures that cannot be evaluated."""
+    """Predictions, probabilities or metrics that cannot be evaluated."""
 
 
 def scores(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     """Returns WA, UA, weighted and macro F1 as fractions: `matrix_scores` of class indices `(utterances,)`.
 
     Raises:
-        EvaluationError: no utterances, lengths that differ, or values that are no labels.
+        EvaluationError: no utterances, different lengths, or values that are not labels.
     """
     labels = labels_found(references, predictions)
     matrix = confusion_matrix(*class_pairs(references, predictions, labels), len(labels))
@@ -35,7 +34,9 @@ def scores(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
 def evaluate(
     references: Any, predictions: Any, labels: Sequence[str], probabilities: Any | None = None
 ) -> dict[str, Any]:
-    """Returns `scores` with the recall of each class (`None` for one the references lack) and the confusion matrix.
+    """Returns WA, UA, weighted and macro F1, the recall of each class and the confusion matrix.
+
+    The recall of a class that the references lack is `None`.
 
     The confusion matrix counts utterances, references by row, predictions by column, in the order of `labels`.
 
@@ -44,8 +45,7 @@ def evaluate(
         probabilities: `(utterances, num_labels)`; with them the result has `ece`, the expected calibration error.
 
     Raises:
-        EvaluationError: no utterances, lengths that differ, labels that are unknown or missing, probabilities that
-            are none.
+        EvaluationError: no utterances, different lengths, unknown or missing labels, or invalid probabilities.
     """
     references, predictions = class_pairs(references, predictions, labels)
     matrix = confusion_matrix(references, predictions, len(labels))
@@ -65,8 +65,8 @@ def matrix_scores(matrices: np.ndarray) -> dict[str, np.ndarray]:
     """Returns WA, UA, weighted and macro F1 as fractions, each `(...)`, of confusion matrices.
 
     - `wa`, weighted accuracy: the share of utterances that are right (accuracy).
-    - `ua`, unweighted accuracy: the mean recall of the classes that the references have, as scikit-learn's
-      `balanced_accuracy_score`. A class that is only predicted costs recall elsewhere and is not averaged itself.
+    - `ua`, unweighted accuracy: the mean recall of the classes in the references, as scikit-learn's
+      `balanced_accuracy_score`. A class that occurs in predictions only has no recall and is left out.
     - `f1`: the F1 of each class weighted by its utterances in the references, as the paper reports it.
     - `macro_f1`: the mean F1 of the classes found in references or predictions, as scikit-learn's default. A class
       that is only predicted counts with an F1 of 0; one found in neither does not count.
@@ -131,7 +131,7 @@ def class_pairs(references: Any, predictions: Any, labels: Sequence[str]) -> tup
     """Returns the class indices `(utterances,)` of references and predictions.
 
     Raises:
-        EvaluationError: no utterances, lengths that differ, or what `class_indices` raises.
+        EvaluationError: no utterances, different lengths, or as `class_indices`.
     """
     if len(references) != len(predictions):
         raise EvaluationError(
@@ -146,7 +146,7 @@ def class_indices(values: Any, labels: Sequence[str], what: str) -> np.ndarray:
     """Returns the class indices `(utterances,)` of `values`, which are indices into `labels` or names of `labels`.
 
     Raises:
-        EvaluationError: missing or unknown labels, or values that are neither whole numbers nor names.
+        EvaluationError: missing or unknown labels, or values that are neither integers nor names.
     """
     items = values.tolist() if hasattr(values, "tolist") else list(values)
     missing = [index for index, item in enumerate(items) if item is None or item != item]
@@ -157,7 +157,7 @@ def class_indices(values: Any, labels: Sequence[str], what: str) -> np.ndarray:
     elif all(isinstance(item, (int, np.integer)) and not isinstance(item, bool) for item in items):
         index_of = {index: index for index in range(len(labels))}
     else:
-        raise EvaluationError(f"{what} must be all class indices (whole numbers) or all label names.")
+        raise EvaluationError(f"{what} must be all class indices (integers) or all label names.")
     unknown = sorted(set(items) - set(index_of))
     if unknown:
         raise EvaluationError(f"{what} hold unknown labels {unknown}. The labels are {dict(enumerate(labels))}.")
@@ -168,8 +168,8 @@ def class_probabilities(values: Any, utterances: int, num_labels: int | None = N
     """Returns `values` as float64 `(utterances, num_labels)`.
 
     Raises:
-        EvaluationError: no utterances, another shape, NaN, values outside 0 to 1, or rows that do not sum to 1 (within
-            0.001, so that rounded and half-precision probabilities pass).
+        EvaluationError: no utterances, a wrong shape, NaN, values outside 0 to 1, or rows that do not sum to 1 within
+            0.001, which rounded and half-precision probabilities do.
     """
     try:
         probabilities = np.asarray(values, dtype=np.float64)
@@ -191,7 +191,7 @@ def class_probabilities(values: Any, utterances: int, num_labels: int | None = N
 
 
 def labels_found(references: Any, predictions: Any) -> list[str]:
-    """Returns the label names that occur, sorted; of class indices "0" up to the highest that occurs."""
+    """Returns the label names that occur, sorted; for class indices "0" up to the highest one."""
     items = {
         item
         for values in (references, predictions)
@@ -204,18 +204,18 @@ def labels_found(references: Any, predictions: Any) -> list[str]:
 
 
 def summarise_folds(per_fold: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the mean and standard deviation over folds, and the figures of all folds' utterances pooled.
+    """Returns mean and standard deviation over folds, and the metrics of all folds' utterances pooled.
 
     `{"folds", "utterances", "wa": {"mean", "std"}, ... for each of METRICS (and "ece" where every fold has it),
-    "pooled": {"wa", "ua", "f1", "macro_f1", "recall", "confusion_matrix"}}`. Folds count alike whatever their size,
-    and the deviation is the population's (divided by the number of folds): both as the paper computes them
-    (Section 4.2). Pooled figures come from the sum of the confusion matrices, so there utterances count alike.
+    "pooled": {"wa", "ua", "f1", "macro_f1", "recall", "confusion_matrix"}}`. All folds have equal weight, and the
+    deviation is that of the population (divided by the number of folds), as in the paper (Section 4.2). Pooled metrics
+    are computed from the sum of the confusion matrices, where all utterances have equal weight.
 
     Args:
         per_fold: what `evaluate` returned for each fold, all with the same labels.
 
     Raises:
-        EvaluationError: no folds, figures missing from a fold, or folds with other labels than the first.
+        EvaluationError: no folds, metrics missing from a fold, or folds with different labels.
     """
     if not per_fold:
         raise EvaluationError("No folds to summarise.")
@@ -241,16 +241,17 @@ def summarise_folds(per_fold: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def summarise_seeds(per_seed: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
-    """Returns the mean and population standard deviation over seeds of each seed's mean over folds, and of its pooled
-    figures: `{"seeds", "wa": {"mean", "std"}, ..., "pooled": {"wa": {"mean", "std"}, ...}}`.
+    """Returns mean and population standard deviation over seeds, of the means over folds and of the pooled metrics.
 
-    The deviation here is what a fresh seed changes; that between folds is in `summarise_folds` of each seed.
+    `{"seeds", "wa": {"mean", "std"}, ..., "pooled": {"wa": {"mean", "std"}, ...}}`.
+
+    The deviation is that between seeds; `summarise_folds` returns the one between folds.
 
     Args:
         per_seed: for each seed, what `evaluate` returned for each fold.
 
     Raises:
-        EvaluationError: no seeds, or what `summarise_folds` raises.
+        EvaluationError: no seeds, or as `summarise_folds`.
     """
     if not per_seed:
         raise EvaluationError("No seeds to summarise.")

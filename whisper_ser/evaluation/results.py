@@ -16,14 +16,13 @@ from whisper_ser.evaluation.metrics import evaluate
 from whisper_ser.io import file_sha256, read_sealed, replacing, sealed
 
 METRICS = "metrics.json"
-"""Written last: where it is, a run is complete."""
+"""Written last: a folder that has it holds a complete run."""
 PREDICTIONS = "predictions.parquet"
 PREDICTIONS_SHA256 = "predictions_sha256"
-"""Field of the metrics."""
 
 
 def write_tables(folder: Path, metrics: dict[str, Any], predictions: pandas.DataFrame) -> None:
-    """Writes the predictions, then the metrics, which tell the checksums of both."""
+    """Writes the predictions, then the metrics with the checksums of both."""
     with replacing(folder / PREDICTIONS) as path:
         predictions.to_parquet(path, index=False)
         of_predictions = file_sha256(path)
@@ -33,25 +32,25 @@ def write_tables(folder: Path, metrics: dict[str, Any], predictions: pandas.Data
 
 
 def read_metrics(folder: Path, needs_seal: bool = False) -> dict[str, Any]:
-    """Returns the metrics of a run; raises `DamagedFileError` if they are not those that were written."""
+    """Returns the metrics of a run; raises `DamagedFileError` if the file was changed."""
     return read_sealed(folder / METRICS, needs_seal)
 
 
 def check_predictions(folder: Path, metrics: dict[str, Any]) -> None:
-    """Raises `DamagedFileError` if the table of predictions of a run is not the one that its metrics tell of."""
+    """Raises `DamagedFileError` if the predictions of a run do not have the checksum in its metrics."""
     path, expected = folder / PREDICTIONS, metrics.get(PREDICTIONS_SHA256)
     if expected is not None and (not path.is_file() or file_sha256(path) != expected):
         raise DamagedFileError(path)
 
 
 def evaluate_table(rows: pandas.DataFrame, labels: list[str]) -> dict[str, Any]:
-    """Returns the figures of a predictions table."""
+    """Returns the metrics of a predictions table."""
     probabilities = rows[[f"probability_{label}" for label in labels]].to_numpy()
     return evaluate(rows["emotion"].to_numpy(), rows["predicted"].to_numpy(), labels, probabilities)
 
 
 def predictions_table(part: str, utterances: Dataset, logits: np.ndarray, labels: list[str]) -> pandas.DataFrame:
-    """Returns one row an utterance: what it is, what was predicted, and the probability of each label."""
+    """Returns a row for each utterance: its columns in the corpus, the prediction, and each label's probability."""
     probabilities = torch.from_numpy(logits).float().softmax(-1).numpy()
     names = utterances.features["emotion"].names
     table = pandas.DataFrame(
@@ -67,10 +66,10 @@ def predictions_table(part: str, utterances: Dataset, logits: np.ndarray, labels
     return table.assign(**{f"probability_{label}": probabilities[:, i] for i, label in enumerate(labels)})
 
 
-def between_people(test: pandas.DataFrame, labels: list[str]) -> dict[str, Any]:
-    """Returns the intervals over speakers, the figures by gender and their spread over speakers of test predictions.
+def speaker_statistics(test: pandas.DataFrame, labels: list[str]) -> dict[str, Any]:
+    """Returns intervals over speakers, metrics by gender and the spread over speakers of test predictions.
 
-    Each is `None` where speakers or genders are not known.
+    Each is `None` where speakers or genders are unknown.
     """
     spread = speaker_spread(test, labels)
     answers = test["emotion"].to_numpy(), test["predicted"].to_numpy()

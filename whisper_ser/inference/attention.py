@@ -1,4 +1,4 @@
-"""Where a model listened: the pooling's attention over the time of one recording, with what it heard there."""
+"""The attention of the pooling over the time of one recording, with its waveform and log-mel."""
 
 import os
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from whisper_ser.errors import InferenceError
 from whisper_ser.inference.model import Recognizer, recognizer_of
 from whisper_ser.inference.predict import named
 
-LONGEST_SECONDS = 120
+MAX_SECONDS = 120
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """One recording as the model met it.
+    """The attention on one recording, and the input of the model.
 
     Args:
-        file: its name.
+        file: name of the recording.
         sampling_rate: hertz of the waveform.
         waveform: mono `(samples,)`.
         log_mel: `(mel_frames, mels)`, 100 frames a second.
@@ -43,11 +43,11 @@ def explain(
     sampling_rate: int | None = None,
     device: str | torch.device | None = None,
 ) -> Explanation:
-    """Returns what the model attended to; the arguments are those of `predict`, channels are mixed.
+    """Returns the attention on one recording, with averaged channels. The arguments are those of `predict`.
 
     Raises:
         AudioFileError: the recording cannot be used.
-        InferenceError: it is longer than two minutes: no picture could show it.
+        InferenceError: the recording is longer than two minutes.
     """
     recognizer = recognizer_of(model, device)
     ((name, _),) = named([audio])
@@ -55,9 +55,9 @@ def explain(
     blocks: list[np.ndarray] = []
     for block in decode(audio, name, rate, array_rate=sampling_rate):
         blocks.append(block)
-        if sum(map(len, blocks)) > LONGEST_SECONDS * rate:
+        if sum(map(len, blocks)) > MAX_SECONDS * rate:
             raise InferenceError(
-                f"{name} is longer than {LONGEST_SECONDS} s, too long to draw its attention: draw its timeline."
+                f"{name} is longer than {MAX_SECONDS} s, too long to draw its attention: draw its timeline."
             )
     waveform = np.concatenate(blocks)
     features = recognizer.features([waveform])

@@ -1,4 +1,4 @@
-"""Predictions and timelines as text for people, spreadsheets, programs and video players."""
+"""Predictions and timelines as tables, JSON, CSV, parquet and WebVTT."""
 
 import csv
 import io
@@ -14,14 +14,14 @@ import pandas as pd
 import pyarrow.parquet
 
 from whisper_ser.inference.outputs import Failure, Prediction, Span, Timeline, Update
-from whisper_ser.io import harmless
+from whisper_ser.io import escape_csv_formula
 
 ROW_GROUP = 65536
-"""Rows that are written to parquet together."""
+"""Rows of a parquet row group."""
 
 
 def shown(name: str) -> str:
-    """Returns a file name that can be printed and encoded: bytes that are no UTF-8, and controls, become marks."""
+    """Returns a file name that can be printed: control characters and bytes that are not UTF-8 are replaced."""
     text = os.fsencode(name).decode("utf-8", "replace")
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
@@ -40,17 +40,17 @@ def prediction_row(prediction: Prediction, labels: list[str]) -> dict[str, Any]:
 
 
 def prediction_object(prediction: Prediction) -> dict[str, Any]:
-    """Returns what JSON says of a prediction."""
+    """Returns a prediction as a JSON object."""
     return {**asdict(prediction), "file": shown(prediction.file), "seconds": round(prediction.seconds, 3)}
 
 
 def failure_object(failure: Failure) -> dict[str, Any]:
-    """Returns what JSON says of a recording that could not be used."""
+    """Returns a failure as a JSON object."""
     return {**asdict(failure), "file": shown(failure.file)}
 
 
 def terminal_table(predictions: Iterable[Prediction], files: list[str]) -> Iterator[str]:
-    """Yields the lines of a table, each as soon as its prediction comes; `files` are all names that may come."""
+    """Yields the lines of a table as predictions arrive; `files` are the names of all recordings."""
     width = max([len("file"), *(len(shown(file)) for file in files)])
     yield f"{'file':<{width}}  {'channel':>7}  {'seconds':>8}  {'label':<10}  probabilities"
     for one in predictions:
@@ -60,22 +60,22 @@ def terminal_table(predictions: Iterable[Prediction], files: list[str]) -> Itera
 
 
 def csv_lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """Yields header and lines; text that a spreadsheet would run as a formula is preceded by an apostrophe."""
+    """Yields the header and the rows as CSV; text that a spreadsheet would run as a formula is escaped."""
     for number, row in enumerate(rows):
         if number == 0:
             yield _csv_line(row)
-        yield _csv_line([harmless(value) for value in row.values()])
+        yield _csv_line([escape_csv_formula(value) for value in row.values()])
 
 
 def _csv_line(cells: Iterable[Any]) -> str:
     line = io.StringIO()
-    # Python 3.11 quotes a line break in a cell only if it is one of those that end lines.
+    # Python 3.11 quotes a cell with a line break only if that is part of the line terminator.
     csv.writer(line, lineterminator="\r\n").writerow(cells)
     return line.getvalue().removesuffix("\r\n")
 
 
 def write_parquet(rows: Iterable[dict[str, Any]], labels: list[str], path: Path) -> None:
-    """Writes rows of predictions, `ROW_GROUP` held in memory; columns have their types also where there is no row."""
+    """Writes rows of predictions, with `ROW_GROUP` rows in memory. Columns have types even without rows."""
     kinds = {"file": "string", "channel": "Int64", "seconds": "float64", "label": "string", "score": "float64"}
     kinds |= {f"probability_{label}": "float64" for label in labels}
 
@@ -89,7 +89,7 @@ def write_parquet(rows: Iterable[dict[str, Any]], labels: list[str], path: Path)
 
 
 def timeline_object(timeline: Timeline) -> dict[str, Any]:
-    """Returns what JSON says of a timeline; silence is `null`."""
+    """Returns a timeline as a JSON object; the label of silence is `null`."""
     return {
         **asdict(timeline),
         "file": shown(timeline.file),
@@ -127,18 +127,18 @@ def update_rows(update: Update, file: str, channel: int | None, labels: list[str
 
 
 def segment_line(span: Span) -> str:
-    """Returns start, end, label and probabilities, highest first, for people."""
+    """Returns start, end, label and probabilities, highest first, as a line of text."""
     ranked = sorted((span.probabilities or {}).items(), key=lambda item: -item[1])
     probabilities = "  ".join(f"{label} {value:.3f}" for label, value in ranked)
     return f"{clock(span.start)}  {clock(span.end)}  {span.label or 'silence':<10}  {probabilities}".rstrip()
 
 
 def webvtt(segments: Iterable[Span]) -> Iterator[str]:
-    """Yields the blocks of WebVTT subtitles (w3.org/TR/webvtt1): a cue for each segment of speech."""
+    """Yields the blocks of WebVTT subtitles (w3.org/TR/webvtt1), a cue for each segment of speech."""
     yield "WEBVTT\n"
     for span in segments:
         if span.probabilities is not None and span.label is not None:
-            text = f"{_escaped(span.label)} {100 * span.probabilities[span.label]:.0f} %"
+            text = f"{_escaped(span.label)} {100 * span.probabilities[span.label]:.0f}%"
             yield f"{clock(span.start)} --> {clock(span.end)}\n{text}\n"
 
 

@@ -1,4 +1,4 @@
-"""What a person names on the command line - files, folders, patterns - as a list of audio files."""
+"""The audio files that the command line names by files, folders and patterns."""
 
 import glob
 import os
@@ -8,21 +8,21 @@ import soundfile
 
 from whisper_ser.errors import InferenceError
 
-SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {
+AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {
     ".aif",
     ".oga",
     ".opus",
     ".snd",
 }
-"""Of the files that a folder stands for; a file that is named itself may have any."""
+"""Suffixes of the audio files in a folder; a file that is named directly may have any suffix."""
 STANDARD_INPUT = "-"
 
 
 def audio_files(names: list[str]) -> tuple[list[str], list[str]]:
-    """Returns the audio files that the names stand for, in the order given, and what is wrong with other names.
+    """Returns the audio files that the names stand for, in the given order, and a message for each name without any.
 
-    A folder stands for every audio file in it and below it, hidden ones left out, sorted; so does a pattern. A name
-    that is neither there nor a pattern is kept: reading it says what is wrong.
+    A folder stands for all audio files below it, sorted, without hidden ones; a pattern for all files that match it,
+    sorted. A name that neither exists nor is a pattern is kept: reading it raises the error.
     """
     files, problems = [], []
     for name in names:
@@ -49,4 +49,4 @@ def _files(name: str) -> list[str]:
 
 def _is_audio(inside: Path, path: Path) -> bool:
     hidden = any(part.startswith(".") for part in inside.parts)
-    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
+    return not hidden and path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()

@@ -1,4 +1,4 @@
-"""Gives memory that is free back to the system, where the C library keeps it."""
+"""Returns free heap memory to the operating system, where the C library (glibc) keeps it."""
 
 import ctypes
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from collections.abc import Callable
 def _trimmer() -> Callable[[int], object] | None:
     try:
         return ctypes.CDLL(None).malloc_trim  # glibc's
-    except (OSError, TypeError, AttributeError):  # other systems, which give it back by themselves
+    except (OSError, TypeError, AttributeError):  # other systems, which return memory by themselves
         return None
 
 
@@ -15,10 +15,10 @@ _trim = _trimmer()
 
 
 def give_back() -> None:
-    """Returns what work before has left free to the system; a few milliseconds.
+    """Returns free heap memory to the operating system (glibc `malloc_trim`), in a few milliseconds.
 
-    Recordings of all lengths, one after the other, leave glibc's heap in pieces: without this a page that has answered
-    hundreds holds a third more than it uses, and a training begins with 270 MB that the encoder needed.
+    Recordings of different lengths fragment the heap of glibc: without this a page holds a third more memory than it
+    uses after hundreds of recordings, and a training begins with 270 MB that only the encoder needed.
     """
     if _trim is not None:
         _trim(0)

@@ -1,4 +1,4 @@
-"""What predictions and timelines are: plain dataclasses of names, seconds and probabilities."""
+"""Predictions and timelines: plain dataclasses of names, seconds and probabilities."""
 
 from dataclasses import dataclass, field
 
@@ -8,16 +8,16 @@ UNCERTAIN = "uncertain"
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one recording, or for one channel of it.
+    """The prediction for one recording, or for one channel of it.
 
     Args:
-        file: the path as it was given, or `audio 1`, `audio 2`, ... for arrays.
-        channel: from 1, where channels were asked for separately; `None` where they were mixed.
-        seconds: length of the recording.
+        file: the path as given, or `audio 1`, `audio 2`, ... for arrays.
+        channel: the channel, counted from 1; `None` for averaged channels.
+        seconds: duration of the recording.
         label: the most probable label, or `"uncertain"` when its probability lies below `abstain_below`.
-        score: the highest probability, whatever the label says.
-        probabilities: of the labels, highest first; with `top_k`, of the k most probable ones. They are the softmax
-            over all labels and sum to 1 only when all are there.
+        score: the highest probability, also of an uncertain prediction.
+        probabilities: of the labels, highest first; with `top_k`, of the k most probable labels. The softmax is over
+            all labels, so k probabilities may sum to less than 1.
     """
 
     file: str
@@ -30,7 +30,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Failure:
-    """A recording that could not be used, and why; `channel` as in `Prediction`."""
+    """A recording that could not be used, and the reason; `channel` as in `Prediction`."""
 
     file: str
     channel: int | None
@@ -39,7 +39,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Span:
-    """Seconds `start` to `end` of a recording and the probability of each label there; `None` where it is silence."""
+    """The probability of each label from `start` to `end` seconds of a recording; `None` for silence."""
 
     start: float
     end: float
@@ -53,7 +53,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Update:
-    """What became certain of a stream: the next windows and the next spans of one label or of silence."""
+    """The next windows and segments of a stream that are final."""
 
     windows: list[Span] = field(default_factory=list)
     segments: list[Span] = field(default_factory=list)
@@ -65,11 +65,11 @@ class Timeline:
 
     Args:
         file, channel, seconds: as in `Prediction`.
-        window, hop: seconds that a window is long, and from one window to the next.
+        window, hop: length of a window, and distance between windows, in seconds.
         labels: the model's labels, in the order of its logits.
-        whole: probabilities over the whole recording; `None` if nobody speaks.
-        windows: one every `hop`; the last ones end with the recording.
-        segments: from 0 to the end without gaps: silence, or speech with one label.
+        whole: probabilities over the whole recording; `None` if there is no speech.
+        windows: one every `hop` seconds; the last ones end with the recording.
+        segments: cover the recording without gaps; each is silence, or speech with one label.
     """
 
     file: str
@@ -84,9 +84,9 @@ class Timeline:
 
 
 def join_segments(pieces: list[Span]) -> list[Span]:
-    """Returns the segments of consecutive pieces, those of one label (or of silence) that touch made one.
+    """Returns the segments of consecutive pieces: adjacent pieces of the same label, or of silence, are joined.
 
-    Their probabilities are the mean of the pieces', weighted by seconds.
+    Probabilities are averaged, weighted by duration.
     """
     joined: list[Span] = []
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""Pictures of one recording: where the model listened, and how the emotion changed."""
+"""Plots of one recording: attention, and emotions over time."""
 
 from itertools import groupby
 from pathlib import Path
@@ -27,18 +27,18 @@ PALETTE = (
     "#999999",
     "#882255",
 )
-"""Okabe and Ito's colours, told apart with any colour vision, and two more."""
+"""The colours of Okabe and Ito, which are distinguishable with any colour vision, and two more."""
 SILENCE_COLOUR = "#E4E4E4"
 DPI = 200
 
 
 def draw_attention(explanation: Explanation, path: str | Path) -> None:
-    """Writes a PNG of attention over time for each head, above waveform and log-mel."""
+    """Writes a PNG of the attention of each head over time, above waveform and log-mel."""
     _save(attention_figure(explanation), path)
 
 
 def attention_figure(explanation: Explanation, width: float = 7.0) -> Figure:
-    """Returns the picture that `draw_attention` writes; `width` in inches."""
+    """Returns the figure that `draw_attention` writes; `width` in inches."""
     seconds = len(explanation.waveform) / explanation.sampling_rate
     attention = explanation.attention
     heights = [0.8, 1.2] if attention is None else [max(1.0, 0.13 * len(attention)), 0.8, 1.2]
@@ -57,13 +57,13 @@ def attention_figure(explanation: Explanation, width: float = 7.0) -> Figure:
 
 def _draw_heads(axes: Axes, attention: np.ndarray, seconds: float) -> None:
     heads, frames = attention.shape
-    # Against even attention, so that clips of any length share a scale: 1 is what each frame would get.
+    # Relative to even attention, so that clips of any length have the same scale.
     image = axes.imshow(
         attention * frames,
         aspect="auto",
         interpolation="nearest",
         cmap="Blues",
-        # The root keeps weak attention visible beside a head that listens to a single frame.
+        # The square root keeps weak attention visible beside a head that attends to a single frame.
         norm=PowerNorm(0.5, vmin=0),
         extent=(0, seconds, heads + 0.5, 0.5),
     )
@@ -74,7 +74,7 @@ def _draw_heads(axes: Axes, attention: np.ndarray, seconds: float) -> None:
 
 
 def _draw_waveform(axes: Axes, waveform: np.ndarray, seconds: float) -> None:
-    """Draws lowest and highest sample of each of some thousand columns, as a line through all would take long."""
+    """Draws the range of the samples in each of up to 2000 columns: a line through all samples would be slow."""
     columns = np.array_split(waveform, min(2000, len(waveform)))
     times = np.linspace(0, seconds, len(columns))
     axes.fill_between(times, [c.min() for c in columns], [c.max() for c in columns], color="#404040", linewidth=0.3)
@@ -143,7 +143,7 @@ def _draw_windows(axes: Axes, timeline: Timeline, colours: dict[str, str]) -> No
 
 
 def _edges(windows: list[Span], timeline: Timeline) -> np.ndarray:
-    """Returns what consecutive windows stand for: one hop around the middle of each, the outermost up to the ends."""
+    """Returns the edges between consecutive windows: each is drawn one hop wide, the outermost up to the ends."""
     middles = np.array([(window.start + window.end) / 2 for window in windows])
     edges = np.concatenate([[middles[0] - timeline.hop / 2], (middles[:-1] + middles[1:]) / 2, [middles[-1]]])
     edges[-1] += timeline.hop / 2
@@ -168,7 +168,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _lettered(figure: Figure) -> Figure:
-    """Returns the figure, its letters of the sizes that all have."""
+    """Returns the figure with the font sizes of all plots."""
     for axes in figure.axes:
         axes.tick_params(labelsize=8)
         axes.xaxis.label.set_fontsize(9)

@@ -1,4 +1,4 @@
-"""One answer for each recording: any number of them, of any length, in batches of like length, in the order given."""
+"""Predictions for recordings of any number and length, in batches of similar length, in the given order."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeGuard
 import numpy as np
 import torch
 
-from whisper_ser.audio.decoding import SILENCE, Audio, channel_count, decode
+from whisper_ser.audio.decoding import MIN_PEAK_TO_PEAK, Audio, channel_count, decode
 from whisper_ser.errors import AudioFileError, InferenceError
 from whisper_ser.inference.engines.onnx_runtime import OnnxModel
 from whisper_ser.inference.long import recording_vectors
@@ -19,11 +19,11 @@ from whisper_ser.inference.outputs import UNCERTAIN, Failure, Prediction
 Channels = Literal["mix", "separate"]
 
 LONG_SECONDS = 60
-"""Longer recordings are decoded, transformed and encoded stretch by stretch instead of in a batch."""
+"""Longer recordings are decoded and encoded in sections instead of in a batch."""
 BATCH_SECONDS = 240
-"""Audio encoded at a time at most, padding included."""
+"""The most seconds of audio in a batch, padding included."""
 BATCHES_READ = 8
-"""Batches read before the clips of like length among them are put together."""
+"""Number of batches that are read before their clips are sorted by length."""
 
 
 def predict(
@@ -38,26 +38,26 @@ def predict(
     device: str | torch.device | None = None,
     precision: str | None = None,
 ) -> list[Prediction]:
-    """Returns the emotion of each recording, in the order given; one for each channel with `channels="separate"`.
+    """Returns the emotion of each recording, in the given order, or of each channel with `channels="separate"`.
 
-    On any file, of any length, the probabilities are those of the stock `pipeline("audio-classification")`.
+    The probabilities are those of the stock `pipeline("audio-classification")`, for files of any length.
 
     Args:
         audio: a path, an array `(samples,)` or `(samples, channels)` in [-1, 1], or a list of them.
-        model: a folder, a Hub id, a file that `whisper-ser export onnx` wrote, or what was loaded of these before.
+        model: a folder, a Hub id, a file that `whisper-ser export onnx` wrote, or a loaded model.
         top_k: keep only the k most probable labels in `probabilities`.
-        abstain_below: answer `"uncertain"` where the highest probability lies below this. (0 never abstains.)
-        channels: `"mix"` averages them, `"separate"` answers for each.
-        batch_size: clips encoded together; clips of like length share a batch.
-        sampling_rate: hertz of arrays; left out, the model's. Files say it themselves.
+        abstain_below: the label is `"uncertain"` where the highest probability is lower; 0 never abstains.
+        channels: `"mix"` averages the channels, `"separate"` classifies each.
+        batch_size: clips encoded together; clips of similar length share a batch.
+        sampling_rate: of arrays, in hertz; by default that of the model. Files have their own.
         device: where to run a model that is loaded here.
-        precision: on a CPU, of a model that is loaded here: `"float32"` (the default), or `"int8"`, faster and less
-            exact, on processors with AVX-512 VNNI. What `load_model` returned runs as it is.
+        precision: of a model that is loaded here, on a CPU: `"float32"` (the default), or `"int8"`, faster and less
+            accurate, on processors with AVX-512 VNNI. A loaded model runs as it is.
 
     Raises:
-        AudioFileError: the first recording that cannot be used. `predict_each` goes on behind it.
-        InferenceError: an argument that cannot be meant.
-        PackingError: int8 is not for this machine.
+        AudioFileError: a recording cannot be used. `predict_each` continues with the others.
+        InferenceError: an argument is out of range.
+        PackingError: this machine does not support int8.
     """
     results = []
     given = [audio] if isinstance(audio, str | Path | np.ndarray) or hasattr(audio, "read") else audio
@@ -90,7 +90,7 @@ def predict_each(
     device: str | torch.device | None = None,
     precision: str | None = None,
 ) -> Iterator[Prediction | Failure]:
-    """Yields what `predict` returns as it is ready, and a `Failure` for each recording that cannot be used."""
+    """Yields the predictions of `predict` as they are ready, and a `Failure` for each unusable recording."""
     _check(top_k, abstain_below, channels, batch_size)
     recognizer = answering(model, device, precision)
     labels = recognizer.labels
@@ -105,7 +105,7 @@ def predict_each(
 
 @dataclass
 class _Clip:
-    """One recording on its way: with samples, then with probabilities, or with the reason why it has none."""
+    """A recording being processed: it has samples, later probabilities, or the reason of its failure."""
 
     file: str
     channel: int | None
@@ -116,14 +116,14 @@ class _Clip:
 
 
 def named(audio: Iterable[Audio]) -> Iterator[tuple[str, Audio]]:
-    """Yields each recording with the name that results and messages call it by."""
+    """Yields each recording with its name in results and messages."""
     for number, one in enumerate(audio, start=1):
         yield (str(one) if isinstance(one, str | Path) else getattr(one, "name", None) or f"audio {number}"), one
 
 
 def channels_of(audio: Audio, name: str, channels: Channels) -> list[int | None]:
-    """Returns the channels, from 0, that are to be answered for; `[None]` for their mixture."""
-    return list(range(channel_count(audio, name))) if channels == "separate" else [None]
+    """Returns the channels, counted from 1, that are classified separately; `[None]` for their average."""
+    return list(range(1, channel_count(audio, name) + 1)) if channels == "separate" else [None]
 
 
 def _read(
@@ -136,7 +136,7 @@ def _read(
             yield _Clip(name, None, failure=error.reason)
             continue
         for channel in asked:
-            clip = _Clip(name, None if channel is None else channel + 1)
+            clip = _Clip(name, channel)
             try:
                 _fill(clip, decode(one, name, recognizer.sampling_rate, channel, sampling_rate), recognizer)
             except AudioFileError as error:
@@ -145,7 +145,7 @@ def _read(
 
 
 def _fill(clip: _Clip, blocks: Iterator[np.ndarray], recognizer: Answering) -> None:
-    """Gives the clip its samples or, if it is long, its probabilities at once."""
+    """Sets the samples of the clip or, if it is long, its probabilities."""
     heard = _Extremes()
     first: list[np.ndarray] = []
     blocks = heard.watching(blocks)
@@ -160,7 +160,7 @@ def _fill(clip: _Clip, blocks: Iterator[np.ndarray], recognizer: Answering) -> N
         heard.check(clip.file)
         samples = np.concatenate(first)
         if heard.samples > LONG_SECONDS * recognizer.sampling_rate:
-            # Clips wait for others of like length, and long ones would fill the memory meanwhile.
+            # Clips are held until a group is complete; long ones would take too much memory.
             clip.probabilities = recognizer.probabilities([samples])[0]
         else:
             clip.samples = samples
@@ -168,12 +168,12 @@ def _fill(clip: _Clip, blocks: Iterator[np.ndarray], recognizer: Answering) -> N
 
 
 def _has_frames(recognizer: Answering) -> TypeGuard[Recognizer]:
-    """Whether a recording may be encoded stretch by stretch: graphs do so themselves, a padded window is one."""
+    """Returns whether recordings can be encoded in sections: not by exported models, nor in one padded window."""
     return isinstance(recognizer, Recognizer) and recognizer.extractor.pad_to_seconds is None
 
 
 class _Extremes:
-    """Counts the samples of a recording as they pass, and tells whether there was any sound."""
+    """Counts the samples of a recording as they pass, and detects silence."""
 
     def __init__(self) -> None:
         self.samples = 0
@@ -187,7 +187,7 @@ class _Extremes:
             yield block
 
     def check(self, file: str) -> None:
-        if self._high - self._low < SILENCE:
+        if self._high - self._low < MIN_PEAK_TO_PEAK:
             raise AudioFileError(file, "is silent")
 
 
@@ -209,7 +209,7 @@ def _groups(clips: Iterator[_Clip], size: int) -> Iterator[list[_Clip]]:
 
 
 def _classify(clips: list[_Clip], recognizer: Answering, batch_size: int) -> None:
-    """Gives probabilities to the clips that have samples, those of like length together."""
+    """Sets the probabilities of the clips that have samples, in batches of similar length."""
     waiting = sorted((clip for clip in clips if clip.samples is not None), key=lambda clip: clip.seconds)
     while waiting:
         longest = waiting[-1].seconds

@@ -1,9 +1,9 @@
-"""Answers for very many recordings: shards of files, each answered by one process and kept whole or not at all.
+"""Predictions for very many recordings, in shards that are written atomically, each by one process.
 
-A shard is a file of JSON lines, one for each prediction or failure. Its name has its number and a hash of all that
-the answers depend on: the files' names, sizes and times of change, the model, and what was asked. Work that was
-interrupted goes on with what is missing, and any number of processes divide it without a word between them: none waits
-for another.
+A shard is a file of JSON lines, one for each prediction or failure. Its name holds its number and a hash of everything
+that the results depend on: names, sizes and modification times of the files, the model, and the options. Interrupted
+work continues with the missing shards. Any number of processes share the work without communication; none waits for
+another.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ from whisper_ser.inference.predict import Channels, predict_each
 from whisper_ser.io import replacing
 
 SHARD_FILES = 1024
-"""Files in a shard. A multiple of the clips that `predict_each` reads before it sorts them: their batches, and so the
-last bits of the answers, are then those of all files together."""
+"""Files in a shard. A multiple of the number of clips that `predict_each` sorts by length at a time: batches, and with
+them the last bits of the probabilities, are those of one run over all files."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of every recording; the fields are arguments of `predict`."""
+    """The options of a prediction that change its result; the fields are arguments of `predict`."""
 
     top_k: int | None = None
     abstain_below: float = 0.0
@@ -38,7 +38,7 @@ class Question:
 
 
 class Shard(NamedTuple):
-    """Files that are answered together, and where their answers are or will be."""
+    """Files that are predicted together, and the path of their results."""
 
     files: list[str]
     path: Path
@@ -51,10 +51,10 @@ class Shard(NamedTuple):
 def shards_of(
     files: Sequence[str], folder: Path, recognizer: Answering, question: Question, size: int = SHARD_FILES
 ) -> list[Shard]:
-    """Returns the shards of the files, `size` in each, kept in `folder`.
+    """Returns the shards of the files, `size` in each, stored in `folder`.
 
-    The recognizer is not packed yet. A batch size or a device is no part of the hash: it may change when the work
-    goes on.
+    The recognizer must not be packed. Batch size and device are not part of the hash: they may change when the work
+    continues.
     """
     if size < 1:
         raise InferenceError(f"shard_files={size} must be at least 1.")
@@ -68,21 +68,21 @@ def shards_of(
 
 
 def answer(shard: Shard, recognizer: Answering, question: Question, batch_size: int = 8) -> None:
-    """Predicts the files of a shard and writes its answers."""
+    """Predicts the files of a shard and writes the results."""
     results = list(predict_each(shard.files, recognizer, **asdict(question), batch_size=batch_size))
     with replacing(shard.path) as written, open(written, "w", encoding="utf-8", newline="\n") as lines:
         for result in results:
             lines.write(json_text(_object(result)) + "\n")
-        # A machine that loses power may keep a new name and lose what it names: the name would say that all is done.
+        # Without this, a power failure might leave a file with its final name and without content.
         lines.flush()
         os.fsync(lines.fileno())
 
 
 def answers(shards: Iterable[Shard]) -> Iterator[Prediction | Failure]:
-    """Yields what the shards hold, in the order of the files.
+    """Yields the results of the shards, in the order of the files.
 
     Raises:
-        InferenceError: a shard was damaged.
+        InferenceError: a shard is damaged.
     """
     for shard in shards:
         try:
@@ -101,7 +101,7 @@ def _object(result: Prediction | Failure) -> dict:
 
 
 def _state(file: str) -> tuple[str, int, int]:
-    """Returns what tells that a file changed; one that is not there has neither size nor time."""
+    """Returns name, size and modification time of a file, -1 for those of a missing one."""
     try:
         state = os.stat(file)
     except OSError:

@@ -1,4 +1,4 @@
-"""The fastest form of a model on the machine at hand."""
+"""The fastest form of a model on this machine."""
 
 from collections.abc import Sequence
 
@@ -19,13 +19,12 @@ def optimised(
     precision: str = "float32",
     recordings: Sequence[np.ndarray] | None = None,
 ) -> WhisperForEmotionClassification:
-    """Returns the model in evaluation mode, packed where it runs on a CPU; the given one stays as it is.
+    """Returns the model in evaluation mode, packed if it runs on a CPU; the given model is not changed.
 
     Args:
-        model: on a GPU, or where this processor or torch cannot pack float32, it is returned itself.
-        precision: `"float32"`, equal to the plain model but for rounding, or `"int8"`, faster and less exact.
-        recordings: mono waveforms `(samples,)` at 16 kHz for int8 to learn the size of numbers from, instead of
-            synthetic voices.
+        model: returned itself on a GPU, or if this processor or torch cannot pack float32.
+        precision: `"float32"`, equal to the plain model up to rounding, or `"int8"`, faster and less accurate.
+        recordings: mono waveforms `(samples,)` at 16 kHz for calibrating int8, instead of synthetic voices.
 
     Raises:
         PackingError: `"int8"` on a processor without AVX-512 VNNI or on a GPU; no such precision.

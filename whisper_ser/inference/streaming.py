@@ -1,4 +1,4 @@
-"""Emotions of a stream: audio is fed as it comes, and windows and segments come out as they become certain."""
+"""Emotions of a stream: audio is fed as it arrives, and windows and segments are returned when they are final."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -14,28 +14,27 @@ from whisper_ser.inference.outputs import Update
 from whisper_ser.inference.windows import Piece, WindowPooling
 
 CHUNKS_ENCODED = 8
-"""Chunks, of like length, encoded at a time at most: more would spend more on padding than they save."""
+"""The most chunks, of similar length, in a batch: more would cost more padding than they save."""
 
 
 class EmotionStream:
     """A timeline that grows while audio is fed, in blocks of any size.
 
-    Speech is cut at pauses into chunks of at most the model's `chunk_seconds`, and each chunk is encoded as the model
-    met utterances in training: alone, its log-mel clamped below its own maximum. Nothing depends on what comes more
-    than a second later, so the updates together are the timeline of the whole file.
+    Speech is cut at pauses into chunks of at most the `chunk_seconds` of the model. Each chunk is encoded like an
+    utterance in training: alone, with its log-mel clamped below its own maximum. Nothing depends on audio more than a
+    second ahead, so all updates together are the timeline of the whole file.
 
-    Latency: a chunk is complete with the pause that ends it, or when speech has gone on for a second longer than
-    `chunk_seconds`; the detector of speech looks one second ahead. With chunks of 4 s an update comes at most 6 s
-    behind the audio (speech that lasts less than a second waits for half a window more). Memory is that of some ten
-    seconds of audio and one window, however long the stream.
+    Latency: a chunk is complete at the pause that ends it, or when speech exceeds `chunk_seconds` by a second. Voice
+    activity looks one second ahead. With chunks of 4 s, an update is at most 6 s behind the audio; speech of less than
+    a second waits for half a window more. Memory is that of about ten seconds of audio and one window.
 
     Args:
-        model: a folder, a Hub id, or what `load_model` returned.
-        sampling_rate: hertz of the blocks; left out, the model's.
-        window, hop: seconds of a window, and from one window to the next.
+        model: a folder, a Hub id, or a loaded model.
+        sampling_rate: of the blocks, in hertz; by default that of the model.
+        window, hop: length of a window, and distance between windows, in seconds.
 
     Raises:
-        InferenceError: window or hop too short, or a model that pads its audio.
+        InferenceError: window or hop is too short, or the model pads its audio.
     """
 
     def __init__(
@@ -57,19 +56,19 @@ class EmotionStream:
 
     @property
     def seconds(self) -> float:
-        """How much audio was fed."""
+        """Seconds of audio fed so far."""
         return self._samples / self._rate
 
     def feed(self, block: np.ndarray) -> Update:
-        """Returns what the next samples make certain: `(samples,)` or `(samples, channels)`, floats in [-1, 1].
+        """Returns what is final after the next samples: `(samples,)` or `(samples, channels)`, floats in [-1, 1].
 
         Raises:
-            AudioFileError: other shapes, integers, or samples that are NaN, infinite or beyond 1e12.
+            AudioFileError: a wrong shape, integers, or samples that are NaN, infinite or beyond 1e12.
         """
-        if block.dtype.kind != "f" or block.ndim not in (1, 2) or not np.isfinite(block).all():
+        if block.dtype.kind != "f" or block.ndim not in (1, 2) or block.shape[1:] == (0,):
             raise AudioFileError(
                 "the stream",
-                f"has a block {block.dtype} {block.shape}; expected finite floats in [-1, 1], (samples,) or "
+                f"has a block {block.dtype} {block.shape}; expected floats in [-1, 1], (samples,) or "
                 "(samples, channels)",
             )
         check_samples("the stream", block)
@@ -79,7 +78,7 @@ class EmotionStream:
         return self._pooling.feed(encoded(chunks, self._recognizer), self._chunker.settled)
 
     def finish(self) -> Update:
-        """Returns the rest, once the stream has ended."""
+        """Returns the rest when the stream has ended."""
         chunks = self._chunker.feed(self._resampler.finish()) + self._chunker.finish()
         return self._pooling.finish(encoded(chunks, self._recognizer), self.seconds)
 
@@ -93,9 +92,9 @@ def stream(
     hop: float = 0.5,
     device: str | torch.device | None = None,
 ) -> Iterator[Update]:
-    """Yields updates that are not empty, while blocks of audio come from a microphone, a socket or a file.
+    """Yields the updates that are not empty, while blocks of audio arrive from a microphone, a socket or a file.
 
-    The arguments are those of `EmotionStream`, the blocks those of its `feed`, and so are the errors.
+    Arguments and errors are those of `EmotionStream` and its `feed`.
     """
     emotions = EmotionStream(model, sampling_rate, window=window, hop=hop, device=device)
     for block in blocks:
@@ -106,19 +105,19 @@ def stream(
 
 
 def recognizer_for_time(model: str | os.PathLike | Recognizer, device: str | torch.device | None) -> Recognizer:
-    """Returns the model, loaded; raises `InferenceError` where its frames would not be those of the audio."""
+    """Returns the loaded model; raises `InferenceError` if it pads or cuts audio to a fixed length."""
     recognizer = recognizer_of(model, device)
     seconds = recognizer.extractor.pad_to_seconds
     if seconds is not None:
         raise InferenceError(
-            f"This model pads or cuts audio to {seconds:g} s, and has no answers for parts of it: predict whole files "
-            "with it, or train a model with pad_to_seconds left out."
+            f"This model pads or cuts audio to {seconds:g} s and cannot classify parts of it: predict whole files "
+            "with it, or train a model without pad_to_seconds."
         )
     return recognizer
 
 
 def encoded(chunks: list[Chunk], recognizer: Recognizer) -> list[Piece]:
-    """Returns the chunks with the frame vectors of those that are speech."""
+    """Returns the chunks with their frame vectors; silence has none."""
     speech = [chunk for chunk in chunks if chunk.audio is not None]
     speech.sort(key=lambda chunk: chunk.end - chunk.start)
     vectors: dict[int, torch.Tensor] = {}
@@ -131,11 +130,11 @@ def encoded(chunks: list[Chunk], recognizer: Recognizer) -> list[Piece]:
     pieces = []
     for chunk in chunks:
         found = vectors.get(chunk.start, nothing)
-        positions = chunk.start + frame_positions(len(found), chunk.end - chunk.start)
+        positions = chunk.start + frame_positions(len(found), recognizer)
         pieces.append(Piece(chunk.start, chunk.end, chunk.audio is not None, positions, found))
     return pieces
 
 
-def frame_positions(vectors: int, frames: int) -> np.ndarray:
-    """Returns the frame of 20 ms that each of so many vectors begins with; a model may average several frames."""
-    return np.arange(vectors) * -(-frames // max(vectors, 1))
+def frame_positions(vectors: int, recognizer: Recognizer) -> np.ndarray:
+    """Returns the index of the 20 ms frame at which each vector begins `(vectors,)`, the first one at 0."""
+    return np.arange(vectors) * recognizer.model.config.frame_averaging

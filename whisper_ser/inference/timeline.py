@@ -1,4 +1,4 @@
-"""Emotions over the time of a recording of any length: the encoder runs once, windows pool its frames."""
+"""Emotions over the time of a recording of any length: the encoder runs once, and windows pool its frames."""
 
 import os
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from whisper_ser.inference.windows import Piece, WindowPooling
 Cut = Literal["pauses", "even"]
 
 PIECES_POOLED = 64
-"""Pieces that windows are pooled over at a time."""
+"""Pieces that are pooled at a time."""
 
 
 def timeline(
@@ -38,18 +38,18 @@ def timeline(
 
     Args:
         audio: a path, or an array `(samples,)` or `(samples, channels)` in [-1, 1].
-        model: a folder, a Hub id, or what `load_model` returned.
-        window, hop: seconds of a window, and from one window to the next.
-        cut: where the encoder's chunks end. `"pauses"` encodes speech alone, pause to pause, as utterances were in
-            training; it is the more accurate, and what `EmotionStream` gives. `"even"` encodes everything as `predict`
-            does: pooled over the whole it gives what `predict` gives.
-        channel: from 1; left out, channels are mixed.
-        sampling_rate: hertz of an array; left out, the model's.
+        model: a folder, a Hub id, or a loaded model.
+        window, hop: length of a window, and distance between windows, in seconds.
+        cut: where the chunks of the encoder end. `"pauses"` encodes only speech, from pause to pause, like utterances
+            in training; it is more accurate, and equal to `EmotionStream`. `"even"` encodes everything like `predict`;
+            its probabilities over the whole are those of `predict`.
+        channel: counted from 1; left out, channels are averaged.
+        sampling_rate: of an array, in hertz; by default that of the model.
         device: where to run a model that is loaded here.
 
     Raises:
-        AudioFileError: the recording cannot be used. Silence is no error here.
-        InferenceError: window, hop or model do not allow a timeline.
+        AudioFileError: the recording cannot be used, or has no such channel. Silence is not an error.
+        InferenceError: window, hop, cut or model do not allow a timeline.
     """
     if cut not in ("pauses", "even"):
         raise InferenceError(f"cut={cut!r} must be 'pauses' or 'even'.")
@@ -57,8 +57,7 @@ def timeline(
     ((name, _),) = named([audio])
     pooling = WindowPooling(recognizer, window, hop)
     clock = _Clock(recognizer.sampling_rate)
-    taken = None if channel is None else channel - 1
-    blocks = clock.timing(decode(audio, name, recognizer.sampling_rate, taken, sampling_rate))
+    blocks = clock.timing(decode(audio, name, recognizer.sampling_rate, channel, sampling_rate))
     updates, vectors = [], []
     for pieces, settled in (_cut_at_pauses if cut == "pauses" else _cut_evenly)(blocks, recognizer):
         vectors += [piece.vectors for piece in pieces]
@@ -77,9 +76,9 @@ def timeline(
 
 
 def _cut_at_pauses(blocks: Iterator[np.ndarray], recognizer: Recognizer) -> Iterator[tuple[list[Piece], int | None]]:
-    """Yields pieces whose speech was encoded from pause to pause, and the frame before which all is settled.
+    """Yields pieces whose speech is encoded from pause to pause, and the frame before which all frames are known.
 
-    The last ones come with `None`: nothing follows them.
+    The frame is `None` for the last pieces.
     """
     chunker = Chunker(recognizer.model.config.chunk_frames, recognizer.sampling_rate)
     for block in blocks:
@@ -88,7 +87,7 @@ def _cut_at_pauses(blocks: Iterator[np.ndarray], recognizer: Recognizer) -> Iter
 
 
 def _cut_evenly(blocks: Iterator[np.ndarray], recognizer: Recognizer) -> Iterator[tuple[list[Piece], int | None]]:
-    """Yields the pieces of a recording encoded as `predict` encodes it, silence included."""
+    """Yields the pieces of a recording that is encoded like in `predict`, silence included."""
     chunker = Chunker(recognizer.model.config.chunk_frames, recognizer.sampling_rate)
     chunks = []
 
@@ -99,7 +98,7 @@ def _cut_evenly(blocks: Iterator[np.ndarray], recognizer: Recognizer) -> Iterato
 
     vectors = recording_vectors(watched(), recognizer)
     chunks += chunker.finish()
-    positions = frame_positions(len(vectors), chunks[-1].end)
+    positions = frame_positions(len(vectors), recognizer)
     bounds = np.searchsorted(positions, [0] + [chunk.end for chunk in chunks])
     bounds[-1] = len(vectors)
     pieces = [
@@ -112,7 +111,7 @@ def _cut_evenly(blocks: Iterator[np.ndarray], recognizer: Recognizer) -> Iterato
 
 
 def _whole(vectors: list[torch.Tensor], updates: list[Update], recognizer: Recognizer) -> dict[str, float] | None:
-    """Returns the probabilities over all frames; `None` where nobody speaks."""
+    """Returns the probabilities over all frames, or `None` without speech."""
     if not any(span.probabilities for update in updates for span in update.segments):
         return None
     frames = torch.cat(vectors)

@@ -1,4 +1,4 @@
-"""Windows and segments over frame vectors that arrive in order: each is pooled once all its frames are there."""
+"""Windows and segments over frame vectors that arrive in order; each is pooled when all its frames are known."""
 
 import math
 from collections import deque
@@ -13,18 +13,18 @@ from whisper_ser.errors import InferenceError
 from whisper_ser.inference.model import Recognizer
 from whisper_ser.inference.outputs import Span, Update
 
-LEAST_SPEECH = 15
-"""Frames (0.3 s, or half a shorter window) of speech without which a window is silence."""
-SHORTEST_ALONE = FRAMES_PER_SECOND
-"""Frames (1 s) below which a piece of speech is pooled together with what is spoken around it."""
-POOLED_FRAMES = 4000
-"""Frame vectors gathered at a time."""
+MIN_SPEECH_FRAMES = 15
+"""Frames (0.3 s) of speech that a window needs, or half of a shorter window; with less it is silence."""
+MIN_SEGMENT_FRAMES = FRAMES_PER_SECOND
+"""Frames (1 s). Shorter speech is pooled together with the speech around it."""
+MAX_POOLED_FRAMES = 4000
+"""The most frame vectors that are pooled at a time."""
 
 
 class Piece(NamedTuple):
-    """A stretch of a recording in frames of 20 ms, speech or silence, and the frame vectors of what was encoded.
+    """The frames of 20 ms from `start` up to `end`, speech or silence, and the frame vectors of what was encoded.
 
-    `positions` `(vectors,)` are the frames that the vectors `(vectors, frame_width)` begin with.
+    `positions` `(vectors,)` are the first frames of the vectors `(vectors, frame_width)`.
     """
 
     start: int
@@ -35,7 +35,7 @@ class Piece(NamedTuple):
 
 
 class _Question(NamedTuple):
-    """Seconds `start` to `end`, to be answered from the vectors of the frames `first` up to `last`."""
+    """The span from `start` to `end` seconds, which pools the vectors of the frames `first` up to `last`."""
 
     start: float
     end: float
@@ -45,24 +45,25 @@ class _Question(NamedTuple):
 
 
 class WindowPooling:
-    """Turns pieces, which follow each other without gaps, into windows, and each piece into a segment.
+    """Makes windows of pieces, which follow each other without gaps, and a segment of each piece.
 
     Args:
         recognizer: pools the vectors.
-        window, hop: seconds. Window i begins at `i * hop`; the last ones end with the recording, and there is none
-            behind one that reaches the end.
+        window, hop: in seconds. Window i begins at `i * hop`. The last ones end with the recording, and none begins
+            after one that reaches the end.
 
     Raises:
-        InferenceError: window or hop shorter than one frame.
+        InferenceError: the window is shorter than one frame vector of the model, or the hop than one frame.
     """
 
     def __init__(self, recognizer: Recognizer, window: float, hop: float) -> None:
-        for name, value in (("window", window), ("hop", hop)):
-            if not value >= 1 / FRAMES_PER_SECOND:
-                raise InferenceError(f"{name}={value:g} must be at least 0.02 seconds, one frame.")
+        for name, value, frames in (("window", window, recognizer.model.config.frame_averaging), ("hop", hop, 1)):
+            if not frames / FRAMES_PER_SECOND <= value < math.inf:
+                least = f"{frames / FRAMES_PER_SECOND:g} seconds"
+                raise InferenceError(f"{name}={value:g} must be at least {least}: the model has no shorter frames.")
         self._recognizer = recognizer
         self._window, self._hop = window, hop
-        self._least_speech = max(1, min(LEAST_SPEECH, round(window * FRAMES_PER_SECOND / 2)))
+        self._least_speech = max(1, min(MIN_SPEECH_FRAMES, round(window * FRAMES_PER_SECOND / 2)))
         model = recognizer.model
         self._vectors = torch.empty(0, model.config.frame_width, device=model.device, dtype=model.dtype)
         self._positions, self._spoken = np.empty(0, int), np.empty(0, int)
@@ -70,7 +71,7 @@ class WindowPooling:
         self._next_window = 0
 
     def feed(self, pieces: list[Piece], settled: int) -> Update:
-        """Returns what is complete when every frame before `settled` is in a piece or known to be silence."""
+        """Returns what is final when every frame before `settled` is in a piece or known to be silence."""
         self._add(pieces)
         update = Update(
             self._pooled(list(self._windows_before(settled))), self._pooled(list(self._segments_before(settled)))
@@ -79,7 +80,7 @@ class WindowPooling:
         return update
 
     def finish(self, pieces: list[Piece], seconds: float) -> Update:
-        """Returns the last windows and segments of a recording of so many seconds."""
+        """Returns the last windows and segments of a recording of `seconds`."""
         self._add(pieces)
         segments = list(self._segments_before(None))
         if segments:
@@ -100,7 +101,7 @@ class WindowPooling:
             yield window
 
     def _last_windows(self, seconds: float) -> Iterator[_Question]:
-        """Yields windows up to the first one that reaches the end; the ends are cut to the recording's."""
+        """Yields windows up to the first one that reaches the end, cut at the end of the recording."""
         reached = self._next_window * self._hop - self._hop + self._window if self._next_window else 0.0
         while reached < seconds and (window := self._window_at(self._next_window)).start < seconds:
             reached = window.end
@@ -123,7 +124,7 @@ class WindowPooling:
 
     def _segment(self, piece: Piece) -> _Question:
         seconds = piece.start / FRAMES_PER_SECOND, piece.end / FRAMES_PER_SECOND
-        if not piece.speech or piece.end - piece.start >= SHORTEST_ALONE:
+        if not piece.speech or piece.end - piece.start >= MIN_SEGMENT_FRAMES:
             return _Question(*seconds, piece.start, piece.end, not piece.speech)
         around = self._around((piece.start + piece.end) // 2)
         return _Question(*seconds, min(piece.start, around[0]), max(piece.end, around[1]))
@@ -133,7 +134,7 @@ class WindowPooling:
         return middle - half, middle + half
 
     def _pooled(self, questions: list[_Question]) -> list[Span]:
-        """Returns the answers: vectors of many questions are gathered and pooled at a time."""
+        """Returns the spans of the questions; the vectors of many questions are pooled at a time."""
         begins = np.searchsorted(self._positions, [question.first for question in questions])
         ends = np.searchsorted(self._positions, [question.last for question in questions])
         spoken = np.concatenate([[0], np.cumsum(self._spoken)])
@@ -141,7 +142,7 @@ class WindowPooling:
         asked = np.flatnonzero(~silent & (spoken[ends] - spoken[begins] >= self._least_speech))
         answers: dict[int, dict[str, float]] = {}
         while len(asked):
-            count = max(1, POOLED_FRAMES // int((ends - begins)[asked].max()))
+            count = max(1, MAX_POOLED_FRAMES // int((ends - begins)[asked].max()))
             batch, asked = asked[:count], asked[count:]
             probabilities = self._pool(begins[batch], ends[batch])
             for index, row in zip(batch, probabilities, strict=True):
@@ -155,7 +156,7 @@ class WindowPooling:
         return self._recognizer.pool(joined, (ends - begins).tolist())
 
     def _forget(self, settled: int) -> None:
-        """Lets go of the vectors that no window and no segment will ask for again."""
+        """Drops the vectors that no later window or segment needs."""
         needed = [self._window_at(self._next_window).first, self._around(settled)[0]]
         needed += [self._segment(piece).first for piece in list(self._waiting)[:1]]
         stale = np.searchsorted(self._positions, min(needed))

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from whisper_ser import predict, timeline
 from whisper_ser.errors import AudioFileError, InferenceError
-from whisper_ser.inference.attention import LONGEST_SECONDS, explain
+from whisper_ser.inference.attention import MAX_SECONDS, explain
 from whisper_ser.inference.memory import give_back
 from whisper_ser.inference.model import Recognizer
 from whisper_ser.inference.plots import attention_figure
@@ -47,7 +47,7 @@ FORMATS = (
     "processed where this page runs, shown to nobody else, and deleted about an hour later."
 )
 ATTENTION = f"""How much each pooling head weighed each moment, as against weighing all alike (1). Drawn for
-recordings of up to {LONGEST_SECONDS} s."""
+recordings of up to {MAX_SECONDS} s."""
 LIMITS = """### Limits
 A model names the emotion that a **voice resembles** in the recordings it was trained on, not what a person feels. It
 knows its own labels only, and mostly acted speech of one language: in everyday life, and with other languages and
@@ -155,7 +155,7 @@ def recognise(models: dict[str, Recognizer], path: str | None, name: str) -> Ite
         yield [probabilities, *timeline_shown, *attention_shown]
         timeline_shown = over_time(recording, recognizer, prediction.seconds)
         yield [probabilities, *timeline_shown, *attention_shown]
-        if prediction.seconds <= LONGEST_SECONDS:
+        if prediction.seconds <= MAX_SECONDS:
             explanation = replace(explain(recording, recognizer), file="Attention")
             attention_shown = [gr.Column(visible=True), attention_figure(explanation, INCHES)]
             yield [probabilities, *timeline_shown, *attention_shown]

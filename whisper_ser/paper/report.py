@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jinja2
 import pandas
 
-from whisper_ser.io import harmless, replacing
+from whisper_ser.io import escape_csv_formula, replacing
 from whisper_ser.paper import figures as sweep_figures
 from whisper_ser.paper import published as paper
 from whisper_ser.paper.choice import NESTED, ON_TEST, RULES, has_validation
@@ -86,7 +86,7 @@ def _write_figure(figure: Figure, sweep: Sweep, work: Path) -> bool:
 
 
 def _write_csv(frame: pandas.DataFrame, path: Path) -> None:
-    frame.rename(columns=harmless).map(harmless).to_csv(path, index=False, lineterminator="\n")
+    frame.rename(columns=escape_csv_formula).map(escape_csv_formula).to_csv(path, index=False, lineterminator="\n")
 
 
 def _page(sweep: Sweep, tables: dict[str, list[Table]], figures: list[str]) -> str:

@@ -14,9 +14,9 @@ from whisper_ser.evaluation.metrics import confusion_table, summarise_folds, sum
 from whisper_ser.evaluation.results import (
     METRICS,
     PREDICTIONS,
-    between_people,
     check_predictions,
     read_metrics,
+    speaker_statistics,
     write_tables,
 )
 from whisper_ser.io import replacing
@@ -56,7 +56,7 @@ def write_cross_validation(
         "seeds": _over_seeds(of_folds, len(folds)),
         "calibration": calibration_of_folds(tests, labels, [metrics["calibration"] for metrics in of_folds]),
         "coverage": coverage_of(tested, labels),
-        **between_people(tested, labels),
+        **speaker_statistics(tested, labels),
         "folds": [
             {
                 "name": fold.name,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from whisper_ser.errors import listed
+from whisper_ser.errors import format_problems
 from whisper_ser.io import replacing
 from whisper_ser.report.figures import draw_durations
 
@@ -31,7 +31,7 @@ def description_text(description: dict[str, Any]) -> str:
     if unusable := description["unusable"]:
         problems = [f"{path} {reason}" for path, reason in unusable.items()]
         lines += ["", f"{len(unusable)} files cannot be used: training refuses them, the durations lack them."]
-        lines += [listed(problems)]
+        lines += [format_problems(problems)]
     if description["citation"]:
         lines += ["", "cite as", textwrap.indent(description["citation"], "  ")]
     return "\n".join(lines)

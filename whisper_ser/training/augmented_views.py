@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from whisper_ser.audio.augmentation import TRANSFORMS
-from whisper_ser.audio.decoding import SHORTEST_SECONDS, read_audio
-from whisper_ser.data.audio_index import Sound
+from whisper_ser.audio.decoding import MIN_SECONDS, read_audio
+from whisper_ser.data.audio_index import AudioRecord
 
 VERSION = 1
 """Raised when the same draw gives another waveform than before."""
@@ -41,12 +41,12 @@ class AugmentedView:
     def _description(self) -> str:
         return json.dumps([VERSION, [name for name in TRANSFORMS if name in self.transforms], self.number])
 
-    def of(self, sound: Sound) -> Sound:
+    def of(self, record: AudioRecord) -> AudioRecord:
         """Returns the copy of an utterance: its `sample_hash` is the copy's key, the rest is the utterance's."""
-        key = hashlib.sha256(f"{sound.sample_hash} {self._description}".encode()).hexdigest()
-        return sound._replace(sample_hash=key)
+        key = hashlib.sha256(f"{record.sample_hash} {self._description}".encode()).hexdigest()
+        return record._replace(sample_hash=key)
 
-    def read(self, copied: Sound, sampling_rate: int) -> np.ndarray:
+    def read(self, copied: AudioRecord, sampling_rate: int) -> np.ndarray:
         """Returns the waveform of a copy that `of` returned, float32 `(samples,)`."""
         return self.alter(read_audio(copied.path, sampling_rate), copied.sample_hash, sampling_rate)
 
@@ -58,7 +58,7 @@ class AugmentedView:
         for place, name in enumerate(names):
             if chosen >> place & 1:
                 samples = TRANSFORMS[name](samples, generator, sampling_rate)
-        least = round(SHORTEST_SECONDS * sampling_rate)
+        least = round(MIN_SECONDS * sampling_rate)
         return np.pad(samples, (0, max(0, least - len(samples)))).astype(np.float32)
 
 

@@ -1,5 +1,6 @@
 """The corpus and the folds that the settings of a run name."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
@@ -9,9 +10,10 @@ from whisper_ser.data.corpora.emobox import NAMED_OTHERWISE, load_emobox
 from whisper_ser.data.corpora.registry import CORPORA, load_corpus
 from whisper_ser.data.corpora.table import load_table
 from whisper_ser.data.licenses import CODE_LICENSE
-from whisper_ser.data.splits import Fold, folds, split_by_speaker
+from whisper_ser.data.splits import Fold, folds, split_by_speaker, usual_protocol
 from whisper_ser.demo.corpus import build_demo_corpus
 from whisper_ser.errors import RecipeError
+from whisper_ser.training.ignored import refuse_ignored_data
 from whisper_ser.training.settings import DataArguments
 
 DEMO_FOLDER = "data/demo"
@@ -99,6 +101,11 @@ def _aliases(pairs: list[str] | None) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs or [])
 
 
+def protocol_of(corpus: Dataset, data: DataArguments) -> str:
+    """Returns the protocol by which folds are cut: the one that was asked for, or that `auto` chooses."""
+    return usual_protocol(corpus) if data.protocol == "auto" else data.protocol
+
+
 def plan_folds(corpus: Dataset, data: DataArguments, seed: int, validation_fraction: float = 0.0) -> list[Fold]:
     """Returns the folds to train and test on: the one of `split`, or those of a cross-validation.
 
@@ -110,11 +117,25 @@ def plan_folds(corpus: Dataset, data: DataArguments, seed: int, validation_fract
 
     Raises:
         ProtocolError: speakers or labels that do not allow the protocol.
+        RecipeError: a setting that the protocol chosen by `auto`, or a published validation part, would ignore.
     """
+    protocol = protocol_of(corpus, data)
+    refuse_ignored_data(replace(data, protocol=protocol))
     validation = validation_fraction if data.validation_fraction is None else data.validation_fraction
-    if data.protocol != "split":
-        return folds(corpus, data.protocol, num_groups=data.num_groups, seed=seed, validation_fraction=validation)
+    if protocol != "split":
+        cut = folds(corpus, protocol, num_groups=data.num_groups, seed=seed, validation_fraction=validation)
+        _refuse_ignored_fraction(corpus, data, protocol)
+        return cut
     split = split_by_speaker(
         corpus, data.test_speakers, data.validation_speakers, data.test_fraction, validation, seed
     )
     return [Fold("test", split)]
+
+
+def _refuse_ignored_fraction(corpus: Dataset, data: DataArguments, protocol: str) -> None:
+    if (
+        protocol == "fixed"
+        and data.validation_fraction is not None
+        and len(folds(corpus, "fixed")[0].split.validation)
+    ):
+        raise RecipeError("--validation_fraction would be ignored: the corpus publishes its own validation part.")

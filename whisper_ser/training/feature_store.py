@@ -26,7 +26,7 @@ from transformers.utils import logging
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from modeling_whisper_ser.configuration_whisper_ser import FRAMES_PER_SECOND
 from whisper_ser.audio.decoding import read_audio
-from whisper_ser.data.audio_index import Sound
+from whisper_ser.data.audio_index import AudioRecord
 from whisper_ser.errors import FeatureStoreError
 from whisper_ser.inference.memory import give_back
 from whisper_ser.inference.model import digest_weights
@@ -148,17 +148,17 @@ def plan(
     model: WhisperForEmotionClassification,
     extractor: WhisperSerFeatureExtractor,
     folders: Mapping[int, Path],
-    sounds: Mapping[str, Sound],
+    records: Mapping[str, AudioRecord],
 ) -> Plan:
     """Returns what is to be encoded; checks the shards that are there, and removes those that are damaged."""
     places = {layer: _scan(folder) for layer, folder in folders.items()}
     stored = set.intersection(*(set(of_layer) for of_layer in places.values()))
-    seconds_of = {path: extractor.pad_to_seconds or sound.seconds for path, sound in sounds.items()}
-    shards = list(_shards(list(sounds.values()), seconds_of))
+    seconds_of = {path: extractor.pad_to_seconds or record.seconds for path, record in records.items()}
+    shards = list(_shards(list(records.values()), seconds_of))
     missing = [
         number
         for number, batches in enumerate(shards)
-        if any(sounds[path].sample_hash not in stored for batch in batches for path in batch)
+        if any(records[path].sample_hash not in stored for batch in batches for path in batch)
     ]
     seconds = sum(seconds_of[path] for number in missing for batch in shards[number] for path in batch)
     frames = seconds * FRAMES_PER_SECOND / model.config.frame_averaging
@@ -169,7 +169,7 @@ def plan(
 def fill(
     model: WhisperForEmotionClassification,
     extractor: WhisperSerFeatureExtractor,
-    sounds: Mapping[str, Sound],
+    records: Mapping[str, AudioRecord],
     folder: Path,
     layers: Sequence[int] | None = None,
     copy: AugmentedView | None = None,
@@ -182,7 +182,7 @@ def fill(
 
     Args:
         model: whose encoder reaches the highest of `layers`; by default those it reads.
-        sounds: of `whisper_ser.data.audio_index.listen`.
+        records: of `whisper_ser.data.audio_index.index_audio`.
         copy: which copy of each file is encoded in its place; it is found by the path of the file.
 
     Raises:
@@ -193,9 +193,9 @@ def fill(
     folders = store_folders(folder, model, extractor, layers)
     if copy:
         folders = {layer: of_layer / copy.name for layer, of_layer in folders.items()}
-        sounds = {path: copy.of(sound) for path, sound in sounds.items()}
+        records = {path: copy.of(record) for path, record in records.items()}
     width = model.config.encoder_config.d_model
-    todo = plan(model, extractor, folders, sounds)
+    todo = plan(model, extractor, folders, records)
     if todo.missing:
         _check_room(folder, todo.bytes)
     mine = todo.missing[process.process_index :: process.num_processes]
@@ -205,7 +205,7 @@ def fill(
     with tqdm(total=files, desc=what, unit="file", leave=False, disable=not shown) as progress:
         fast = optimised(model.to(process.device)) if mine else model
         for number in mine:
-            shard = _encode(fast, extractor, todo.shards[number], sounds, layers, copy, progress)
+            shard = _encode(fast, extractor, todo.shards[number], records, layers, copy, progress)
             for layer, states in zip(layers, shard, strict=True):
                 _write_shard(folders[layer], states)
     if mine:
@@ -213,7 +213,7 @@ def fill(
         give_back()
     process.wait_for_everyone()
     places = {layer: _scan(of_layer) for layer, of_layer in folders.items()} if todo.missing else todo.places
-    keys = {path: sound.sample_hash for path, sound in sounds.items()}
+    keys = {path: record.sample_hash for path, record in records.items()}
     if not all({*keys.values()} <= of_layer.keys() for of_layer in places.values()):
         raise FeatureStoreError(f"The feature store {folder} was changed while it was being filled. {_START_AGAIN}")
     return Features(layers, width, keys, places)
@@ -223,7 +223,7 @@ def _encode(
     model: WhisperForEmotionClassification,
     extractor: WhisperSerFeatureExtractor,
     batches: list[list[str]],
-    sounds: Mapping[str, Sound],
+    records: Mapping[str, AudioRecord],
     layers: Sequence[int],
     copy: AugmentedView | None,
     progress: tqdm,
@@ -233,7 +233,7 @@ def _encode(
     shard: list[dict[str, torch.Tensor]] = [{} for _ in layers]
     for batch in batches:
         rate = extractor.sampling_rate
-        audio = [copy.read(sounds[path], rate) if copy else read_audio(path, rate) for path in batch]
+        audio = [copy.read(records[path], rate) if copy else read_audio(path, rate) for path in batch]
         features = extractor(audio, sampling_rate=rate, return_tensors="pt").to(device)
         with torch.inference_mode(), base.encoder.reading(layers):
             states, mask = base.encode(**features)
@@ -242,12 +242,12 @@ def _encode(
             raise FeatureStoreError(f"The encoder's states of one of {', '.join(batch)} do not fit into float16.")
         for path, utterance, length in zip(batch, halves, mask.sum(1).tolist(), strict=True):
             for of_layer, state in zip(shard, utterance, strict=True):
-                of_layer[sounds[path].sample_hash] = state[:length].clone()
+                of_layer[records[path].sample_hash] = state[:length].clone()
         progress.update(len(batch))
     return shard
 
 
-def _shards(sounds: list[Sound], seconds_of: Mapping[str, float]) -> Iterator[list[list[str]]]:
+def _shards(records: list[AudioRecord], seconds_of: Mapping[str, float]) -> Iterator[list[list[str]]]:
     """Yields batches of files of like length, at most `BATCH_SECONDS` with padding or one long file, by the shard.
 
     `seconds_of` are those that are encoded of each path.
@@ -255,15 +255,15 @@ def _shards(sounds: list[Sound], seconds_of: Mapping[str, float]) -> Iterator[li
     shard: list[list[str]] = []
     batch: list[str] = []
     seconds = 0.0
-    for sound in sorted(sounds, key=lambda sound: (sound.seconds, sound.sample_hash, sound.path)):
-        if batch and (len(batch) + 1) * seconds_of[sound.path] > BATCH_SECONDS:
+    for record in sorted(records, key=lambda record: (record.seconds, record.sample_hash, record.path)):
+        if batch and (len(batch) + 1) * seconds_of[record.path] > BATCH_SECONDS:
             shard.append(batch)
             batch = []
             if seconds > SHARD_SECONDS:
                 yield shard
                 shard, seconds = [], 0.0
-        batch.append(sound.path)
-        seconds += seconds_of[sound.path]
+        batch.append(record.path)
+        seconds += seconds_of[record.path]
     if batch:
         yield [*shard, batch]
 

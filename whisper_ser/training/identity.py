@@ -11,7 +11,7 @@ from typing import Any
 from transformers.utils import cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from whisper_ser.data.audio_index import Sound
+from whisper_ser.data.audio_index import AudioRecord
 from whisper_ser.data.splits import Split
 from whisper_ser.demo.encoder import resolve_encoder
 from whisper_ser.errors import CheckpointError
@@ -35,9 +35,9 @@ def run_identity(arguments: Arguments, split: Split, hashes: Mapping[str, str]) 
     return _digest(content)
 
 
-def sample_hashes(sounds: Mapping[str, Sound]) -> dict[str, str]:
+def sample_hashes(records: Mapping[str, AudioRecord]) -> dict[str, str]:
     """Returns the SHA-256 of the samples of each recording, by path."""
-    return {path: sound.sample_hash for path, sound in sounds.items()}
+    return {path: record.sample_hash for path, record in records.items()}
 
 
 def dependencies(arguments: Arguments) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import transformers
 from whisper_ser import __version__
 from whisper_ser.data.splits import Split
 from whisper_ser.evaluation.calibration import calibration_of_run, coverage_of
-from whisper_ser.evaluation.results import between_people, evaluate_table, predictions_table, write_tables
+from whisper_ser.evaluation.results import evaluate_table, predictions_table, speaker_statistics, write_tables
 from whisper_ser.training.settings import Arguments, ModelArguments
 from whisper_ser.training.trainer import Training, remove_checkpoints
 
@@ -55,7 +55,7 @@ def run_metrics(
             test, labels, training.model.config.temperature, len(training.logits.get("validation", []))
         ),
         "coverage": coverage_of(test, labels),
-        **between_people(test, labels),
+        **speaker_statistics(test, labels),
         "corpus": {
             "name": info.dataset_name,
             "description": info.description,

@@ -17,6 +17,7 @@ from whisper_ser.data.corpora.registry import CORPORA
 from whisper_ser.data.splits import PROTOCOLS
 from whisper_ser.errors import RecipeError
 from whisper_ser.training.augmented_views import AugmentedView, augmented_views
+from whisper_ser.training.ignored import refuse_ignored
 
 ARCHITECTURE = (
     "layer_index",
@@ -227,12 +228,13 @@ class DataArguments:
     )
     test_speakers: list[str] | None = _option("Speakers held out for the test; left out, drawn by the seed.")
     validation_speakers: list[str] | None = _option("Speakers held out for validation.")
-    test_fraction: float = _option("With split: share of the speakers drawn for the test.", 0.2)
+    test_fraction: float = _option("With split: share of all speakers, drawn for the test.", 0.2)
     feature_dir: str = _option(
         "Where the encoder's states are kept, for this run and others on the same audio.", "outputs/features"
     )
     validation_fraction: float | None = _option(
-        "Share of the speakers drawn for validation; by default 0.2 with selection=validation or refit, else none."
+        "Share of the training speakers, those who do not test, drawn for validation; by default 0.2 with "
+        "selection=validation or refit, else none."
     )
 
 
@@ -344,8 +346,11 @@ def parse_arguments(argv: list[str]) -> Arguments:
         return _parsed(parser, argv)
     try:
         recipe = _read_recipe(find_recipe(argv[0]))
-        if any(flag == "--encoder" or flag.startswith("--encoder=") for flag in argv):
+        flags = {flag.partition("=")[0] for flag in argv}
+        if flags & {"--encoder", "--model_name_or_path"}:
             recipe.pop("encoders", None)
+        if "--model_name_or_path" in flags:
+            recipe.pop("encoder", None)
         return _parsed(parser, [*as_flags(recipe), *argv[1:]])
     except RecipeError as error:
         if argv[0] in str(error):
@@ -417,10 +422,10 @@ def _check(arguments: Arguments) -> None:
     _check_ensemble(model)
     _check_ranges(training, sweep)
     _check_sweep(arguments)
+    refuse_ignored(arguments)
     _check_augmentation(training)
     if model.model_name_or_path is None and model.encoder is None and not sweep.encoders:
         raise RecipeError("Say what to train: --encoder for a new model, or --model_name_or_path to train one on.")
-    check_protocol(data)
     if training.label_smoothing_factor:
         raise RecipeError("Use --label_smoothing, kept with the model, instead of label_smoothing_factor.")
     if training.load_best_model_at_end and training.selection == "last":
@@ -549,13 +554,5 @@ def _check_variants(sweep: SweepArguments) -> None:
 
 
 def _check_augmentation(training: SerTrainingArguments) -> None:
-    if training.augment_copies is not None and not training.augment:
-        raise RecipeError("--augment_copies has a meaning only with --augment, which names what alters the copies.")
     if training.augment_copies is not None and training.augment_copies < 1:
         raise RecipeError(f"--augment_copies {training.augment_copies}: at least 1.")
-
-
-def check_protocol(data: DataArguments) -> None:
-    """Raises `RecipeError` for held-out speakers that the protocol would ignore."""
-    if data.protocol != "split" and (data.test_speakers or data.validation_speakers):
-        raise RecipeError(f"--protocol {data.protocol} decides who tests: leave test and validation speakers out.")

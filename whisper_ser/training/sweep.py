@@ -12,7 +12,7 @@ from transformers import WhisperConfig
 
 from modeling_whisper_ser import WhisperSerConfig
 from modeling_whisper_ser.encoder_whisper_ser import load_whisper_config
-from whisper_ser.data.audio_index import Sound
+from whisper_ser.data.audio_index import AudioRecord
 from whisper_ser.data.leakage import AuditResult
 from whisper_ser.data.splits import Fold, training_paths
 from whisper_ser.demo.encoder import resolve_encoder
@@ -58,7 +58,7 @@ class Variant(NamedTuple):
 
 def sweep(
     folds: Sequence[Fold],
-    sounds: Mapping[str, Sound],
+    records: Mapping[str, AudioRecord],
     audited: AuditResult,
     warnings: list[str],
     arguments: Arguments,
@@ -76,10 +76,10 @@ def sweep(
     process, output_dir = PartialState(), Path(arguments.training.output_dir)
     with process.main_process_first():
         note_settings(output_dir / "cells", arguments, {})
-    variants = _variants(folds, sounds, arguments)
+    variants = _variants(folds, records, arguments)
     todo = [variant for variant in variants if not variant.run.done]
     if todo and process.is_main_process:
-        hours = sum(sound.seconds for sound in sounds.values()) / 3600
+        hours = sum(record.seconds for record in records.values()) / 3600
         print(f"{len(todo)} trainings on {hours:.2f} hours of audio", flush=True)
     done = len(variants) - len(todo)
     silent = not process.is_main_process
@@ -87,7 +87,7 @@ def sweep(
         for encoder in dict.fromkeys(variant.encoder.name for variant in todo):
             of_encoder = [variant for variant in todo if variant.encoder.name == encoder]
             layers = sorted({variant.layer for variant in of_encoder})
-            _train(layers, of_encoder, folds, sounds, arguments, bar)
+            _train(layers, of_encoder, folds, records, arguments, bar)
     results = _results(variants, folds, audited, warnings, arguments)
     if process.is_main_process:
         with replacing(output_dir / RESULTS) as path:
@@ -95,10 +95,10 @@ def sweep(
     return results
 
 
-def _variants(folds: Sequence[Fold], sounds: Mapping[str, Sound], arguments: Arguments) -> list[Variant]:
+def _variants(folds: Sequence[Fold], records: Mapping[str, AudioRecord], arguments: Arguments) -> list[Variant]:
     labels = folds[0].split.train.features["emotion"].names
     poolings = arguments.sweep.poolings or [arguments.model.pooling_type or WhisperSerConfig.pooling_type]
-    variants, hashes = [], sample_hashes(sounds)
+    variants, hashes = [], sample_hashes(records)
     for encoder in _encoders(arguments):
         for layer in encoder.layers:
             for pooling in poolings:
@@ -146,7 +146,7 @@ def _train(
     layers: list[int],
     variants: list[Variant],
     folds: Sequence[Fold],
-    sounds: Mapping[str, Sound],
+    records: Mapping[str, AudioRecord],
     arguments: Arguments,
     bar: tqdm,
 ) -> None:
@@ -158,7 +158,7 @@ def _train(
     store = Path(arguments.data.feature_dir)
     copies, refit = arguments.training.augmented_views, arguments.training.refit
     trained = training_paths(folds, refit) if copies else ()
-    inputs = prepare_inputs(model, extractor, sounds, store, read, copies, trained)
+    inputs = prepare_inputs(model, extractor, records, store, read, copies, trained)
     by_folder = {variant.run.folder: variant for variant in variants}
     runs = [variant.run for variant in variants]
     context = RunContext(folds, inputs, extractor, curves=True)

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
 from whisper_ser.audio.decoding import read_audio
-from whisper_ser.data.audio_index import Sound
+from whisper_ser.data.audio_index import AudioRecord
 from whisper_ser.data.splits import Split
 from whisper_ser.errors import CheckpointError, RecipeError
 from whisper_ser.evaluation.calibration import fit_temperature
@@ -131,7 +131,7 @@ class Training(NamedTuple):
 def prepare_inputs(
     model: WhisperForEmotionClassification,
     extractor: WhisperSerFeatureExtractor,
-    sounds: Mapping[str, Sound],
+    records: Mapping[str, AudioRecord],
     feature_dir: Path,
     layers: Sequence[int] | None = None,
     copies: Sequence[AugmentedView] = (),
@@ -142,13 +142,13 @@ def prepare_inputs(
     Raises:
         FeatureStoreError: the store of encoder states in `feature_dir` cannot be written.
     """
-    hours = sum(sound.seconds for sound in sounds.values()) / 3600
-    features = fill(model, extractor, sounds, feature_dir, layers)
+    hours = sum(record.seconds for record in records.values()) / 3600
+    features = fill(model, extractor, records, feature_dir, layers)
     originals = Inputs(features, {}, hours)
-    altered = {path: sounds[path] for path in sorted({*trained})} if copies else {}
+    altered = {path: records[path] for path in sorted({*trained})} if copies else {}
     if model.config.unfreeze_last_n:
         # An encoder that is trained changes with every step: what can be kept is its input.
-        log_mels = [_log_mels(sounds, extractor), *(_log_mels(altered, extractor, copied) for copied in copies)]
+        log_mels = [_log_mels(records, extractor), *(_log_mels(altered, extractor, copied) for copied in copies)]
         originals, *others = [originals._replace(log_mels=of_all) for of_all in log_mels]
     else:
         stored = [fill(model, extractor, altered, feature_dir, layers, copied) for copied in copies]
@@ -232,11 +232,11 @@ def _examples(part: Dataset, inputs: Inputs, model: WhisperForEmotionClassificat
 
 
 def _log_mels(
-    sounds: Mapping[str, Sound], extractor: WhisperSerFeatureExtractor, copied: AugmentedView | None = None
+    records: Mapping[str, AudioRecord], extractor: WhisperSerFeatureExtractor, copied: AugmentedView | None = None
 ) -> dict[str, np.ndarray]:
     rate, log_mels = extractor.sampling_rate, {}
-    for path, sound in sounds.items():
-        audio = copied.read(copied.of(sound), rate) if copied else read_audio(path, rate)
+    for path, record in records.items():
+        audio = copied.read(copied.of(record), rate) if copied else read_audio(path, rate)
         log_mels[path] = extractor(audio, sampling_rate=rate, return_tensors="np")["input_features"][0]
     return log_mels
 

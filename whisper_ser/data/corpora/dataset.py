@@ -1,4 +1,4 @@
-"""The one form every corpus takes."""
+"""The common format of all corpora: a `datasets.Dataset` with a row for each utterance."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value
 
 
 class Utterance(NamedTuple):
-    """One recording and what is known of it; text that is not known is empty.
+    """One recording with its labels; unknown text is empty.
 
     Attributes:
         path: of the audio file.
@@ -16,7 +16,7 @@ class Utterance(NamedTuple):
         gender: `female` or `male`.
         language: ISO 639-1 code.
         group: what published protocols hold out together, such as a session.
-        fold: in which the utterance tests, where the corpus has published folds.
+        fold: the published fold that tests the utterance.
     """
 
     path: str

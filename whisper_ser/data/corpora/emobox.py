@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from whisper_ser.data.corpora.dataset import Utterance, build_dataset
 from whisper_ser.data.corpora.published import READABLE
-from whisper_ser.errors import CorpusError, listed
+from whisper_ser.errors import CorpusError, format_problems
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ SPEAKER_IN_KEY = {
 
 
 class _Entry(NamedTuple):
-    """One line of a manifest, and where it was read."""
+    """A line of a manifest, and the file that it was read from."""
 
     key: str
     wav: str
@@ -75,21 +75,21 @@ def load_emobox(
 ) -> Dataset:
     """Returns the corpus of an EmoBox manifest with the columns of `Utterance`, sorted by key. No audio is opened.
 
-    `fold` is the fold that tests the utterance. A corpus with one fixed split (no fold folders, or `fold_1` alone) has
-    the part in `group` instead: `train`, `valid` or `test`. The speaker is known for EmoDB, RAVDESS, IEMOCAP, ShEMO,
-    CREMA-D, TESS and SAVEE from the key, for MELD from `data.seg.wrd.stm`; elsewhere it is empty.
+    `fold` is the fold that tests the utterance. A corpus with one fixed split (no fold folders, or only `fold_1`)
+    has the part in `group` instead: `train`, `valid` or `test`. The speaker is known for EmoDB, RAVDESS, IEMOCAP,
+    ShEMO, CREMA-D, TESS and SAVEE from the key, for MELD from `data.seg.wrd.stm`; elsewhere it is empty.
 
     Args:
         manifest: `<EmoBox>/data/<set>`.
-        audio_root: holds `downloads/<set>/...` as the manifests write it, or `<set>/...`, or what lies inside; left
-            out, `<EmoBox>`. A `.wav` or `.flac` of the same name stands for a file of another format. For utterances
-            that are a stretch of a longer file (PAVOQUE), `<key>.wav` beside that file.
-        labels: those of `label_map.json` to keep, in the order of the logits; left out, all, sorted.
-        allow_incomplete: log how many audio files are missing instead of raising.
+        audio_root: the folder that holds `downloads/<set>/...` as in the manifests, or `<set>/...`, or its content; by
+            default `<EmoBox>`. A `.wav` or `.flac` of the same name is used for a file of another format. Utterances
+            that are segments of a longer file (PAVOQUE) are read from `<key>.wav` beside that file.
+        labels: the labels of `label_map.json` to keep, in the order of the logits; by default all, sorted.
+        allow_incomplete: log the number of missing audio files instead of raising.
 
     Raises:
-        CorpusError: a missing or unreadable manifest, an emotion that is not in the label map, an utterance that no
-            fold or several test, or that a fold trains and tests, and missing audio.
+        CorpusError: the manifest is missing or unreadable, an emotion is not in the label map, an utterance is tested
+            by no fold or by several, or trained and tested by one fold, or audio is missing.
     """
     manifest = Path(manifest).resolve()
     label_map = _label_map(manifest)
@@ -140,7 +140,7 @@ def _lists(manifest: Path) -> dict[str, dict[str, list[_Entry]]]:
     folders = {path.name.removeprefix("fold_"): path for path in manifest.glob("fold_*") if path.is_dir()}
     lists = {}
     for fold, folder in sorted((folders or {"": manifest}).items()):
-        # MER2023 has further lists (test1 to test3) that repeat and extend its test list in another form.
+        # MER2023 has further lists, test1 to test3, with other fields, which overlap its test list.
         ending = f"_fold_{fold}.jsonl" if fold else ".jsonl"
         files = {part: sorted(folder.glob(f"*_{part}{ending}")) for part in PARTS}
         lists[fold] = {part: [e for file in found for e in _entries(file)] for part, found in files.items()}
@@ -154,7 +154,7 @@ def _entries(path: Path) -> Iterator[_Entry]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{path} is no UTF-8 text ({error}): it is damaged; fetch it again.") from error
+        raise CorpusError(f"{path} is not UTF-8 text ({error}): download it again.") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -171,7 +171,7 @@ def _entries(path: Path) -> Iterator[_Entry]:
 def _placed(
     lists: dict[str, dict[str, list[_Entry]]],
 ) -> tuple[dict[str, _Entry], dict[str, str], dict[str, str]]:
-    """Returns the utterances of all folds by key, the fold that tests each, or for a single split the part of each."""
+    """Returns the utterances of all folds by key, and the fold that tests each or, of a single split, its part."""
     entries: dict[str, _Entry] = {}
     tested_in, parts_in = defaultdict(list), defaultdict(list)
     problems = []
@@ -195,8 +195,8 @@ def _placed(
         problems += [f"{k} is tested in folds {', '.join(f)}" for k, f in tested_in.items() if len(set(f)) > 1]
     if problems:
         raise CorpusError(
-            f"The manifest is no partition into folds ({len(problems)} problems); each utterance must be tested once "
-            f"and be in one list of a fold:\n{listed(problems)}"
+            f"The manifest is not a partition into folds ({len(problems)} problems); each utterance must be tested "
+            f"once and be in one list of a fold:\n{format_problems(problems)}"
         )
     if single:
         return entries, {}, {key: parts[0] for (key, _), parts in parts_in.items()}
@@ -217,11 +217,11 @@ def _audio_paths(
     if len(missing) < len(entries) and allow_incomplete:
         logger.warning("%d of the %d audio files of %s are missing", len(missing), len(entries), manifest)
         return paths
-    segments = " Cut the stretches of longer files into files of their own." if entries[0].is_segment else ""
+    segments = " Save the segments of longer files as files of their own." if entries[0].is_segment else ""
     raise CorpusError(
         f"{len(missing)} of the {len(entries)} audio files of {manifest} are not in {root}, neither as .wav nor as "
         f".flac.{segments} Put the corpus there under these names, or name the folder that holds it as audio_root:\n"
-        f"{listed(missing)}"
+        f"{format_problems(missing)}"
     )
 
 
@@ -235,7 +235,7 @@ def _audio_path(root: Path, name: str, wav: str) -> Path | None:
 
 
 def _speakers(manifest: Path, entries: Sequence[_Entry]) -> dict[str, str]:
-    """Returns the speakers that are known, by key."""
+    """Returns the known speakers, by key."""
     if manifest.name == "meld":
         return _speakers_of_stm(manifest / "data.seg.wrd.stm")
     rule = SPEAKER_IN_KEY.get(manifest.name)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from whisper_ser.data.corpora.dataset import Utterance
 from whisper_ser.data.corpora.published import GENDERS, READABLE, CorpusSpec, audio_below, matched, root_with
-from whisper_ser.errors import CorpusError, listed
+from whisper_ser.errors import CorpusError, format_problems
 
 EMOTIONS = {
     "ang": "angry",
@@ -26,10 +26,10 @@ NAME = r"(?P<dialogue>Ses0(?P<session>[1-5])[FM]_(?:impro|script)\w*)_[FM]\w{3}"
 
 
 def read(folder: Path) -> list[Utterance]:
-    """Returns every labelled utterance whose audio is there.
+    """Returns every labelled utterance whose audio exists.
 
     Raises:
-        CorpusError: lists lines of the label files that cannot be read, and audio with a foreign name.
+        CorpusError: lists lines of the label files that cannot be read, or audio files with other names.
     """
     root = root_with(folder, "Session[1-5]/dialog/EmoEvaluation")
     if root is None:
@@ -42,8 +42,8 @@ def read(folder: Path) -> list[Utterance]:
     ]
     if strangers:
         raise CorpusError(
-            f"{len(strangers)} audio files of {root} are not named as IEMOCAP names its own (such as "
-            f"Ses01F_impro01_F000.wav). Move them elsewhere:\n{listed(strangers)}"
+            f"{len(strangers)} audio files of {root} are not named like those of IEMOCAP (such as "
+            f"Ses01F_impro01_F000.wav). Move them elsewhere:\n{format_problems(strangers)}"
         )
     labels = _labels(root)
     found = ((_audio_of(root, name), name, emotion) for name, emotion in labels.items())
@@ -68,7 +68,7 @@ def _labels(root: Path) -> dict[str, str]:
     if problems:
         raise CorpusError(
             f"{len(problems)} label lines cannot be read; expected [start - end], utterance, emotion ("
-            f"{', '.join(EMOTIONS)}) and [V, A, D] between tabs:\n{listed(problems)}"
+            f"{', '.join(EMOTIONS)}) and [V, A, D] between tabs:\n{format_problems(problems)}"
         )
     return labels
 
@@ -84,8 +84,8 @@ def _audio_of(root: Path, name: str) -> Path | None:
 def speaker_of(name: str) -> str:
     """Returns the speaker of an utterance, such as `Ses01M` of `Ses01F_impro01_M000`.
 
-    The letter after the session names the actor who wore the motion-capture markers in the dialogue; who speaks is
-    told by the letter that begins the last part.
+    The letter after the session is that of the actor with the motion-capture markers; the letter at the beginning of
+    the last part is that of the speaker.
     """
     return name[:5] + name.rsplit("_", 1)[1][0]
 
@@ -125,7 +125,7 @@ IEMOCAP = CorpusSpec(
         ("angry", "excited", "frustrated", "happy", "neutral", "sad"),
     ),
     counts={
-        # Counted from the corpus' own labels; of the other emotions nobody has published improvised counts.
+        # Counted from the labels of the corpus; for other emotions no counts of improvised utterances are published.
         "improvised": {"angry": 289, "excited": 663, "happy": 284, "neutral": 1099, "sad": 608},
         "all": {
             "angry": 1103,

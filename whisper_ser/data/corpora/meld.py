@@ -8,7 +8,7 @@ from pathlib import Path
 from whisper_ser.audio.decoding import reads_video
 from whisper_ser.data.corpora.dataset import Utterance
 from whisper_ser.data.corpora.published import READABLE, CorpusSpec, files_below
-from whisper_ser.errors import CorpusError, listed
+from whisper_ser.errors import CorpusError, format_problems
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +42,10 @@ CONVERT = "ffmpeg -i dia0_utt0.mp4 -ac 1 -ar 16000 dia0_utt0.wav"
 
 
 def read(folder: Path) -> list[Utterance]:
-    """Returns every utterance of the three tables whose audio is there.
+    """Returns every utterance of the three tables whose audio exists.
 
     Raises:
-        CorpusError: a table that lacks a column or has an unknown emotion, or videos without any audio file.
+        CorpusError: a table lacks a column or has an unknown emotion, or there are videos but no audio.
     """
     tables, audio, videos = _found(folder)
     rows = [(part, row) for part, table in tables.items() for row in _rows(table)]
@@ -76,7 +76,7 @@ def _found(folder: Path) -> tuple[dict[str, Path], dict[tuple[str, str], Path], 
     for path in files_below(folder):
         if match := re.fullmatch(r"(train|dev|test)_sent_emo\.csv", path.name):
             tables.setdefault(match[1], path)
-        # Other names, such as final_videos_testdia0_utt0, are repetitions that the tables do not speak of.
+        # Other names, such as final_videos_testdia0_utt0, are repetitions that are not in the tables.
         elif re.fullmatch(r"dia\d+_utt\d+", path.stem):
             parents = path.relative_to(folder).parent.parts
             part = next((PART_OF_FOLDER[name] for name in reversed(parents) if name in PART_OF_FOLDER), "")
@@ -94,11 +94,11 @@ def _rows(table: Path) -> list[dict[str, str]]:
         reader = csv.DictReader(file)
         missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
         if missing:
-            raise CorpusError(f"{table} lacks {' and '.join(missing)}: it is not MELD's table as published.")
+            raise CorpusError(f"{table} lacks {' and '.join(missing)}: it is not a table of MELD as published.")
         rows = [{column: (row[column] or "").strip() for column in COLUMNS} for row in reader]
     unknown = [f"line {n}: {row['Emotion']!r}" for n, row in enumerate(rows, 2) if row["Emotion"] not in EMOTIONS]
     if unknown:
-        raise CorpusError(f"{table} has emotions other than {', '.join(EMOTIONS)}:\n{listed(unknown)}")
+        raise CorpusError(f"{table} has emotions other than {', '.join(EMOTIONS)}:\n{format_problems(unknown)}")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""What the corpora known by name share: their facts, how their folders are searched, and what a short one is told."""
+"""The common part of published corpora: their specification, the search of folders, and checks of completeness."""
 
 import logging
 import os
@@ -11,15 +11,15 @@ from pathlib import Path
 from datasets import Dataset
 
 from whisper_ser.data.corpora.dataset import Utterance, build_dataset
-from whisper_ser.errors import CorpusError, listed
+from whisper_ser.errors import CorpusError, format_problems
 
 logger = logging.getLogger(__name__)
 
 GENDERS = {"F": "female", "M": "male"}
 READABLE = (".wav", ".flac")
 OTHER_AUDIO = (".aif", ".aiff", ".m4a", ".mp3", ".ogg", ".opus", ".sph", ".wma")
-DEPTH = 4
-"""Folders below the one named that are searched: the deepest published layout has three, one more for a parent."""
+MAX_DEPTH = 4
+"""Levels of folders that are searched: three of the deepest published layout, and one of a parent folder."""
 
 
 def _everything(utterance: Utterance, subset: str) -> bool:
@@ -31,21 +31,21 @@ class CorpusSpec:
     """One published corpus.
 
     Attributes:
-        name: by which users call it.
-        title: by which publications call it.
+        name: the name in this package.
+        title: the name in publications.
         language: ISO 639-1 code.
-        license: as its publisher words it, in short.
-        license_id: identifier of the licence on the Hub; `None` where the publisher states none, or an agreement or
-            restriction of its own (`whisper_ser.data.licenses` says what follows for a model).
+        license: in short, as the publisher words it.
+        license_id: identifier of the licence on the Hub; `None` where the publisher states none, or has an agreement
+            or restriction of its own (see `whisper_ser.data.licenses`).
         citation: BibTeX.
         homepage: where to obtain it.
-        layout: of the folder as distributed, for people.
-        label_sets: the class sets published work uses, the default first; each in the order of the logits.
-        counts: published utterances of each emotion for each subset, the default subset first.
-        read: returns the utterances of a folder, each with one of the corpus' own emotions.
-        merged: emotions that count as another one, unless asked for by name.
-        in_subset: whether an utterance belongs to a subset.
-        folds: the published folds in words, or empty.
+        layout: of the folder as distributed, for error messages.
+        label_sets: the class sets of published work, the default first; each in the order of the logits.
+        counts: published number of utterances of each emotion in each subset, the default subset first.
+        read: returns the utterances of a folder, each with an emotion of the corpus.
+        merged: emotions that count as another one unless they are requested.
+        in_subset: returns whether an utterance belongs to a subset.
+        folds: description of the published folds, or empty.
     """
 
     name: str
@@ -123,7 +123,7 @@ def _check_options(spec: CorpusSpec, labels: Sequence[str], subset: str) -> None
     if unknown:
         raise CorpusError(f"{spec.title} has no emotion {', '.join(unknown)}; it has {', '.join(emotions)}.")
     if len(set(labels)) < max(2, len(labels)):
-        raise CorpusError(f"Two different labels at least are needed, each once; given: {', '.join(labels)}.")
+        raise CorpusError(f"At least two different labels are needed, each once; given: {', '.join(labels)}.")
 
 
 def _check_counts(
@@ -134,7 +134,7 @@ def _check_counts(
     found: Mapping[str, int],
     allow_incomplete: bool,
 ) -> None:
-    """Raises CorpusError unless every emotion that is kept has as many utterances as published."""
+    """Raises `CorpusError` if a kept emotion has fewer utterances than published; logs other differences."""
     published = {e: n for e, n in spec.counts[subset].items() if _label_of(e, spec, labels)}
     short = [emotion for emotion, count in published.items() if found[emotion] < count]
     if not short and all(found[emotion] == count for emotion, count in published.items()):
@@ -153,16 +153,16 @@ def _check_counts(
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Yields the files up to `DEPTH` folders deep, sorted, without hidden ones and what macOS adds to archives."""
+    """Yields the files up to `MAX_DEPTH` folders deep, sorted, without hidden files and those of macOS archives."""
     for parent, folders, names in os.walk(folder, followlinks=True):
         depth = len(Path(parent).relative_to(folder).parts)
         visible = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        folders[:] = visible if depth < DEPTH else []
+        folders[:] = visible if depth < MAX_DEPTH else []
         yield from (Path(parent) / name for name in sorted(names) if not name.startswith("."))
 
 
 def audio_below(folder: Path) -> list[Path]:
-    """Returns the audio files of `files_below`, also those of formats that no corpus here is distributed in."""
+    """Returns the audio files of `files_below`, including formats in which none of the corpora is distributed."""
     return [path for path in files_below(folder) if path.suffix.lower() in READABLE + OTHER_AUDIO]
 
 
@@ -172,12 +172,12 @@ def utterances_by_name(
     """Returns an utterance for each file.
 
     Args:
-        files: the audio of the corpus and nothing else.
-        utterance_of: returns the utterance that a file's name tells of, or `None` where it does not follow the rule.
-        rule: in words.
+        files: the audio files of the corpus.
+        utterance_of: returns the utterance of a file by its name, or `None` if the name does not follow the rule.
+        rule: description of the rule, for error messages.
 
     Raises:
-        CorpusError: lists the files that do not follow the rule, or recordings that are there twice.
+        CorpusError: lists files that do not follow the rule, or recordings that occur twice.
     """
     utterances, strangers = [], []
     copies = defaultdict(list)
@@ -190,31 +190,33 @@ def utterances_by_name(
             copies[utterance.speaker, path.stem].append(str(path))
     if strangers:
         raise CorpusError(
-            f"{len(strangers)} audio files are not named as the corpus names its own ({rule}, as .wav or .flac). Move "
-            f"them elsewhere or name a folder without them:\n{listed(strangers)}"
+            f"{len(strangers)} audio files are not named like those of the corpus ({rule}, as .wav or .flac). Move "
+            f"them elsewhere or name a folder without them:\n{format_problems(strangers)}"
         )
     twice = [" and ".join(paths) for paths in copies.values() if len(paths) > 1]
     if twice:
         raise CorpusError(
-            f"{len(twice)} recordings are there more than once. Name the folder of one copy:\n{listed(twice)}"
+            f"{len(twice)} recordings occur more than once. Name the folder of one copy:\n{format_problems(twice)}"
         )
     return utterances
 
 
 def matched(pattern: str, path: Path) -> re.Match[str] | None:
-    """Returns the match of the whole file name without its ending, or `None`."""
+    """Returns the match of the file name without its suffix, or `None`."""
     return re.fullmatch(pattern, path.stem)
 
 
 def root_with(folder: Path, pattern: str) -> Path | None:
-    """Returns `folder` or the one folder in it that holds something matching the glob `pattern`, or `None`.
+    """Returns `folder`, or the one folder in it, that has a match of the glob `pattern`; else `None`.
 
     Raises:
-        CorpusError: several folders in it do.
+        CorpusError: several folders in it have a match.
     """
     if any(folder.glob(pattern)):
         return folder
     roots = [path for path in sorted(folder.iterdir()) if path.is_dir() and any(path.glob(pattern))]
     if len(roots) > 1:
-        raise CorpusError(f"{folder} holds several copies of the corpus; name one:\n{listed([str(r) for r in roots])}")
+        raise CorpusError(
+            f"{folder} holds several copies of the corpus; name one:\n{format_problems([str(r) for r in roots])}"
+        )
     return roots[0] if roots else None

@@ -1,4 +1,4 @@
-"""A corpus of one's own: a table, a folder with a sub-folder for each label, or a dataset of the Hugging Face Hub."""
+"""Your own corpus: a table, a folder with a sub-folder for each label, or a dataset of the Hugging Face Hub."""
 
 import csv
 import hashlib
@@ -18,7 +18,7 @@ from huggingface_hub.constants import HF_HOME
 
 from whisper_ser.data.corpora.dataset import Utterance, build_dataset
 from whisper_ser.data.splits import PARTS
-from whisper_ser.errors import CorpusError, listed
+from whisper_ser.errors import CorpusError, format_problems
 from whisper_ser.io import replacing
 
 logger = logging.getLogger(__name__)
@@ -30,26 +30,26 @@ COMMON_NAMES = {
     "fold": ("fold",),
     "split": (),
 }
-"""Names under which a column is looked for, in any case, when it is not named."""
+"""Names by which a column is found, in upper or lower case, unless it is named."""
 FACTS = ("gender", "language")
-"""Columns, in any case, that are kept where a table has them, and may have empty cells."""
+"""Optional columns, in upper or lower case, which may have empty cells."""
 GENDERS = {"f": "female", "m": "male"}
 REQUIRED = ("path", "label")
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 METADATA = tuple(f"metadata{suffix}" for suffix in TABLES)
-"""Tables that make a folder of audio an `audiofolder` with columns."""
+"""File names of the table of an `audiofolder`."""
 DELIMITERS = ",;\t"
 AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff")
-MOST_LABELS = 100
-"""That are taken for emotions unless they are named."""
-LONGEST_LABEL = 100
+MAX_LABELS = 100
+"""With more, the labels must be named: the column is probably not that of the emotion."""
+MAX_LABEL_LENGTH = 100
 SPLIT_OF_DATASET = "(split)"
-"""Stands beside the columns of a dataset: no column of a table is likely to be called so."""
+"""Name of the column that holds the split of each row of a dataset."""
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class _Row(NamedTuple):
-    """One row as text, and its audio as the table has it; what the table does not tell is empty."""
+    """One row: its audio as in the table, and the other cells as text, empty where the table has none."""
 
     where: str
     audio: Any
@@ -63,7 +63,7 @@ class _Row(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """Rows as read, each with its place, and the columns they have."""
+    """The columns of a table, and its rows with their positions."""
 
     columns: list[str]
     rows: Iterable[tuple[str, dict[str, Any]]]
@@ -83,30 +83,29 @@ def load_table(
     drop_other_labels: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Dataset:
-    """Returns one's own corpus with the columns of `Utterance`, in the order of its rows.
+    """Returns your own corpus with the columns of `Utterance`, in the order of its rows.
 
-    Columns that are not named are looked for under `COMMON_NAMES`; speaker, fold and split may be absent, as may the
-    `FACTS`. A split (train, validation, test) is kept in `group`. Everything is text: speaker `01` stays `01`, the
-    number 1 is `1`.
+    Columns that are not named are found by their `COMMON_NAMES`; speaker, fold, split and the `FACTS` are optional. A
+    split (train, validation, test) is kept in `group`. All cells are read as text: speaker `01` stays `01`, and the
+    number 1 becomes `1`.
 
     Args:
         source: one of
 
             - a `.csv` or `.tsv` (comma, semicolon or tab), `.jsonl` or `.parquet` table;
             - a folder of audio with such a table named `metadata`;
-            - a folder with a sub-folder for each label, perhaps below `train`, `test` and the like;
-            - a dataset folder of other form or a Hub dataset id, which `datasets` reads without decoding any audio.
-        audio_dir: where relative paths of a table begin; left out, at the table. They may not leave it.
+            - a folder with a sub-folder for each label, optionally inside folders `train`, `test` and so on;
+            - any other dataset folder or a Hub dataset id, read by `datasets` without decoding audio.
+        audio_dir: folder of relative paths in a table, which may not leave it; by default the folder of the table.
         path_column, label_column, speaker_column, fold_column, split_column: names of columns.
-        label_aliases: what labels are to be called: `{"ang": "angry", "exc": "happy"}`.
-        labels: those allowed after aliasing, in the order of the logits; left out, those found, sorted.
-        drop_other_labels: leave out rows with a label that is not one of `labels`, instead of raising; they are
-            counted in the log.
-        cache_dir: where audio that a dataset keeps inside is written, each content once; by default below `HF_HOME`.
+        label_aliases: new names of labels: `{"ang": "angry", "exc": "happy"}`.
+        labels: the labels allowed after renaming, in the order of the logits; by default those found, sorted.
+        drop_other_labels: skip rows with other labels than `labels` instead of raising; their number is logged.
+        cache_dir: where audio that is embedded in a dataset is written; by default below `HF_HOME`.
 
     Raises:
-        CorpusError: nothing to read, an unknown or ambiguous column, and all rows with an empty cell, a label that is
-            not allowed, or a file that is absent, outside the folder or listed twice.
+        CorpusError: there is nothing to read, a column is unknown or ambiguous, or rows have an empty cell, a label
+            that is not allowed, or a file that is missing, outside the folder or listed twice; lists all such rows.
     """
     if drop_other_labels and not labels:
         raise CorpusError("drop_other_labels keeps only the rows of chosen labels: name them in labels.")
@@ -147,25 +146,25 @@ def _check_labels(labels: Sequence[str] | None, found: list[str], source: str) -
         raise CorpusError(f"{source} has no row with the label {', '.join(absent)}; it has {', '.join(found)}.")
     if not found:
         raise CorpusError(f"{source} has no rows.")
-    unprintable = [label for label in found if not label.isprintable() or len(label) > LONGEST_LABEL]
+    unprintable = [label for label in found if not label.isprintable() or len(label) > MAX_LABEL_LENGTH]
     if unprintable:
         raise CorpusError(
-            f"{source} has labels that are no names of emotions, such as {unprintable[0][:40]!r}: printable text of "
-            f"at most {LONGEST_LABEL} characters is expected."
+            f"{source} has labels that do not look like emotions, such as {unprintable[0][:40]!r}: expected printable "
+            f"text of at most {MAX_LABEL_LENGTH} characters."
         )
-    if not labels and len(found) > MOST_LABELS:
+    if not labels and len(found) > MAX_LABELS:
         raise CorpusError(
             f"{source} has {len(found)} different labels, {', '.join(found[:5])}, ...: is this the column of the "
-            "emotion? Name it by label_column, or the labels to take by labels."
+            "emotion? Name the column with label_column, or the labels to use with labels."
         )
     if len(found) < 2:
-        raise CorpusError(f"{source} has one emotion only, {found[0]}: nothing to tell apart.")
+        raise CorpusError(f"{source} has only one emotion, {found[0]}: at least two are needed.")
 
 
 def _checked(
     rows: Iterable[_Row], labels: Sequence[str] | None, folder: Path, cache: Path, source: str
 ) -> list[Utterance]:
-    """Returns the rows as utterances with the paths of their audio; raises for all that cannot be used."""
+    """Returns the rows as utterances with the paths of their audio; raises for rows that cannot be used."""
     utterances, problems = [], []
     listed_paths: Counter[str] = Counter()
     for row in rows:
@@ -178,7 +177,7 @@ def _checked(
         except ValueError as error:
             problems.append(f"{row.where}: {error}")
             continue
-        # One recording may be inside a dataset twice, and the audit tells; a table that names a file twice is wrong.
+        # A table that names a file twice is wrong; audio embedded twice in a dataset is left to the audit.
         listed_paths[path] += not isinstance(row.audio, Mapping)
         gender = GENDERS.get(row.gender.lower(), row.gender.lower())
         utterances.append(
@@ -186,19 +185,19 @@ def _checked(
         )
     problems += [f"{path} is listed {n} times" for path, n in listed_paths.items() if n > 1]
     if problems:
-        raise CorpusError(f"{source} has {len(problems)} rows that cannot be used:\n{listed(problems)}")
+        raise CorpusError(f"{source} has {len(problems)} rows that cannot be used:\n{format_problems(problems)}")
     return utterances
 
 
 def _refuse(arguments: Mapping[str, object], why: str) -> None:
-    """Raises for arguments that would be ignored."""
+    """Raises `CorpusError` for arguments that would be ignored."""
     given = [f"{name}_column" if name in COMMON_NAMES else name for name, value in arguments.items() if value]
     if given:
         raise CorpusError(f"{why}: {' and '.join(given)} has no meaning for it.")
 
 
 def _relabelled(rows: Iterable[_Row], aliases: Mapping[str, str], keep: Sequence[str] | None) -> Iterator[_Row]:
-    """Yields the rows with labels as they are to be called, those of `keep` only if given; logs what was left out."""
+    """Yields the rows with their labels renamed, only those in `keep` if given; logs what is left out."""
     unused, dropped = set(aliases), Counter[str]()
     for row in rows:
         unused.discard(row.label)
@@ -208,7 +207,7 @@ def _relabelled(rows: Iterable[_Row], aliases: Mapping[str, str], keep: Sequence
         else:
             yield row._replace(label=label)
     if unused:
-        logger.warning("No row has the label %s, for which there is an alias.", ", ".join(sorted(unused)))
+        logger.warning("label_aliases renames %s, which no row has.", ", ".join(sorted(unused)))
     if dropped:
         counts = ", ".join(f"{label} {count}" for label, count in sorted(dropped.items()))
         logger.warning("%d utterances of other labels are left out: %s.", dropped.total(), counts)
@@ -220,10 +219,10 @@ def _relabelled(rows: Iterable[_Row], aliases: Mapping[str, str], keep: Sequence
 def _read_table(path: Path) -> _Table:
     suffix = path.suffix.lower()
     if suffix not in TABLES:
-        raise CorpusError(f"{path} is no table that can be read; expected one of {', '.join(TABLES)}.")
+        raise CorpusError(f"{path} is not a table; expected one of {', '.join(TABLES)}.")
     if suffix == ".parquet":
         try:
-            # The reader of the Hub's own files: it keeps the names of labels and leaves audio encoded.
+            # The reader of `datasets` keeps the names of labels and leaves audio encoded.
             return _of_dataset(datasets.load_dataset("parquet", data_files=str(path), split="train"))
         except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
             raise CorpusError(f"{path} is not a Parquet table ({error.__cause__ or error}).") from error
@@ -237,7 +236,7 @@ def _read_table(path: Path) -> _Table:
 def _parse_csv(text: str) -> _Table:
     header = text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=header.count), restkey="")
-    # The reader passes over empty lines, so it is asked for the line.
+    # The reader skips empty lines, so it is asked for the line number.
     rows = [(f"line {reader.line_num}", {column.strip(): cell for column, cell in row.items()}) for row in reader]
     return _Table([column.strip() for column in reader.fieldnames or []], rows)
 
@@ -248,21 +247,21 @@ def _parse_jsonl(text: str) -> _Table:
         if line.strip():
             row = json.loads(line)
             if not isinstance(row, dict):
-                raise ValueError(f"line {number} is no object")
+                raise ValueError(f"line {number} is not an object")
             rows.append((f"line {number}", row))
     return _Table(list(dict.fromkeys(column for _, row in rows for column in row)), rows)
 
 
 def _read_dataset(source: str, split_is_group: bool) -> _Table:
-    """Returns a dataset's rows; the name of its split, if it has several, as the column `SPLIT_OF_DATASET`."""
+    """Returns the rows of a dataset; if it has several splits, the column `SPLIT_OF_DATASET` has their names."""
     if not Path(source).is_dir() and (Path(source).suffix in TABLES or not HUB_ID.fullmatch(source)):
         raise CorpusError(f"There is no {source}. Expected a table, a folder, or the id of a dataset on the Hub.")
     try:
         splits = datasets.load_dataset(source)
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise CorpusError(
-            f"{source} is no table, no folder of audio with a metadata.csv or a folder for each label, and no dataset "
-            f"that can be read ({error}). A private dataset needs a login: hf auth login."
+            f"{source} is neither a table, nor a folder of audio with a metadata.csv or a folder for each label, nor "
+            f"a readable dataset ({error}). A private dataset needs a login: hf auth login."
         ) from error
     tables = [_of_dataset(split, name) for name, split in splits.items()]
     rows = ((where, row) for table in tables for where, row in table.rows)
@@ -290,7 +289,7 @@ def _of_dataset(dataset: Dataset, split: str = "") -> _Table:
 
 
 def _rows_of(table: _Table, named: dict[str, str | None], source: str) -> Iterator[_Row]:
-    """Yields the rows of a table by what its columns mean."""
+    """Yields the rows of a table, with the columns assigned to their roles."""
     columns = {role: _column(role, name, table.columns, source) for role, name in named.items()}
     if SPLIT_OF_DATASET in table.columns:
         columns["split"] = SPLIT_OF_DATASET
@@ -311,7 +310,7 @@ def _column(role: str, named: str | None, columns: list[str], source: str) -> st
         return named
     found = [column for column in columns if column.lower() in COMMON_NAMES[role]]
     if len(found) > 1:
-        raise CorpusError(f"{source} has {' and '.join(found)}: say by {role}_column which is the {role}.")
+        raise CorpusError(f"{source} has {' and '.join(found)}: name the one with the {role} by {role}_column.")
     if not found and role in REQUIRED:
         raise CorpusError(
             f"{source} has no column named {' or '.join(COMMON_NAMES[role])}; {has}. Name it by {role}_column."
@@ -320,7 +319,7 @@ def _column(role: str, named: str | None, columns: list[str], source: str) -> st
 
 
 def _text(value: object) -> str:
-    """Returns a cell as text: nothing for null and NaN, `1` for 1.0, as which pandas writes 1 beside an empty cell."""
+    """Returns a cell as text: empty for null and NaN, `1` for 1.0, which pandas makes of 1 in a column with gaps."""
     if value is None or value != value:
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -329,10 +328,10 @@ def _text(value: object) -> str:
 
 
 def _audio_path(audio: object, folder: Path, cache: Path) -> str:
-    """Returns the path of a row's audio; what a dataset holds inside is written to the cache by its content's hash.
+    """Returns the path of a row's audio; embedded audio is written to the cache, under the hash of its content.
 
     Raises:
-        ValueError: says what is wrong.
+        ValueError: there is no such file, or it lies outside `folder`.
     """
     content = audio.get("bytes") if isinstance(audio, Mapping) else None
     name = _text(audio.get("path") if isinstance(audio, Mapping) else audio)
@@ -362,7 +361,7 @@ def _labelled_by_folder(folder: Path) -> Iterator[_Row]:
     loose = ["/".join(parts) for parts in files if len(parts) <= depth]
     if loose:
         raise CorpusError(
-            f"{folder} has {len(loose)} files that lie in no folder named after a label:\n{listed(loose)}"
+            f"{folder} has {len(loose)} files outside folders named after a label:\n{format_problems(loose)}"
         )
     for parts in files:
         name = "/".join(parts)

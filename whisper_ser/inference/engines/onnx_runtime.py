@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from whisper_ser.audio.decoding import SILENCE, Audio, decode
+from whisper_ser.audio.decoding import MIN_PEAK_TO_PEAK, Audio, decode
 from whisper_ser.errors import AudioFileError, ExportError, WhisperSerError
 from whisper_ser.inference.outputs import Prediction
 from whisper_ser.inference.reference_waveform import (
@@ -165,7 +165,7 @@ def read_metadata(found: dict[str, str], path: Path) -> dict[str, Any]:
 
 def _read(audio: Audio, name: str, model: OnnxModel, sampling_rate: int | None) -> np.ndarray:
     samples = np.concatenate(list(decode(audio, name, model.sampling_rate, array_rate=sampling_rate)))
-    if np.ptp(samples) < SILENCE:
+    if np.ptp(samples) < MIN_PEAK_TO_PEAK:
         raise AudioFileError(name, "is silent")
     return samples
 
