@@ -86,11 +86,10 @@ class LogMel:
 
     def _padded(self, blocks: Iterable[np.ndarray], samples: int) -> tuple[np.ndarray, int]:
         """As `_unpadded`, of a recording padded or cut to so many samples."""
-        heard: list[np.ndarray] = []
-        for block in blocks:
-            heard.append(block)
-            if sum(map(len, heard)) >= samples:
-                break
+        heard = [np.empty(0, np.float32)]
+        for block in blocks:  # all of them: who watches them pass counts the recording
+            if sum(map(len, heard)) < samples:
+                heard.append(block)
         clip = np.concatenate(heard)[:samples]
         clip = np.pad(clip, (0, samples - len(clip)))
         frames = samples // self.hop_length

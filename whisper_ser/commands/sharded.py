@@ -8,19 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-import torch
-from accelerate import PartialState
-from tqdm import tqdm
-
-from whisper_ser.commands.printing import report, write_lines
-from whisper_ser.commands.recordings import load_quietly
+from whisper_ser.commands.printing import progress, report, write_lines
 from whisper_ser.errors import InferenceError
 from whisper_ser.inference.formats import failure_object, json_text
 from whisper_ser.inference.inputs import STANDARD_INPUT, audio_files
-from whisper_ser.inference.model import Answering, Recognizer, is_exported, packed
+from whisper_ser.inference.model import ExportedModel, LoadedModel, is_exported, load_model
 from whisper_ser.inference.outputs import Failure, Prediction
 from whisper_ser.inference.sharded import SHARD_FILES, Question, Shard, answer, answers, shards_of
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 FORMATS = ("parquet", "csv", "jsonl")
 TERMINATED = 128 + signal.SIGTERM
@@ -73,12 +72,10 @@ def run(arguments: argparse.Namespace, write: Write) -> int:
     files, problems = audio_files(arguments.files)
     if not files:
         return report(problems)
-    recognizer = load_quietly(arguments, pack=False)
+    recognizer = load_model(arguments.model, arguments.device, arguments.precision)
     question = Question(arguments.top_k, arguments.abstain_below, arguments.channels, arguments.precision)
     size = arguments.shard_files or SHARD_FILES
     shards = shards_of(files, arguments.output_dir / "shards", recognizer, question, size)
-    if isinstance(recognizer, Recognizer):
-        recognizer = packed(recognizer, arguments.precision)
     todo = [shard for shard in shards[process.process_index :: process.num_processes] if not shard.done]
     if not _answer_all(todo, recognizer, question, arguments.batch_size, process.is_main_process):
         return TERMINATED
@@ -91,8 +88,11 @@ def run(arguments: argparse.Namespace, write: Write) -> int:
     return status if process.num_processes == 1 else 0
 
 
-def _process(arguments: argparse.Namespace) -> PartialState:
+def _process(arguments: argparse.Namespace) -> "PartialState":
     """Returns which of how many processes this is, and gives it its device."""
+    import torch
+    from accelerate import PartialState
+
     exported = is_exported(arguments.model)
     cpu = arguments.device == "cpu" or exported or not torch.cuda.is_available()
     process = PartialState(cpu=cpu)
@@ -106,10 +106,10 @@ def _process(arguments: argparse.Namespace) -> PartialState:
     return process
 
 
-def _answer_all(todo: list[Shard], recognizer: Answering, question: Question, batch_size: int, shown: bool) -> bool:
+def _answer_all(todo: list[Shard], recognizer: LoadedModel | ExportedModel, question: Question, batch_size: int, shown: bool) -> bool:
     """Answers the shards; returns False if it was told to stop, which it does between two of them."""
-    with _told_to_stop() as told, tqdm(todo, unit="shard", disable=not (shown and sys.stderr.isatty())) as bar:
-        for shard in bar:
+    with _told_to_stop() as told:
+        for shard in progress(todo, "shard") if shown else todo:
             answer(shard, recognizer, question, batch_size)
             if told:
                 return False
