@@ -8,18 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from whisper_ser.commands.printing import progress, report, write_lines
 from whisper_ser.errors import InferenceError
 from whisper_ser.inference.formats import failure_object, json_text
 from whisper_ser.inference.inputs import STANDARD_INPUT, audio_files
-from whisper_ser.inference.model import ExportedModel, LoadedModel, is_exported, load_model
+from whisper_ser.inference.model import ExportedModel, LoadedModel, has_accelerator, is_exported, load_model
 from whisper_ser.inference.outputs import Failure, Prediction
 from whisper_ser.inference.sharded import SHARD_FILES, Question, Shard, answer, answers, shards_of
-
-if TYPE_CHECKING:
-    from accelerate import PartialState
 
 FORMATS = ("parquet", "csv", "jsonl")
 TERMINATED = 128 + signal.SIGTERM
@@ -68,7 +64,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace, write: Write) -> int:
     """Answers this process's share of the shards; a process that finds all of them done joins them."""
-    process = _process(arguments)
+    index, count = share(arguments)
     files, problems = audio_files(arguments.files)
     if not files:
         return report(problems)
@@ -76,34 +72,27 @@ def run(arguments: argparse.Namespace, write: Write) -> int:
     question = Question(arguments.top_k, arguments.abstain_below, arguments.channels, arguments.precision)
     size = arguments.shard_files or SHARD_FILES
     shards = shards_of(files, arguments.output_dir / "shards", recognizer, question, size)
-    todo = [shard for shard in shards[process.process_index :: process.num_processes] if not shard.done]
-    if not _answer_all(todo, recognizer, question, arguments.batch_size, process.is_main_process):
+    todo = [shard for shard in shards[index::count] if not shard.done]
+    if not _answer_all(todo, recognizer, question, arguments.batch_size, shown=index == 0):
         return TERMINATED
     # Who finishes last finds all shards done. Nobody waits: a process that died would be waited for in vain.
     status = 0
-    if (todo or process.is_main_process) and all(shard.done for shard in shards):
+    if (todo or index == 0) and all(shard.done for shard in shards):
         status = _join(shards, recognizer.labels, problems, arguments, write)
-    process.destroy_process_group()
     # Of several processes, torchrun would take one that ends with 1 for a crash, and start all of them again.
-    return status if process.num_processes == 1 else 0
+    return status if count == 1 else 0
 
 
-def _process(arguments: argparse.Namespace) -> "PartialState":
-    """Returns which of how many processes this is, and gives it its device."""
-    import torch
-    from accelerate import PartialState
-
-    exported = is_exported(arguments.model)
-    cpu = arguments.device == "cpu" or exported or not torch.cuda.is_available()
-    process = PartialState(cpu=cpu)
-    if int(os.environ.get("WORLD_SIZE", "1")) != process.num_processes:
-        raise InferenceError(
-            f"{os.environ['WORLD_SIZE']} processes were started, but this one knows of {process.num_processes}: start "
-            "them with torchrun."
-        )
-    if not exported:
-        arguments.device = arguments.device or str(process.device)
-    return process
+def share(arguments: argparse.Namespace) -> tuple[int, int]:
+    """Returns which of how many processes this is, as torchrun says, and gives each of several its GPU."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return 0, 1
+    if "RANK" not in os.environ:
+        raise InferenceError(f"{count} processes were started, and this one has no RANK: start them with torchrun.")
+    if arguments.device is None and not is_exported(arguments.model) and has_accelerator():
+        arguments.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return int(os.environ["RANK"]), count
 
 
 def _answer_all(todo: list[Shard], recognizer: LoadedModel | ExportedModel, question: Question, batch_size: int, shown: bool) -> bool:

@@ -27,7 +27,6 @@ from whisper_ser.inference.engines.graphs import find_graphs
 from whisper_ser.inference.engines.onnx_engine import OnnxEngine
 from whisper_ser.inference.reference_output import (
     REFERENCE_OUTPUT,
-    SETTINGS,
     TOLERANCE,
     WEIGHTS,
     check_as_saved,
@@ -193,7 +192,7 @@ def load_model(
         return model
     if precision not in (None, *PRECISIONS):
         raise InferenceError(f"precision={precision!r} is not one of {', '.join(map(repr, PRECISIONS))}.")
-    on_cpu = str(device).partition(":")[0] == "cpu" or (device is None and not _accelerator())
+    on_cpu = str(device).partition(":")[0] == "cpu" or (device is None and not has_accelerator())
     if is_exported(model):
         if precision is not None:
             raise InferenceError(f"{model} was exported in a precision of its own: leave precision out.")
@@ -307,9 +306,10 @@ def local_folder(name: str) -> Path:
 
 def _on_cpu(name: str, folder: Path) -> LoadedModel:
     """Returns the model on ONNX Runtime, checked against its reference output once on each machine."""
-    hashes = check_as_saved(folder)
-    config, front_end = (_read_json(folder / file) for file in SETTINGS)
+    config = _read_json(folder / "config.json")
     _check_kind(name, config)
+    hashes = check_as_saved(folder)
+    front_end = _read_json(folder / "preprocessor_config.json")
     settings = Settings.of(config, front_end)
     identity = _hash_of(hashes)
     graphs = find_graphs(config, folder)
@@ -344,7 +344,7 @@ def _with_torch(name: str, folder: Path, device: Any) -> LoadedModel:
     return LoadedModel(name, loaded.settings, loaded.engine, _hash_of(check_as_saved(folder)))
 
 
-def _accelerator() -> bool:
+def has_accelerator() -> bool:
     """Whether there is a GPU that torch can use; torch is asked only where there may be one."""
     if not any(glob.glob(file) for file in DEVICE_FILES) and shutil.which("nvidia-smi") is None:
         return False
