@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from modeling_whisper_ser.packed_encoder_whisper_ser import typical_voices
 from transformers import WhisperFeatureExtractor, WhisperForAudioClassification
 from transformers.utils import logging
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from modeling_whisper_ser.encoder_whisper_ser import even_chunks
-from modeling_whisper_ser.packed_encoder_whisper_ser import typical_voices
 from whisper_ser.demo.encoder import resolve_encoder
 
 RATE = 16000

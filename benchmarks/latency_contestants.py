@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from modeling_whisper_ser.packed_encoder_whisper_ser import Scale, _FloatProduct, _IntegerProduct, typical_voices
 from torch import nn
 from transformers import WhisperFeatureExtractor, WhisperForAudioClassification
+from whisper_ser.inference.speed import optimised
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from modeling_whisper_ser.encoder_whisper_ser import WhisperSerEncoder, even_chunks
-from modeling_whisper_ser.packed_encoder_whisper_ser import Scale, _FloatProduct, _IntegerProduct, typical_voices
 from whisper_ser.demo.encoder import DEMO_ENCODER, demo_ctranslate2_folder, resolve_encoder
 from whisper_ser.inference.model import Recognizer
-from whisper_ser.inference.speed import optimised
 
 RATE = 16000
 WINDOW_SECONDS = 30

@@ -24,15 +24,15 @@ import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from tqdm import tqdm
 from transformers.utils import logging
+from whisper_ser.inference.engines.onnx_runtime import OnnxModel
+from whisper_ser.inference.engines.products import PRECISIONS
+from whisper_ser.inference.speed import optimised
 
 from modeling_whisper_ser import PackingError
 from whisper_ser.audio.decoding import read_audio
 from whisper_ser.data.corpora.table import load_table
 from whisper_ser.export.onnx import export_onnx
-from whisper_ser.inference.engines.onnx_runtime import OnnxModel
-from whisper_ser.inference.engines.products import PRECISIONS
 from whisper_ser.inference.model import Recognizer, load_model
-from whisper_ser.inference.speed import optimised
 
 SETTLE_SECONDS = 0.3
 """Before each measurement: threads of whoever ran before wait busily for up to 0.2 s."""

@@ -18,12 +18,12 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
+from whisper_ser.inference.speed import PRECISIONS, optimised
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from whisper_ser.audio.decoding import read_audio
 from whisper_ser.data.corpora.table import load_table
 from whisper_ser.demo.encoder import resolve_encoder
-from whisper_ser.inference.speed import PRECISIONS, optimised
 
 FORMS = ("plain", *PRECISIONS)
 

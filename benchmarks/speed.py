@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from modeling_whisper_ser.packed_encoder_whisper_ser import typical_voices
 from transformers.utils import logging
 
 from modeling_whisper_ser import PackingError, WhisperForEmotionClassification, WhisperSerFeatureExtractor
-from modeling_whisper_ser.packed_encoder_whisper_ser import typical_voices
 from whisper_ser.io import replacing
 from whisper_ser.paper.latency import processor_name
 

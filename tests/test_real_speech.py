@@ -111,8 +111,9 @@ def exported(run, tmp_path_factory):
     """The model as ONNX, by precision, and a function from clips to what torch answers."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from whisper_ser.export.onnx import export_onnx
     from whisper_ser.inference.engines.onnx_runtime import OnnxModel
+
+    from whisper_ser.export.onnx import export_onnx
 
     folder, recognizer = tmp_path_factory.mktemp("onnx"), whisper_ser.load_model(run / "model", "cpu")
     models = {

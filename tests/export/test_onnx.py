@@ -22,9 +22,10 @@ from whisper_ser.inference.reference_waveform import ReferenceOutputError
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+from whisper_ser.inference.engines.onnx_runtime import OnnxModel, predict  # noqa: E402
+
 from whisper_ser.export import onnx as onnx_file  # noqa: E402
 from whisper_ser.export.onnx import export_onnx  # noqa: E402
-from whisper_ser.inference.engines.onnx_runtime import OnnxModel, predict  # noqa: E402
 
 # Odd and even numbers of mel frames, part of one, one chunk and several of two sizes, less than a frame of the head.
 SECONDS = (0.73, 4.01, 11.11, 3.999, 0.0251, 8.0)

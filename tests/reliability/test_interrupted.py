@@ -11,6 +11,7 @@ import pytest
 import soundfile
 from conftest import RATE, save_small_model, speechlike
 from safetensors.numpy import load_file
+from whisper_ser.inference.engines.onnx_runtime import OnnxModel
 
 from reliability.processes import child, finished, killed, notes
 from reliability.work import (
@@ -25,7 +26,6 @@ from reliability.work import (
     train,
     train_until_a_rename,
 )
-from whisper_ser.inference.engines.onnx_runtime import OnnxModel
 
 SWEEP = ["--layers", "1", "2", "--poolings", "mean", "qkv", "--num_train_epochs", "1", "--protocol", "loso"]
 

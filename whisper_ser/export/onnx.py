@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-
 from modeling_whisper_ser.packed_encoder_whisper_ser import PackedEncoder
+
 from whisper_ser.data.licenses import read_license
 from whisper_ser.errors import ExportError
 from whisper_ser.inference.engines.graph import model_graph
