@@ -1,13 +1,28 @@
 """What the tests share: a small random Whisper, a small corpus of tones, and the real weights and recordings."""
 
 import csv
+import getpass
+import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 # Read when huggingface_hub is imported: no test reaches for the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def _test_cache() -> str:
+    """Returns a cache folder for what is made by this code: the next run of the same code finds its graphs there."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for file in sorted([*root.glob("modeling_whisper_ser/*.py"), *root.glob("whisper_ser/inference/engines/*.py")]):
+        digest.update(file.read_bytes())
+    return f"{tempfile.gettempdir()}/whisper-ser-tests-{getpass.getuser()}/{digest.hexdigest()[:16]}"
+
+
+os.environ["WHISPER_SER_CACHE"] = _test_cache()
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from whisper_ser.errors import ExportError
+from whisper_ser.inference.model import PRECISIONS
 
 
 def main(argv: list[str]) -> int:
@@ -17,20 +17,16 @@ def main(argv: list[str]) -> int:
         allow_abbrev=False,
     )
     onnx.add_argument("model", metavar="MODEL", help="folder or Hub id of a trained model")
-    onnx.add_argument("output", metavar="OUT", type=Path, help="file to write; an existing file is replaced")
-    onnx.add_argument("--int8", action="store_true", help="8-bit matrix products: smaller, faster and less accurate")
+    onnx.add_argument("output", metavar="OUT", type=Path, help="the file; it may replace an earlier export")
+    onnx.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="default: %(default)s")
     return run(parser.parse_args(argv))
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exports the model, and prints what was written."""
-    try:
-        from whisper_ser.export.onnx import export_onnx  # onnx and onnxruntime may be absent
-    except ModuleNotFoundError as error:
-        if error.name not in ("onnx", "onnxruntime"):
-            raise
-        raise ExportError(f"Exporting needs the package {error.name}: pip install 'whisper-ser[onnx]'.") from error
-    exported = export_onnx(arguments.model, arguments.output, "int8" if arguments.int8 else "float32")
-    off = f"{exported.difference:.1e} {'on average' if arguments.int8 else 'at most'}"
-    print(f"{exported.path}: {exported.precision}, {exported.size / 1e6:.1f} MB, probabilities off by {off}")
+    """Exports, and prints what was written."""
+    from whisper_ser.export.onnx import export_onnx  # imports torch
+
+    exported = export_onnx(arguments.model, arguments.output, arguments.precision)
+    off = f"probabilities off by {exported.difference:.1e} at most"
+    print(f"{exported.path}: {exported.precision}, {exported.size / 1e6:.1f} MB, {off}")
     return 0

@@ -8,34 +8,23 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
-from modeling_whisper_ser.packed_encoder_whisper_ser import PackedEncoder
 
+from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from whisper_ser.data.licenses import read_license
 from whisper_ser.errors import ExportError
-from whisper_ser.inference.engines.graph import model_graph
-from whisper_ser.inference.engines.onnx_runtime import (
-    AUDIO,
-    FORMAT,
-    FORMAT_KEY,
-    LENGTHS,
-    PROBABILITIES,
-    OnnxModel,
-    read_metadata,
-)
-from whisper_ser.inference.engines.products import PRECISIONS, products
-from whisper_ser.inference.model import Recognizer, load_model
-from whisper_ser.inference.reference_output import least_certain_waveform
+from whisper_ser.inference.engines.exported import FORMAT, FORMAT_KEY, ExportedModel, read_metadata
+from whisper_ser.inference.engines.whole_model import whole_model_graph
+from whisper_ser.inference.model import PRECISIONS, load_saved, settings_of
+from whisper_ser.inference.reference_output import compute_probabilities, least_certain_waveform
 from whisper_ser.inference.reference_waveform import VOICES, describe_waveform, waveform
 from whisper_ser.io import replacing
 
 LARGEST = 2_100_000_000
 """Bytes of weights at most: an ONNX file counts its bytes in 31 bits, 2.147e9, and has more than weights."""
-LIMITS = {"float32": 1e-4, "int8": 0.15}
-"""Difference of a probability to the model's on synthetic voices: the largest in float32. In int8 the mean of each
-voice's largest (0.03 on whisper-base): a voice between two labels may be off by far more than others."""
-TOLERANCES = {"float32": 1e-3, "int8": 0.02}
-"""Largest difference on another machine: rounding, and in int8 what rounding makes of numbers between two steps."""
+LIMITS = {"float32": 1e-4}
+"""Largest difference of a probability to the model's on synthetic voices."""
+TOLERANCES = {"float32": 1e-3}
+"""Largest difference on another machine, which rounds otherwise."""
 
 SHARES = (1.0, 0.05, 0.42, 0.71)
 """Of each reference voice that is compared, one after the other and then over again: whole, and part of a chunk."""
@@ -47,7 +36,7 @@ class Exported:
 
     Args:
         path: the file.
-        precision: `"float32"` or `"int8"`.
+        precision: `"float32"`.
         size: bytes.
         difference: of a probability to the model's on synthetic voices, as in `LIMITS`.
     """
@@ -58,32 +47,40 @@ class Exported:
     difference: float
 
 
-def export_onnx(
-    model: str | os.PathLike | Recognizer, path: str | os.PathLike, precision: str = "float32"
-) -> Exported:
-    """Writes a model as one ONNX file, waveform in and probabilities out, and checks what was written.
+def export_onnx(name_or_path: str | os.PathLike, path: str | os.PathLike, precision: str = "float32") -> Exported:
+    """Writes a saved model as one ONNX file, waveform in and probabilities out, and checks what was written.
 
     Args:
-        model: a folder, a Hub id, or what `load_model` returned, on a CPU and not packed.
+        name_or_path: of the model, a folder or a Hub id.
         path: of the file. It may replace an earlier export, and no other file.
-        precision: `"float32"`, equal to the model but for rounding, or `"int8"`, smaller, faster and less exact.
+        precision: `"float32"`, equal to the model but for rounding.
 
     Raises:
         ExportError: the model has no form in ONNX, `path` cannot be written or holds something else, or the file
             answers otherwise than the model. What was at `path` before is then still there.
         InferenceError, MissingWeightsError, OSError: the model is of another kind, incomplete, or not there.
     """
+    check_target(Path(path))
+    model, extractor = load_saved(name_or_path)
+    return write_onnx(model.float().eval(), extractor, path, precision)
+
+
+def write_onnx(
+    model: WhisperForEmotionClassification,
+    extractor: WhisperSerFeatureExtractor,
+    path: str | os.PathLike,
+    precision: str = "float32",
+) -> Exported:
+    """As `export_onnx`, of a model of torch on a CPU, in float32 and evaluation mode."""
     path = Path(path)
     if precision not in PRECISIONS:
         raise ExportError(f"precision={precision!r} is not one of {', '.join(map(repr, PRECISIONS))}.")
     check_target(path)
-    ready = model if isinstance(model, Recognizer) else load_model(model, "cpu")
-    if isinstance(ready.model.whisper_ser.encoder, PackedEncoder):
-        raise ExportError("A packed model has no form in ONNX: export the model that it was made of.")
-    graph = model_graph(ready.model, ready.extractor, products(ready, precision))
+    _check_size(model)
+    graph = whole_model_graph(model, settings_of(model, extractor).log_mel)
     try:
         with replacing(path) as written:
-            difference = _written(graph, written, ready, precision)
+            difference = _written(graph, written, model, extractor, precision)
         return Exported(path, precision, path.stat().st_size, difference)
     except OSError as error:
         raise ExportError(f"{path} could not be written ({error}). There is no new file.") from error
@@ -103,21 +100,20 @@ def check_target(path: Path) -> None:
         raise ExportError(refusal) from error
 
 
-def _written(graph: onnx.ModelProto, path: Path, recognizer: Recognizer, precision: str) -> float:
+def _written(
+    graph: onnx.ModelProto,
+    path: Path,
+    model: WhisperForEmotionClassification,
+    extractor: WhisperSerFeatureExtractor,
+    precision: str,
+) -> float:
     """Writes the graph with its metadata and returns how far it is off; raises `ExportError` if too far."""
-    _check_size(graph)
-    asked, _ = least_certain_waveform(recognizer.model, recognizer.extractor)
-    known = {
-        "waveform": asked,
-        "probabilities": _answer(graph, waveform(asked), recognizer.labels),
-        "tolerance": TOLERANCES[precision],
-    }
-    onnx.helper.set_model_props(graph, _metadata(recognizer, precision, known))
+    description, probabilities = least_certain_waveform(model, extractor)
+    known = {"waveform": description, "probabilities": probabilities, "tolerance": TOLERANCES[precision]}
+    onnx.helper.set_model_props(graph, _metadata(model, extractor, precision, known))
     onnx.save(graph, path)
     onnx.checker.check_model(str(path), full_check=True)
-    exported = OnnxModel(path)
-    exported.verify()
-    difference = _difference(exported, recognizer)
+    difference = _difference(ExportedModel(path), model, extractor)
     if not difference <= LIMITS[precision]:
         raise ExportError(
             f"The exported graph is off by {difference:.2g} in a probability, more than the {LIMITS[precision]:g} "
@@ -126,30 +122,24 @@ def _written(graph: onnx.ModelProto, path: Path, recognizer: Recognizer, precisi
     return difference
 
 
-def _check_size(graph: onnx.ModelProto) -> None:
-    size = sum(len(constant.raw_data) for constant in graph.graph.initializer)
+def _check_size(model: WhisperForEmotionClassification) -> None:
+    size = sum(4 * parameter.numel() for parameter in model.parameters())
     if size > LARGEST:
         raise ExportError(
-            f"The model takes {size / 1e9:.1f} GB in ONNX, and one file holds {LARGEST / 1e9:.1f} GB at most: export "
-            "it as int8, or train on a lower layer or a smaller encoder."
+            f"The model takes {size / 1e9:.1f} GB in ONNX, and one file holds {LARGEST / 1e9:.1f} GB at most: train on "
+            "a lower layer or a smaller encoder."
         )
 
 
-def _answer(graph: onnx.ModelProto, audio: np.ndarray, labels: list[str]) -> dict[str, float]:
-    """Returns the probability of each label that the graph, not yet written, gives to `audio` `(samples,)`."""
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    given = {AUDIO: audio[None], LENGTHS: np.array([len(audio)], dtype=np.int64)}
-    ((probabilities,),) = session.run([PROBABILITIES], given)
-    return {label: round(float(value), 6) for label, value in zip(labels, probabilities, strict=True)}
-
-
-def _metadata(recognizer: Recognizer, precision: str, known: dict[str, Any]) -> dict[str, str]:
+def _metadata(
+    model: WhisperForEmotionClassification,
+    extractor: WhisperSerFeatureExtractor,
+    precision: str,
+    known: dict[str, Any],
+) -> dict[str, str]:
     """Returns what travels with the graph: the runner needs some of it, a person may want the rest."""
-    config, extractor = recognizer.model.config, recognizer.extractor
-    model = {
-        name: getattr(config, name)
-        for name in ("layer_indices", "layer_mixing", "pooling_type", "d_model", "frame_averaging")
-    }
+    config = model.config
+    about = ("layer_indices", "layer_mixing", "pooling_type", "d_model", "frame_averaging")
     license = read_license(config)
     fields = {
         "labels": config.labels,
@@ -157,21 +147,22 @@ def _metadata(recognizer: Recognizer, precision: str, known: dict[str, Any]) -> 
         "chunk_seconds": config.chunk_seconds,
         "pad_to_seconds": extractor.pad_to_seconds,
         "precision": precision,
-        "model": model,
+        "model": {name: getattr(config, name) for name in about},
         "license": asdict(license) if license else None,
         "known_answer": known,
     }
     return {FORMAT_KEY: FORMAT, **{name: json.dumps(value, ensure_ascii=False) for name, value in fields.items()}}
 
 
-def _difference(exported: OnnxModel, recognizer: Recognizer) -> float:
-    """Returns how far an export is off: voices of one chunk and of two, in batches."""
-    rate = exported.sampling_rate
-    voices = [waveform(describe_waveform(voice, rate)) for voice in VOICES]
+def _difference(
+    exported: ExportedModel, model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor
+) -> float:
+    """Returns how far an export is off at most: voices of one chunk and of two, in batches."""
+    voices = [waveform(describe_waveform(voice, exported.sampling_rate)) for voice in VOICES]
     clips = [voice[: round(share * len(voice))] for voice, share in zip(voices, SHARES * len(voices), strict=False)]
-    largest = []
+    differences = []
     for first in range(0, len(clips), len(SHARES)):
         batch = clips[first : first + len(SHARES)]
-        expected = recognizer.classify(recognizer.features(batch))
-        largest += np.abs(exported.probabilities(batch) - expected).max(1).tolist()
-    return max(largest) if exported.metadata["precision"] == "float32" else sum(largest) / len(largest)
+        expected = [list(compute_probabilities(model, extractor, clip).values()) for clip in batch]
+        differences.append(float(np.abs(exported.probabilities(batch) - expected).max()))
+    return max(differences)

@@ -11,7 +11,7 @@ from whisper_ser.inference.engines import Encoder
 from whisper_ser.inference.engines.graphs import find_graphs
 from whisper_ser.inference.engines.onnx_engine import ENCODER_PREFIX, OnnxEncoder
 from whisper_ser.inference.engines.torch_engine import TorchEngine
-from whisper_ser.inference.model import Settings, torch_weights
+from whisper_ser.inference.model import settings_of, torch_weights
 
 
 class FrozenEncoder:
@@ -26,13 +26,13 @@ class FrozenEncoder:
     def __init__(
         self, model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor, layers: Sequence[int]
     ) -> None:
-        config, front_end = (json.loads(of.to_json_string()) for of in (model.config, extractor))
-        self._settings = Settings.of(config, front_end)
+        self._settings = settings_of(model, extractor)
         self._module, self._layers = model.whisper_ser.encoder, layers
         self._encoder: Encoder
         if model.device.type == "cpu":
             # Which head reads the layers does not matter to the encoder.
             read = {"layer_index": layers[-1], "layer_indices": list(layers), "layer_mixing": "concat"}
+            config = json.loads(model.config.to_json_string())
             graphs = find_graphs({**config, **read, "ensemble": None}, names=["encoder"])
             self._encoder = OnnxEncoder(graphs["encoder"], self._weights())
         else:

@@ -227,10 +227,10 @@ def model_of(
     model: "WhisperForEmotionClassification", extractor: "WhisperSerFeatureExtractor", name: str = "The model"
 ) -> LoadedModel:
     """Returns a model of torch, ready for use where it is: on ONNX Runtime on a CPU, else with torch."""
-    config, front_end = (json.loads(of.to_json_string()) for of in (model.config, extractor))
+    config = json.loads(model.config.to_json_string())
     weights = torch_weights(model)
-    settings = Settings.of(config, front_end)
-    digest = hashlib.sha256(json.dumps([config, front_end], sort_keys=True).encode())
+    settings = settings_of(model, extractor)
+    digest = hashlib.sha256(json.dumps([config, json.loads(extractor.to_json_string())], sort_keys=True).encode())
     for tensor_name, tensor in sorted(weights.items()):
         digest.update(f"{tensor_name}{tensor.shape}".encode())
         digest.update(np.ascontiguousarray(tensor).data)
@@ -242,6 +242,11 @@ def model_of(
 
         engine = TorchEngine(model)
     return LoadedModel(name, settings, engine, digest.hexdigest())
+
+
+def settings_of(model: "WhisperForEmotionClassification", extractor: "WhisperSerFeatureExtractor") -> Settings:
+    """Returns the settings of a model of torch."""
+    return Settings.of(*(json.loads(part.to_json_string()) for part in (model.config, extractor)))
 
 
 def torch_weights(module: Any) -> dict[str, np.ndarray]:
@@ -274,8 +279,23 @@ def load_saved(
         _check_kind(name, WhisperSerConfig.get_config_dict(name)[0])
         if Path(name).is_dir():
             check_as_saved(Path(name))
-        model = WhisperForEmotionClassification.from_pretrained(name, **fields)
+        with _no_progress_bar():
+            model = WhisperForEmotionClassification.from_pretrained(name, **fields)
         return model, WhisperSerFeatureExtractor.from_pretrained(name)
+
+
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keeps transformers' bar for the weights, which takes longer to read than they take to load, off the screen."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def local_folder(name: str) -> Path:
@@ -314,25 +334,28 @@ def _on_cpu(name: str, folder: Path) -> LoadedModel:
     front_end = _read_json(folder / "preprocessor_config.json")
     settings = Settings.of(config, front_end)
     identity = _hash_of(hashes)
-    graphs = find_graphs(config, folder)
-    marker = _marker(identity, graphs.values())
-    reference = None if marker.is_file() else _reference_output(folder)
     weights: dict[str, np.ndarray] = {}
     for file in sorted(folder.glob(WEIGHTS)):
         weights |= read_tensors(file)
-    try:
-        model = LoadedModel(name, settings, OnnxEngine(graphs, weights, settings.temperature), identity)
-        if reference:
-            _check(model, reference)
-    except (ExportError, ReferenceOutputError):
-        # A graph may be damaged, or of an earlier version: never trusted, but made anew.
-        graphs = find_graphs(config, anew=True)
-        marker = _marker(identity, graphs.values())
-        model = LoadedModel(name, settings, OnnxEngine(graphs, weights, settings.temperature), identity)
-        _check(model, reference or _reference_output(folder))
-    if not marker.is_file():
-        with contextlib.suppress(OSError), replacing(marker) as written:
-            written.touch()
+    reference: Mapping[str, Any] = {}
+    # A graph may be damaged, or not what its name says: it is never trusted, but taken elsewhere, or made anew.
+    for source in ({"folder": folder}, {}, {"anew": True}):
+        graphs = find_graphs(config, **source)  # type: ignore[arg-type]
+        marker = _marker(folder, identity, graphs.values())
+        if not marker.is_file():
+            reference = reference or _reference_output(folder)
+        try:
+            model = LoadedModel(name, settings, OnnxEngine(graphs, weights, settings.temperature), identity)
+            if not marker.is_file():
+                _check(model, reference)
+                with contextlib.suppress(OSError), replacing(marker) as written:
+                    written.touch()
+            break
+        except (CheckpointError, InferenceError):
+            raise
+        except Exception:  # ONNX Runtime's have no common type
+            if "anew" in source:
+                raise
     return model
 
 
@@ -378,12 +401,12 @@ def _check(model: LoadedModel, reference: Mapping[str, Any]) -> None:
     check_probabilities(dict(zip(model.labels, found.tolist(), strict=True)), reference, model.name)
 
 
-def _marker(identity: str, graphs: Iterable[Path]) -> Path:
+def _marker(folder: Path, identity: str, graphs: Iterable[Path]) -> Path:
     """Returns the file whose presence says that a model was checked here, on this processor, with these graphs."""
     import onnxruntime
 
-    versions = [onnxruntime.__version__, platform.machine(), processor()]
-    content = [identity, *map(file_sha256, graphs), *versions]
+    files = [*graphs, *(path for path in [folder / REFERENCE_OUTPUT] if path.is_file())]
+    content = [identity, *map(file_sha256, files), onnxruntime.__version__, platform.machine(), processor()]
     return cache_folder() / "checked" / hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

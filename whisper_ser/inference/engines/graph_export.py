@@ -164,7 +164,7 @@ def _exported(
     call = _Call(model, function)
     weights = {**dict(call.named_parameters()), **dict(call.named_buffers())}
     weights = {name: tensor.detach() for name, tensor in weights.items()}
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             _WithWeights(call).eval(),
             (weights, *inputs.values()),
@@ -179,8 +179,17 @@ def _exported(
     kept = [one for one in graph.graph.input if one.name in read]
     del graph.graph.input[:]
     graph.graph.input.extend(kept)
-    for part in (*graph.graph.node, *graph.graph.value_info, *kept):
-        del part.metadata_props[:]  # where in the source each came from: two thirds of the file
+    return without_source(graph)
+
+
+def without_source(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns a graph without the lines of source that each node came from, the larger part of it."""
+    pending = [graph.graph]
+    while pending:
+        part = pending.pop()
+        for one in (*part.node, *part.value_info, *part.input, *part.output, *part.initializer):
+            del one.metadata_props[:]
+        pending += [attribute.g for node in part.node for attribute in node.attribute if attribute.HasField("g")]
     return graph
 
 
@@ -200,10 +209,10 @@ def _with_external_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps the exporter's advice to developers off the screen."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
