@@ -20,7 +20,7 @@ from whisper_ser.io import read_sealed
 from whisper_ser.training import trainer as training
 
 FLAGS = [
-    *("--layer_index", "2", "--num_train_epochs", "4", "--per_device_train_batch_size", "6"),
+    *("--layers", "2", "--num_train_epochs", "4", "--per_device_train_batch_size", "6"),
     *("--test_speakers", "04", "05", "--validation_speakers", "03"),
 ]
 
