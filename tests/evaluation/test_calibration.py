@@ -212,7 +212,7 @@ def test_without_validation_speakers_the_temperature_is_1_and_said_to_be(trained
     assert calibration["temperature"] == 1 and calibration["validation_utterances"] == 0
     assert calibration["ece_before"] == pytest.approx(calibration["ece_after"])
     card = (trained / "model" / "README.md").read_text()
-    assert "this model is 1.00: there were no validation utterances to fit one on." in card
+    assert "this model is 1.00: there were no validation utterances to fit it on." in card
 
 
 def test_the_card_and_the_summary_tell_it(run, capsys):

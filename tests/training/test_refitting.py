@@ -57,7 +57,7 @@ def test_each_part_is_predicted_by_the_model_that_did_not_learn_it(runs):
     metrics = json.loads((runs / "refitted" / "metrics.json").read_text())
     assert metrics["protocol"]["refit"] and metrics["calibration"]["validation_utterances"] == 6
     cards = {name: (runs / name / "model" / "README.md").read_text() for name in ("refitted", "held_out")}
-    assert [name for name, card in cards.items() if "before it was trained on them, too" in card] == ["refitted"]
+    assert [name for name, card in cards.items() if "before it was trained on them as well" in card] == ["refitted"]
     assert "trained anew on validation speakers too" in (runs / "refitted/model/README.md").read_text()
 
 

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pandas
 import pytest
+import torch
 from conftest import ROOT, write_corpus
+from transformers import set_seed
 
-from modeling_whisper_ser import encoder_whisper_ser
+from modeling_whisper_ser import WhisperForEmotionClassification, encoder_whisper_ser
 from modeling_whisper_ser.configuration_whisper_ser import ConfigError
 from whisper_ser.commands import train as run_train
 from whisper_ser.errors import CheckpointError, RecipeError
 from whisper_ser.training import runs
 from whisper_ser.training.experiment import new_config, prepare_experiment
 from whisper_ser.training.grid import points_of
+from whisper_ser.training.models import head_model
 from whisper_ser.training.recipe import parse_arguments
 from whisper_ser.training.runs import TrainingError
 from whisper_ser.training.sweep import is_sweep
@@ -252,7 +255,7 @@ def test_a_recipe_of_the_first_version_means_what_it_meant(tmp_path):
     assert model.layers == [2, 3] and model.ensemble == [{}, {}]
 
 
-def test_no_run_of_a_sweep_builds_the_encoder(corpus, small_checkpoint, tmp_path, monkeypatch):
+def test_a_sweep_draws_the_random_encoder_once_for_each_setting(corpus, small_checkpoint, tmp_path, monkeypatch):
     train, layer, built, built_in_runs = runs.train_run, encoder_whisper_ser.WhisperEncoderLayer, [], []
 
     def build(config):
@@ -270,4 +273,13 @@ def test_no_run_of_a_sweep_builds_the_encoder(corpus, small_checkpoint, tmp_path
     run_train.main(
         flags(corpus, small_checkpoint, tmp_path / "sweep", *vary(layers=[[3]], pooling_type=["mean", "qkv"]))
     )
-    assert built_in_runs == [0, 0, 0, 0] and len(built) >= 3
+    assert built_in_runs == [3, 0, 3, 0]  # two poolings on two folds, of three layers
+
+
+def test_a_head_without_its_encoder_is_the_one_that_the_seed_gives_behind_an_encoder(small_checkpoint):
+    config = WhisperForEmotionClassification.from_encoder(small_checkpoint, ["a", "b"], layer_index=2).config
+    for seed in (3, 4, 3):
+        set_seed(seed)
+        whole = WhisperForEmotionClassification(config).state_dict()
+        head = dict(head_model(config, seed).named_parameters())
+        assert head and all(torch.equal(tensor, whole[name]) for name, tensor in head.items())

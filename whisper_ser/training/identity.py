@@ -18,7 +18,7 @@ from whisper_ser.errors import CheckpointError
 from whisper_ser.io import file_sha256, replacing
 from whisper_ser.training.settings import Arguments, ModelArguments, is_harmless, metadata
 
-VERSION = 2
+VERSION = 1
 """Raised when the same settings and recordings give other figures than before."""
 SETTINGS = "settings.json"
 """Notes what a run depends on, beside what it has finished."""

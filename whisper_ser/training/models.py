@@ -1,11 +1,14 @@
 """The model and the feature extractor that a run trains: new on an encoder, or a saved one."""
 
+import copy
 from dataclasses import fields
 from pathlib import Path
 
+import torch
+from transformers import set_seed
 from transformers.utils import logging
 
-from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
+from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
 from whisper_ser.data.licenses import head_license, inherit, read_license, store_license
 from whisper_ser.demo.encoder import resolve_encoder
 from whisper_ser.errors import RecipeError
@@ -14,6 +17,10 @@ from whisper_ser.training.data import license_sources
 from whisper_ser.training.settings import Arguments, ModelArguments, metadata
 
 logger = logging.get_logger(__name__)
+
+MAX_DRAWN_HEADS = 8
+_drawn_heads: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
+"""The random weights of heads, by config and seed."""
 
 
 def build_model(
@@ -48,6 +55,24 @@ def license_model(model: WhisperForEmotionClassification, arguments: Arguments, 
         name = Path(base).name if Path(base).is_dir() else base  # paths of this machine are nobody's business
         sources = inherit(sources, read_license(model.config), name)
     store_license(model.config, head_license(sources, arguments.data.license))
+
+
+def head_model(config: WhisperSerConfig, seed: int) -> WhisperForEmotionClassification:
+    """Returns a new model without its encoder, for training on stored states.
+
+    Its head is the one that `seed` gives a model with an encoder, whose random weights are drawn first. Drawing them
+    takes seconds and much memory, so the heads drawn last are kept: the folds of a setting share one.
+    """
+    key = (config.to_json_string(use_diff=False), seed)
+    if key not in _drawn_heads:
+        set_seed(seed)
+        whole = WhisperForEmotionClassification(copy.deepcopy(config))
+        while len(_drawn_heads) >= MAX_DRAWN_HEADS:
+            del _drawn_heads[next(iter(_drawn_heads))]
+        _drawn_heads[key] = {name: x.clone() for name, x in whole.state_dict().items() if ".encoder." not in name}
+    model = WhisperForEmotionClassification(copy.deepcopy(config), with_encoder=False)
+    model.load_state_dict(_drawn_heads[key])
+    return model
 
 
 def _saved_model(

@@ -21,12 +21,12 @@ from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils import logging
 
-from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
+from modeling_whisper_ser import WhisperSerConfig, WhisperSerFeatureExtractor
 from whisper_ser.data.splits import Fold
 from whisper_ser.errors import WhisperSerError
 from whisper_ser.evaluation.results import check_predictions, read_metrics
 from whisper_ser.training.grid import folder_name
-from whisper_ser.training.models import build_model
+from whisper_ser.training.models import build_model, head_model
 from whisper_ser.training.refitting import train_with_refit
 from whisper_ser.training.results import write_fold
 from whisper_ser.training.settings import Arguments, SerTrainingArguments
@@ -105,11 +105,12 @@ def train_runs(runs: Sequence[Run], context: RunContext, jobs: int | None) -> It
 def train_run(run: Run, context: RunContext) -> dict[str, Any]:
     """Trains one run, writes its folder and returns its metrics."""
     split = context.folds[run.fold].split
-    set_seed(run.arguments.training.seed)
+    seed = run.arguments.training.seed
+    set_seed(seed)
     if run.config is None:
         model, _ = build_model(run.arguments.model, split.train.features["emotion"].names)
     else:
-        model = WhisperForEmotionClassification(copy.deepcopy(run.config), with_encoder=False)
+        model = head_model(run.config, seed)
     inputs = context.inputs.of_layers(model.config.layer_indices)
     arguments = run.arguments._replace(training=_quiet(run.arguments.training, run.folder, context.curves))
     # Learning curves are those of the validation part; where there is none, those of the test part.
