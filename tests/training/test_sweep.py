@@ -226,33 +226,17 @@ def test_a_flag_takes_the_place_of_an_axis(tmp_path):
     assert arguments.seeds == [5, 6] and arguments.grid.axes["layers"] == [[2]]
 
 
-def test_a_recipe_of_the_first_version_means_what_it_meant(tmp_path):
-    (tmp_path / "recipe.json").write_text(
-        json.dumps(
-            {
-                "encoders": ["a"],
-                "layers": ["1", "3"],
-                "poolings": ["mean", "qkv"],
-                "by_pooling": '{"qkv": {"score_activation": "tanh"}}',
-                "seeds": [0, 1],
-                "protocol": "loso",
-            }
-        )
-    )
-    arguments = parse_arguments([str(tmp_path / "recipe.json")])
-    points = points_of(arguments, lambda encoder: 4)
-    assert [(p.arguments.model.layers, p.arguments.model.pooling_type) for p in points] == [
-        ([1], "mean"),
-        ([1], "qkv"),
-        ([3], "mean"),
-        ([3], "qkv"),
-    ]
-    assert [p.arguments.model.score_activation for p in points] == [None, "tanh"] * 2 and arguments.seeds == [0, 1]
-    (tmp_path / "recipe.json").write_text(
+def test_a_recipe_of_the_first_version_is_translated_or_says_what_to_change(tmp_path):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(
         json.dumps({"encoder": "a", "layer_indices": [2, 3], "layer_mixing": "concat", "ensemble": ["{}", "{}"]})
     )
-    model = parse_arguments([str(tmp_path / "recipe.json")]).model
+    model = parse_arguments([str(recipe)]).model
     assert model.layers == [2, 3] and model.ensemble == [{}, {}]
+    recipe.write_text(json.dumps({"encoders": ["a"], "layers": ["all"], "poolings": ["mean", "qkv"]}))
+    with pytest.raises(RecipeError, match="no setting 'encoders': what varies stands under --grid") as error:
+        parse_arguments([str(recipe)])
+    assert "\n" not in str(error.value)
 
 
 def test_a_sweep_draws_the_random_encoder_once_for_each_setting(corpus, small_checkpoint, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """What varies in an experiment: the combinations of a grid's axes, or variants by name."""
 
+import hashlib
 import itertools
 import json
 import re
@@ -14,6 +15,7 @@ VARIANTS = "variants"
 """The folder of an output that has one folder for each combination."""
 ALL = "all"
 """The value of the axis `layers` for every layer of the encoder."""
+MAX_FOLDER_NAME = 150
 EXAMPLES = {
     "grid": """{"layers": [[2], [3]], "pooling_type": ["mean", "qkv"]}""",
     "variants": """{"ours": {}, "no mixup": {"mixup": 0}}""",
@@ -155,4 +157,7 @@ def _told(name: str, value: Any) -> str:
 
 def folder_name(name: str) -> str:
     """Returns `name` as a file system takes it. Several names may become one."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    folder = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    if len(folder) <= MAX_FOLDER_NAME:
+        return folder
+    return f"{folder[: MAX_FOLDER_NAME - 13]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"

@@ -210,42 +210,25 @@ def _on_its_own_base(path: Path, own: Any, recipe: Mapping[str, Any], chain: tup
 
 
 def translate(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a recipe of the first version as one of today; one of today as it is."""
-    recipe = {name: _parsed(name, value) for name, value in recipe.items()}
-    axes: dict[str, Any] = {}
-    if {"encoders", "poolings", "by_pooling"} & recipe.keys():
-        axes = _axes(*(recipe.pop(name, None) for name in ("encoders", "layers", "poolings", "by_pooling")))
-    if {"layer_index", "layer_indices"} & recipe.keys():
-        index, indices = recipe.pop("layer_index", None), recipe.pop("layer_indices", None)
-        recipe["layers"] = indices or (index if index is None or isinstance(index, list) else [index])
-    if isinstance(recipe.get("variants"), dict):
-        recipe["variants"] = {
-            name: translate(own) if isinstance(own, dict) else own for name, own in recipe["variants"].items()
-        }
-    return {**recipe, "grid": axes} if axes else recipe
+    """Returns a recipe of the first version, which saved models have beside them, as one of today.
 
+    Its sweeps (`encoders`, `poolings`, `by_pooling`) are no settings any more: the error says what to write.
 
-def _axes(encoders: Any, layers: Any, poolings: Any, by_pooling: Any) -> dict[str, Any]:
-    """Returns the grid of a sweep of the first version."""
-    own = by_pooling or {}
-    if not isinstance(own, dict) or (own and not poolings):
-        raise RecipeError("by_pooling needs poolings, and settings for some of them: write a grid instead.")
-    of_poolings = [{"pooling_type": name, **own[name]} if own.get(name) else name for name in poolings or []]
-    numbers: Any = [[int(layer)] if str(layer).isdigit() else layer for layer in layers or []]
-    axes = {"encoder": encoders, "layers": "all" if "all" in numbers else numbers, "pooling_type": of_poolings}
-    return {name: values for name, values in axes.items() if values}
-
-
-def _parsed(name: str, value: Any) -> Any:
-    """Returns the JSON that the first version had inside texts."""
-    if name == "ensemble" and isinstance(value, list):
-        return [_parsed("member", one) for one in value]
-    if name in ("member", "variants", "by_pooling") and isinstance(value, str):
+    Raises:
+        RecipeError: a member of an ensemble that is a text and no JSON.
+    """
+    told = dict(recipe)
+    if isinstance(members := told.get("ensemble"), list):
         try:
-            return json.loads(value)
+            told["ensemble"] = [json.loads(one) if isinstance(one, str) else one for one in members]
         except ValueError as error:
-            raise RecipeError(f"{name} {value} is not JSON ({error}): give an object.") from error
-    return value
+            raise RecipeError(f"ensemble {members} holds no JSON ({error}): give objects.") from error
+    if {"layer_index", "layer_indices"} & told.keys():
+        index, indices = told.pop("layer_index", None), told.pop("layer_indices", None)
+        told["layers"] = indices or (index if index is None or isinstance(index, list) else [index])
+    if isinstance(variants := told.get("variants"), dict):
+        told["variants"] = {name: translate(own) if isinstance(own, dict) else own for name, own in variants.items()}
+    return told
 
 
 def portable(settings: dict[str, Any], published_encoder: str | None = None) -> dict[str, Any]:
