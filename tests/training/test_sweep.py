@@ -254,6 +254,7 @@ def test_a_sweep_draws_the_random_encoder_once_for_each_setting(corpus, small_ch
 
     monkeypatch.setattr(encoder_whisper_ser, "WhisperEncoderLayer", build)
     monkeypatch.setattr(runs, "train_run", counted)
+    monkeypatch.setattr("whisper_ser.training.models._drawn_heads", {})
     run_train.main(
         flags(corpus, small_checkpoint, tmp_path / "sweep", *vary(layers=[[3]], pooling_type=["mean", "qkv"]))
     )
