@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace, write: Write) -> int:
         return report(problems)
     recognizer = load_quietly(arguments, pack=False)
     question = Question(arguments.top_k, arguments.abstain_below, arguments.channels, arguments.precision)
-    size = arguments.shard_files or SHARD_FILES
+    size = SHARD_FILES if arguments.shard_files is None else arguments.shard_files
     shards = shards_of(files, arguments.output_dir / "shards", recognizer, question, size)
     if isinstance(recognizer, Recognizer):
         recognizer = packed(recognizer, arguments.precision)
