@@ -125,7 +125,7 @@ def test_a_sweep_and_its_report_killed_at_random_moments(corpus, small_checkpoin
     finished_cells: dict[Path, tuple[int, int]] = {}
     while kills < 25 and killed(child(train, argv, tmp_path / "log"), rng.uniform(0.05, 0.4) * seconds):
         check_whole(output)
-        for path in output.glob("cells/**/metrics.json"):
+        for path in output.glob("variants/*/folds/*/metrics.json"):
             assert finished_cells.setdefault(path, same_file(path)) == same_file(path), f"{path} was trained again"
         kills += 1
         tried(1)
