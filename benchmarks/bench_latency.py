@@ -81,7 +81,7 @@ def main() -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Latency and memory of ours and of rivals.")
     parser.add_argument("--encoder", required=True, help="Whisper in Hugging Face's layout, such as whisper-base")
-    parser.add_argument("--layer_index", type=int, default=3, help="where the cut encoder ends; all are measured, too")
+    parser.add_argument("--layers", type=int, default=3, help="where the cut encoder ends; all are measured, too")
     parser.add_argument("--seconds", type=float, nargs="+", default=[1, 2, 4, 8, 15, 30, 120])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--tasks", nargs="+", help="such as 'tiny.en, all layers'; all of them by default")

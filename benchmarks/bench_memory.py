@@ -4,7 +4,7 @@ The larger store is made of the states of the corpus and of copies of them under
 noise so that every shard is its own. Every size trains in a process of its own; memory is the highest resident set
 size.
 
-    python benchmarks/bench_memory.py --data_dir path/to/emodb4 --encoder path/to/whisper-base --layer_index 3
+    python benchmarks/bench_memory.py --data_dir path/to/emodb4 --encoder path/to/whisper-base --layers 3
 """
 
 import argparse
@@ -26,7 +26,7 @@ from whisper_ser.data.splits import Split
 from whisper_ser.training.data import load, plan_folds
 from whisper_ser.training.feature_store import Features, _scan, _write_shard, fill, store_folders
 from whisper_ser.training.models import build_model
-from whisper_ser.training.settings import parse_arguments
+from whisper_ser.training.recipe import parse_arguments
 from whisper_ser.training.trainer import Inputs, train
 
 
@@ -34,12 +34,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Memory of training by size of the feature store.")
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--encoder", required=True)
-    parser.add_argument("--layer_index", default="3")
+    parser.add_argument("--layers", default="3")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        run = f"--data_dir {given.data_dir} --encoder {given.encoder} --layer_index {given.layer_index}"
+        run = f"--data_dir {given.data_dir} --encoder {given.encoder} --layers {given.layer_index}"
         flags = [*run.split(), "--num_train_epochs", "1", "--output_dir", f"{folder}/run", "--feature_dir", folder]
         rows = [_in_a_process(flags, size) for size in given.sizes]
     print("\n| times the corpus | store, MB | utterances trained on | peak memory, MB | of the first | s a step |")

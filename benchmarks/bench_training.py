@@ -10,7 +10,7 @@
 Every way runs in a process of its own, with states and log-mels prepared before the clock starts. Memory is the
 highest proportional set size of all its processes, less that of one that has only imported its libraries.
 
-    python benchmarks/bench_training.py --data_dir path/to/emodb4 --encoder path/to/whisper-base --layer_index 3
+    python benchmarks/bench_training.py --data_dir path/to/emodb4 --encoder path/to/whisper-base --layers 3
 """
 
 import argparse
@@ -34,11 +34,13 @@ from transformers import Trainer, TrainingArguments, WhisperConfig, WhisperForAu
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from whisper_ser.audio.decoding import read_audio
 from whisper_ser.data.audio_index import index_audio
+from whisper_ser.data.leakage import audit
 from whisper_ser.data.splits import Fold, folds
-from whisper_ser.training.cross_validation import cross_validate
 from whisper_ser.training.data import load
+from whisper_ser.training.experiment import Experiment, train_grid
 from whisper_ser.training.models import build_model
-from whisper_ser.training.settings import Arguments, parse_arguments
+from whisper_ser.training.recipe import parse_arguments
+from whisper_ser.training.settings import Arguments
 from whisper_ser.training.trainer import prepare_inputs
 
 FOLDS = 5
@@ -50,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Wall time and memory of a cross-validation.")
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--encoder", required=True)
-    parser.add_argument("--layer_index", default="3")
+    parser.add_argument("--layers", default="3")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument(
         "--rival_epochs", type=int, default=2, help="epochs of the rival that are run; more are scaled"
@@ -58,7 +60,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        run = f"--data_dir {given.data_dir} --encoder {given.encoder} --layer_index {given.layer_index}"
+        run = f"--data_dir {given.data_dir} --encoder {given.encoder} --layers {given.layer_index}"
         recipe = f"--protocol speaker_groups --num_groups {FOLDS} --num_train_epochs {given.epochs}"
         common = [*run.split(), *recipe.split(), "--input_dropout", "0.3", "--feature_dir", f"{folder}/features"]
         averaged = ["--frame_averaging", "5"]
@@ -73,11 +75,12 @@ def main() -> None:
 
 def ours(arguments: Arguments, parts: list[Fold], folder: str) -> Callable[[], float]:
     records = index_audio(sorted({path for part in parts[0].split for path in part["path"]}), progress=False)
+    experiment = Experiment(arguments, arguments.data.protocol, parts, records, audit(parts, records), [])
     model, extractor = build_model(arguments.model, labels_of(parts))
     prepare_inputs(model, extractor, records, Path(arguments.data.feature_dir))
 
     def run() -> float:
-        cross_validate(parts, records, arguments)
+        train_grid(experiment, experiment.points())
         return 1.0
 
     return run

@@ -4,7 +4,7 @@ Whisper's states depend on absolute position. A probe trained on clips of a few 
 recording that it never saw, unless positions restart often. The probe is a logistic regression on standardised mean
 states; five folds of speakers, none in two. A recording joins clips of one speaker and one emotion to 20 to 90 s.
 
-    python benchmarks/chunk_length.py --data_dir path/to/emodb4 --encoder openai/whisper-base --layer_index 3
+    python benchmarks/chunk_length.py --data_dir path/to/emodb4 --encoder openai/whisper-base --layers 3
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Accuracy on clips and long recordings by chunk length.")
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--encoder", required=True)
-    parser.add_argument("--layer_index", type=int)
+    parser.add_argument("--layers", type=int)
     parser.add_argument("--chunk_seconds", type=float, nargs="+", default=[2, 3, 4, 5, 6, 8, 15, 30])
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()

@@ -212,7 +212,7 @@ def trained(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
             row["emotion"] = "calm" if row["emotion"] == "excited" else "excited"
     write_table(folder, rows)
     output = tmp_path_factory.mktemp("trained") / "run"
-    options = ["--layer_index", "2", "--num_train_epochs", "2", "--test_speakers", "04", "05"]
+    options = ["--layers", "2", "--num_train_epochs", "2", "--test_speakers", "04", "05"]
     run_train.main(
         ["--data_dir", str(folder), "--encoder", str(small_checkpoint), "--output_dir", str(output), *options]
     )

@@ -36,7 +36,7 @@ class Space:
 @contextmanager
 def running_space(folder: Path, models: str, **environment: str) -> Iterator[Space]:
     """Yields the Space of so many models, separated by commas; ends it as Docker would, nothing left behind."""
-    stage_space(folder / "space", ROOT / "app.py", "user/tones")
+    stage_space(folder / "space", "user/tones")
     temporary, early = folder / "temporary", folder / "early"
     temporary.mkdir()
     early.mkdir()

@@ -37,7 +37,7 @@ def test_latency_of_every_contestant_on_one_encoder(small_checkpoint, tmp_path, 
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     output, tasks = tmp_path / "latency.json", [f"{small_checkpoint.name}, layer 2"]
-    given = ["--layer_index", 2, "--seconds", 4.5, "--batches", 2, "--repeats", 3, "--threads", 1]
+    given = ["--layers", 2, "--seconds", 4.5, "--batches", 2, "--repeats", 3, "--threads", 1]
     run(monkeypatch, "bench_latency", "--encoder", small_checkpoint, *given, "--tasks", *tasks, "--output", output)
     figures = {row["name"]: row for row in json.loads(output.read_text())["figures"]}
     assert {"transformers window", "ours plain", "ours float32", "onnxruntime float32 spoken"} <= figures.keys()

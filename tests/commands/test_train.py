@@ -25,10 +25,11 @@ from whisper_ser.commands import train as run_train
 from whisper_ser.errors import CheckpointError, ProtocolError, RecipeError
 from whisper_ser.training import trainer as training
 from whisper_ser.training.models import build_model
-from whisper_ser.training.settings import ModelArguments, parse_arguments
+from whisper_ser.training.recipe import parse_arguments
+from whisper_ser.training.settings import ModelArguments
 
 FLAGS = [
-    *("--layer_index", "2"),
+    *("--layers", "2"),
     *("--num_train_epochs", "3"),
     *("--test_speakers", "04", "05"),
     *("--validation_speakers", "03"),
@@ -211,10 +212,10 @@ def test_the_front_end_has_the_mel_channels_of_the_encoder(small_whisper, tmp_pa
 
 def test_flags_go_over_the_recipe(corpus, small_checkpoint, tmp_path, capsys):
     recipe = tmp_path / "recipe.json"
-    fields = {"encoder": str(small_checkpoint), "layer_index": 1, "num_train_epochs": 1, "test_speakers": ["00"]}
+    fields = {"encoder": str(small_checkpoint), "layers": [1], "num_train_epochs": 1, "test_speakers": ["00"]}
     recipe.write_text(json.dumps(fields))
     output = tmp_path / "run"
-    run_train.main([str(recipe), "--data_dir", str(corpus), "--layer_index", "3", "--output_dir", str(output)])
+    run_train.main([str(recipe), "--data_dir", str(corpus), "--layers", "3", "--output_dir", str(output)])
     assert WhisperSerConfig.from_pretrained(output / "model").layer_index == 3
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["protocol"]["test_speakers"] == ["00"] and metrics["training"]["epochs"] == 1
@@ -229,9 +230,9 @@ def test_flags_go_over_the_recipe(corpus, small_checkpoint, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"layer_indx": 2}, "'layer_indx'; did you mean 'layer_index'"),
-        ({"pooling_type": "max"}, "--pooling_type.*: invalid choice: 'max'.*mean.*attentive.*qkv.*statistics"),
-        ({"layer_index": 2.5}, "--layer_index.*: invalid int value: '2.5'"),
+        ({"layres": [2]}, "'layres'; did you mean 'layers'"),
+        ({"pooling_type": "max"}, "--pooling_type max: expected one of mean, attentive, qkv, statistics"),
+        ({"layers": [2.5]}, r"--layers \[2.5\]: expected a list, each a whole number"),
         ({"lr_scheduler_type": "cosin"}, "cosin is not a valid SchedulerType"),
         ({"load_best_model_at_end": True, "encoder": "x"}, "contradicts selection=last"),
         ({"learning_rate": 1e-3}, "--encoder"),
@@ -371,8 +372,8 @@ def test_a_saved_model_is_trained_on(run, corpus, tmp_path):
     before, after = weights(run), weights(tmp_path / "more")
     for key in before:
         assert torch.allclose(before[key], after[key], atol=1e-6), key
-    with pytest.raises(RecipeError, match="layer_index is 2, asked for 3"):
-        run_train.main(["--model_name_or_path", str(run / "model"), "--layer_index", "3", *more])
+    with pytest.raises(RecipeError, match=r"layers is \[2\], not \[3\]"):
+        run_train.main(["--model_name_or_path", str(run / "model"), "--layers", "3", *more])
 
 
 def test_a_saved_model_learns_new_labels(run, tmp_path):

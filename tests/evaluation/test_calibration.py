@@ -142,7 +142,7 @@ def mislabelled(tmp_path_factory) -> Path:
 
 
 def flags(corpus: Path, checkpoint: Path, output: Path, *more: str) -> list[str]:
-    own = ["--data_dir", str(corpus), "--encoder", str(checkpoint), "--output_dir", str(output), "--layer_index", "2"]
+    own = ["--data_dir", str(corpus), "--encoder", str(checkpoint), "--output_dir", str(output), "--layers", "2"]
     return [*own, "--num_train_epochs", "3", "--jobs", "1", *more]
 
 

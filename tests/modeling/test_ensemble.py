@@ -26,7 +26,7 @@ from whisper_ser.inference.predict import predict
 from whisper_ser.inference.reference_output import read_reference_output, write_reference_output
 from whisper_ser.inference.reference_waveform import check_probabilities, waveform
 from whisper_ser.inference.timeline import timeline
-from whisper_ser.training.settings import parse_arguments
+from whisper_ser.training.recipe import parse_arguments
 
 LABELS = ["angry", "happy", "sad"]
 MEMBERS: list[dict] = [
@@ -281,12 +281,12 @@ def test_a_run_trains_all_members_and_its_recipe_says_so(corpus, small_checkpoin
     members = ["{}", '{"pooling_type": "attentive"}', '{"layer_indices": [1]}']
     run_train.main(
         ["--data_dir", str(corpus), "--encoder", str(small_checkpoint), "--output_dir", str(output), "--ensemble"]
-        + [*members, "--num_train_epochs", "3", "--test_speakers", "04", "05", "--layer_index", "2"]
+        + [*members, "--num_train_epochs", "3", "--test_speakers", "04", "05", "--layers", "2"]
     )
     model = WhisperForEmotionClassification.from_pretrained(output / "model")
     assert model.config.ensemble == [json.loads(member) for member in members]
     assert model.config.layer_indices == [1, 2]
-    assert json.loads((output / "recipe.json").read_text())["ensemble"] == members
+    assert json.loads((output / "recipe.json").read_text())["ensemble"] == model.config.ensemble
     assert "ensemble of 3 heads" in (output / "model" / "README.md").read_text()
     table = pandas.read_parquet(output / "predictions.parquet")
     (again,) = predict(table["path"][0], output / "model")
@@ -307,6 +307,6 @@ def test_a_recipe_takes_members_as_objects_or_as_text(tmp_path):
     for members in ([{}, {"pooling_type": "mean"}], ["{}", '{"pooling_type": "mean"}']):
         recipe = tmp_path / "recipe.json"
         recipe.write_text(json.dumps({"encoder": "x", "ensemble": members}))
-        assert parse_arguments([str(recipe)]).model.members == [{}, {"pooling_type": "mean"}]
-    with pytest.raises(RecipeError, match="--ensemble is not JSON"):
+        assert parse_arguments([str(recipe)]).model.ensemble == [{}, {"pooling_type": "mean"}]
+    with pytest.raises(RecipeError, match="--ensemble .*expected a JSON object"):
         parse_arguments(["--encoder", "x", "--ensemble", "{}", "{pooling: mean}"])

@@ -20,7 +20,7 @@ from whisper_ser.paper.departures import departures
 from whisper_ser.paper.latency import Latency
 from whisper_ser.paper.report import write_sweep_report
 from whisper_ser.paper.results import ReportError
-from whisper_ser.training.sweep import OF_THE_MODEL
+from whisper_ser.training.sweep import model_fields as fields_of_sweep
 
 LABELS = ["angry", "sad"]
 LEAK = "Leak allowed: speakers (train/test) in 1 of 2 folds, fold A: train and test share speakers x"
@@ -104,8 +104,7 @@ def results(corpus: str = "own", **changes: Any) -> dict[str, Any]:
 
 def model_fields(pooling: str, **changes: Any) -> dict[str, Any]:
     """Returns the fields that a sweep notes of the models of a pooling."""
-    config = WhisperSerConfig(pooling_type=pooling, **changes)
-    return {name: getattr(config, name) for name in OF_THE_MODEL}
+    return fields_of_sweep(WhisperSerConfig(pooling_type=pooling, **changes))
 
 
 def leaky(**changes: Any) -> dict[str, Any]:

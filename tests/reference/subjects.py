@@ -4,7 +4,6 @@ Everything else in this folder uses what the package offers in public: `modeling
 `main` of `run_train`, `push_to_hub` and `whisper_ser.cli`.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from whisper_ser.data.corpora.table import load_table
 from whisper_ser.data.leakage import audit
 from whisper_ser.data.splits import Fold, folds
 from whisper_ser.training.data import plan_folds
-from whisper_ser.training.recipe import recipe
-from whisper_ser.training.settings import DataArguments, parse_arguments
+from whisper_ser.training.recipe import parse_arguments
+from whisper_ser.training.settings import DataArguments
 
 FOUND = re.compile(r"(?P<one>\S+) as (?P<other>\S+) \((?P<likeness>[^,]+)(, correlation (?P<correlation>[\d.]+))?\)")
 
@@ -62,13 +61,5 @@ def _found(text: str) -> Any:
 
 
 def settings(path: Path) -> dict[str, Any]:
-    """Returns the settings of a recipe that are not defaults, JSON in texts as the values that it stands for."""
-    return _plain(recipe(parse_arguments([str(path)])))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return _plain(json.loads(value)) if isinstance(value, str) and value.startswith("{") else value
+    """Returns the settings of a recipe that are not defaults."""
+    return parse_arguments([str(path)]).to_dict()

@@ -44,7 +44,7 @@ from whisper_ser.inference.reference_waveform import ReferenceOutputError
 from whisper_ser.io import write_checksums
 from whisper_ser.training import trainer as training
 from whisper_ser.training.feature_store import fill
-from whisper_ser.training.settings import parse_arguments
+from whisper_ser.training.recipe import parse_arguments
 from whisper_ser.training.trainer import _last_whole_checkpoint
 
 TYPED = (WhisperSerError, ConfigError, MissingWeightsError, OSError)
@@ -214,7 +214,7 @@ def test_damaged_metrics_and_predictions_are_refused_by_their_names(model, times
 
 
 def test_a_damaged_cell_is_trained_again_and_no_other(corpus, small_checkpoint, tmp_path, tried):
-    argv = run_flags(corpus, small_checkpoint, tmp_path / "run", "--protocol", "loso", "--layer_index", "1")
+    argv = run_flags(corpus, small_checkpoint, tmp_path / "run", "--protocol", "loso", "--layers", "1")
     argv += ["--num_train_epochs", "1", "--jobs", "1"]
     torch.set_num_threads(1)
     run_train.main(argv)

@@ -28,7 +28,7 @@ from whisper_ser.hub.staging import stage
 from whisper_ser.inference.formats import csv_lines
 from whisper_ser.inference.reference_output import write_reference_output
 from whisper_ser.io import FORMULA_SIGNS
-from whisper_ser.training.settings import parse_arguments
+from whisper_ser.training.recipe import parse_arguments
 
 
 class Evil:
@@ -310,7 +310,16 @@ def test_a_report_has_no_formula(small_checkpoint, tmp_path, tried):
     table = (corpus / "metadata.csv").read_text().replace(",calm,", ",=1+1,").replace(",excited,", ",@SUM(A1),")
     (corpus / "metadata.csv").write_text(table)
     encoder = Path(shutil.copytree(small_checkpoint, tmp_path / "=cmd"))
-    flags = ["--layers", "1", "--poolings", "mean", "--num_train_epochs", "1", "--jobs", "1", "--protocol", "loso"]
+    flags = [
+        "--grid",
+        '{"layers": [[1]], "pooling_type": ["mean"]}',
+        "--num_train_epochs",
+        "1",
+        "--jobs",
+        "1",
+        "--protocol",
+        "loso",
+    ]
     run_train.main(
         ["--data_dir", str(corpus), "--encoder", str(encoder), "--output_dir", str(tmp_path / "sweep"), *flags]
     )

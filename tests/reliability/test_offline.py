@@ -71,7 +71,7 @@ def test_the_guard_sees_what_asks(run):
 def commands(trained, corpus, small_checkpoint, tmp_path) -> dict[str, list[str]]:
     soundfile.write(tmp_path / "voice.wav", speechlike(0.5), RATE)
     cli, model, voice = ["-m", "whisper_ser.cli"], str(trained / "model"), str(tmp_path / "voice.wav")
-    training = ["--data_dir", str(corpus), "--encoder", str(small_checkpoint), "--layer_index", "1"]
+    training = ["--data_dir", str(corpus), "--encoder", str(small_checkpoint), "--layers", "1"]
     return {
         "predict": [*cli, "predict", voice, "--model", model],
         "timeline": [*cli, "timeline", voice, "--model", model],

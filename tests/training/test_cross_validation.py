@@ -22,7 +22,7 @@ from whisper_ser.training.trainer import BestEpoch
 
 def flags(corpus: Path, checkpoint: Path, output: Path, *more: str) -> list[str]:
     own = ["--data_dir", str(corpus), "--encoder", str(checkpoint), "--output_dir", str(output), "--jobs", "1"]
-    return [*own, "--protocol", "loso", "--num_train_epochs", "2", "--layer_index", "2", *more]
+    return [*own, "--protocol", "loso", "--num_train_epochs", "2", "--layers", "2", *more]
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +86,8 @@ def test_an_interrupted_cross_validation_goes_on_and_ends_alike(run, corpus, sma
     with pytest.raises(KeyboardInterrupt):
         run_train.main(flags(corpus, small_checkpoint, output))
     assert not (output / "metrics.json").exists()
-    with pytest.raises(CheckpointError, match="layer_index was 2, is now 1"):
-        run_train.main(flags(corpus, small_checkpoint, output, "--layer_index", "1"))
+    with pytest.raises(CheckpointError, match=r"layers was \[2\], is now \[1\]"):
+        run_train.main(flags(corpus, small_checkpoint, output, "--layers", "1"))
     again = []
     monkeypatch.setattr(runs, "write_fold", lambda *a: again.append(a[0]) or write_fold(*a))
     run_train.main(flags(corpus, small_checkpoint, output))
@@ -235,7 +235,13 @@ def test_every_fold_trains_the_encoder_layers_that_are_asked_for(corpus, small_c
 
 @pytest.mark.parametrize("sweep", [False, True])
 def test_what_auto_chose_is_recorded(corpus, small_checkpoint, tmp_path, sweep):
-    own = ["--protocol", "auto", "--num_train_epochs", "1", *(["--poolings", "mean"] if sweep else [])]
+    own = [
+        "--protocol",
+        "auto",
+        "--num_train_epochs",
+        "1",
+        *(["--grid", '{"pooling_type": ["mean"]}'] if sweep else []),
+    ]
     run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", *own))
     written = json.loads((tmp_path / "run" / ("results.json" if sweep else "metrics.json")).read_text())
     assert written["protocol"]["name"] == "loso"

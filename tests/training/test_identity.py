@@ -11,18 +11,19 @@ from conftest import write_corpus
 from safetensors.torch import load_file, save_file
 
 from whisper_ser.commands import train
-from whisper_ser.data.audio_index import index_audio
 from whisper_ser.errors import CheckpointError
+from whisper_ser.training.experiment import prepare_experiment
 from whisper_ser.training.identity import run_identity, sample_hashes
-from whisper_ser.training.settings import SerTrainingArguments, is_harmless, parse_arguments
+from whisper_ser.training.recipe import parse_arguments
+from whisper_ser.training.settings import SerTrainingArguments, is_harmless
 
 
 @pytest.fixture(scope="module")
 def planned(corpus, small_checkpoint):
     """Returns the identity of a run for a command line."""
     arguments = parse_arguments(["--data_dir", str(corpus), "--encoder", str(small_checkpoint)])
-    (fold,) = train.plan(train.load(arguments.data), arguments)
-    hashes = sample_hashes(index_audio([path for part in fold.split for path in part["path"]]))
+    experiment = prepare_experiment(arguments)
+    (fold,), hashes = experiment.folds, sample_hashes(experiment.records)
 
     def identity(*flags: str, encoder: Path = small_checkpoint, **changed) -> str:
         arguments = parse_arguments(["--data_dir", str(corpus), "--encoder", str(encoder), *flags])
@@ -82,7 +83,7 @@ def test_an_unfinished_run_goes_on_when_its_data_folder_is_spelt_differently(
     small_checkpoint, tmp_path, monkeypatch, caplog
 ):
     corpus = write_corpus(tmp_path / "corpus", speakers=4, each=2)
-    flags = ["--encoder", str(small_checkpoint), "--output_dir", str(tmp_path / "run"), "--layer_index", "1"]
+    flags = ["--encoder", str(small_checkpoint), "--output_dir", str(tmp_path / "run"), "--layers", "1"]
     flags += ["--num_train_epochs", "3", "--feature_dir", str(tmp_path / "features")]
 
     def stop(trainer, *arguments, **options):
@@ -101,7 +102,7 @@ def test_an_unfinished_run_goes_on_when_its_data_folder_is_spelt_differently(
 
 
 def test_a_run_of_other_recordings_does_not_go_on(small_checkpoint, tmp_path, monkeypatch):
-    flags = ["--encoder", str(small_checkpoint), "--output_dir", str(tmp_path / "run"), "--layer_index", "1"]
+    flags = ["--encoder", str(small_checkpoint), "--output_dir", str(tmp_path / "run"), "--layers", "1"]
     flags += ["--num_train_epochs", "2", "--feature_dir", str(tmp_path / "features")]
     first = write_corpus(tmp_path / "first", speakers=4, each=2)
     other = write_corpus(tmp_path / "other", speakers=5, each=2)

@@ -15,12 +15,14 @@ from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeat
 from whisper_ser.commands import train as run_train
 from whisper_ser.errors import RecipeError
 from whisper_ser.training import trainer as training
-from whisper_ser.training.settings import parse_arguments
+from whisper_ser.training.experiment import prepare_experiment
+from whisper_ser.training.models import build_model
+from whisper_ser.training.recipe import parse_arguments
 
 
 def flags(corpus: Path, checkpoint: Path, output: Path, *more: str) -> list[str]:
     folders = ["--output_dir", str(output), "--feature_dir", str(output.parent / "features")]
-    parts = ["--test_speakers", "04", "05", "--validation_speakers", "03", "--layer_index", "2"]
+    parts = ["--test_speakers", "04", "05", "--validation_speakers", "03", "--layers", "2"]
     return [
         "--data_dir",
         str(corpus),
@@ -158,10 +160,10 @@ def test_the_epoch_kept_in_a_cross_validation_is_the_one_that_a_single_run_keeps
     more = ["--selection", "validation"]
     run_train.main(flags(corpus, small_checkpoint, tmp_path / "alone", *more))
     arguments = parse_arguments(flags(corpus, small_checkpoint, tmp_path / "other", *more))
-    split = run_train.plan(run_train.load(arguments.data), arguments)[0].split
-    records = run_train.index_audio(sorted({path for part in split for path in part["path"]}))
+    experiment = prepare_experiment(arguments)
+    split, records = experiment.folds[0].split, experiment.records
     run_train.set_seed(arguments.training.seed)
-    model, extractor = run_train.build_model(arguments.model, ["calm", "excited"])
+    model, extractor = build_model(arguments.model, ["calm", "excited"])
     inputs = training.prepare_inputs(model, extractor, records, tmp_path / "features")
     kept = training.train(model, extractor, inputs, split, arguments, resumable=False)
     alone = weights(tmp_path / "alone")

@@ -12,18 +12,26 @@ from conftest import ROOT, write_corpus
 from transformers import set_seed
 
 from modeling_whisper_ser import WhisperForEmotionClassification, encoder_whisper_ser
+from modeling_whisper_ser.configuration_whisper_ser import ConfigError
 from whisper_ser.commands import train as run_train
 from whisper_ser.errors import CheckpointError, RecipeError
-from whisper_ser.training import runs, sweep
+from whisper_ser.training import runs
+from whisper_ser.training.experiment import new_config, prepare_experiment
+from whisper_ser.training.grid import points_of
 from whisper_ser.training.models import head_model
+from whisper_ser.training.recipe import parse_arguments
 from whisper_ser.training.runs import TrainingError
-from whisper_ser.training.settings import parse_arguments
+from whisper_ser.training.sweep import is_sweep
 
 
 def flags(corpus: Path, checkpoint: Path, output: Path, *more: str) -> list[str]:
     own = ["--data_dir", str(corpus), "--encoder", str(checkpoint), "--output_dir", str(output), "--jobs", "1"]
     protocol = ["--protocol", "speaker_groups", "--num_groups", "2", "--num_train_epochs", "2"]
     return [*own, *protocol, "--feature_dir", str(output.parent / "features"), *more]
+
+
+def vary(**axes) -> list[str]:
+    return ["--grid", json.dumps(axes)]
 
 
 def results_of(output: Path) -> dict:
@@ -33,7 +41,7 @@ def results_of(output: Path) -> dict:
 @pytest.fixture(scope="module")
 def swept(corpus, small_checkpoint, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("sweeps") / "sweep"
-    run_train.main(flags(corpus, small_checkpoint, output, "--layers", "1", "3", "--poolings", "mean", "qkv"))
+    run_train.main(flags(corpus, small_checkpoint, output, *vary(layers=[[1], [3]], pooling_type=["mean", "qkv"])))
     return output
 
 
@@ -51,7 +59,7 @@ def test_every_cell_is_there_once(swept):
 @pytest.mark.parametrize("layer", ["1", "3"])
 def test_a_cell_is_what_the_setting_gives_alone(swept, corpus, small_checkpoint, tmp_path, layer):
     alone = tmp_path / "alone"
-    run_train.main(flags(corpus, small_checkpoint, alone, "--layer_index", layer, "--pooling_type", "mean"))
+    run_train.main(flags(corpus, small_checkpoint, alone, "--layers", layer, "--pooling_type", "mean"))
     expected = pandas.read_parquet(alone / "predictions.parquet")
     cells_of = [c for c in results_of(swept)["cells"] if (c["layer"], c["pooling"]) == (int(layer), "mean")]
     got = pandas.concat([pandas.read_parquet(swept / cell["predictions"]) for cell in cells_of])
@@ -71,7 +79,7 @@ def test_an_interrupted_sweep_goes_on_with_the_cells_that_are_missing(
         done.append(folder)
         return write_fold(folder, *arguments)
 
-    own = flags(corpus, small_checkpoint, output, "--layers", "1", "3", "--poolings", "mean", "qkv")
+    own = flags(corpus, small_checkpoint, output, *vary(layers=[[1], [3]], pooling_type=["mean", "qkv"]))
     monkeypatch.setattr(runs, "write_fold", die_in_the_sixth)
     with pytest.raises(KeyboardInterrupt):
         run_train.main(own)
@@ -85,14 +93,14 @@ def test_an_interrupted_sweep_goes_on_with_the_cells_that_are_missing(
     for ours, theirs in zip(results_of(output)["cells"], results_of(swept)["cells"], strict=True):
         assert ours["test"] == theirs["test"] and ours["history"] == theirs["history"]
     again.clear()
-    run_train.main([*own, "--poolings", "mean", "qkv", "attentive"])
-    assert {folder.parts[-3] for folder in again} == {"attentive"} and len(again) == 4
+    run_train.main([*own[:-2], *vary(layers=[[1], [3]], pooling_type=["mean", "qkv", "attentive"])])
+    assert {folder.parts[-3] for folder in again} == {"layer_1__attentive", "layer_3__attentive"} and len(again) == 4
     assert len(results_of(output)["cells"]) == 12
 
 
 def test_cells_side_by_side_give_what_they_give_one_after_the_other(swept, corpus, small_checkpoint, tmp_path):
     output = tmp_path / "sweep"
-    more = ["--layers", "1", "3", "--poolings", "mean", "qkv", "--jobs", "2"]
+    more = [*vary(layers=[[1], [3]], pooling_type=["mean", "qkv"]), "--jobs", "2"]
     run_train.main(flags(corpus, small_checkpoint, output, *more))
     for ours, theirs in zip(results_of(output)["cells"], results_of(swept)["cells"], strict=True):
         assert ours["test"]["confusion_matrix"] == theirs["test"]["confusion_matrix"]
@@ -104,7 +112,7 @@ def die(cell):
 
 
 def test_a_training_process_that_dies_is_told_in_words(corpus, small_checkpoint, tmp_path, monkeypatch):
-    own = flags(corpus, small_checkpoint, tmp_path / "sweep", "--poolings", "mean", "--jobs", "2")
+    own = flags(corpus, small_checkpoint, tmp_path / "sweep", *vary(pooling_type=["mean"]), "--jobs", "2")
     monkeypatch.setattr(runs, "_run_in_process", die)
     with pytest.raises(TrainingError, match="training processes died.*start the same command again"):
         run_train.main(own)
@@ -114,19 +122,16 @@ def test_a_folder_holds_one_kind_of_run(corpus, small_checkpoint, tmp_path):
     for name, kind in (("model", "a trained model"), ("folds", "a cross-validation")):
         (tmp_path / name / name).mkdir(parents=True)
         with pytest.raises(RecipeError, match=rf"holds {kind} \({name}/\): choose another"):
-            run_train.main(flags(corpus, small_checkpoint, tmp_path / name, "--poolings", "mean"))
+            run_train.main(flags(corpus, small_checkpoint, tmp_path / name, *vary(pooling_type=["mean"])))
 
 
-def test_a_pooling_may_have_settings_of_its_own(corpus, small_checkpoint, tmp_path):
-    output, own = tmp_path / "sweep", '{"qkv": {"layer_norm_after_pooling": true}}'
-    arguments = parse_arguments(
-        flags(corpus, small_checkpoint, output, "--poolings", "mean", "qkv", "--by_pooling", own)
-    )
-    folds = run_train.plan(run_train.load(arguments.data), arguments)
-    records = run_train.index_audio([path for part in folds[0].split for path in part["path"]], progress=False)
-    variants = sweep._variants(folds, records, arguments)
-    norms = {(variant.pooling, variant.run.config.layer_norm_after_pooling) for variant in variants}
-    assert norms == {("mean", False), ("qkv", True)}
+def test_settings_of_an_axis_may_go_together(corpus, small_checkpoint, tmp_path):
+    own = {"pooling_type": "qkv", "layer_norm_after_pooling": True}
+    axes = vary(pooling=[{"pooling_type": "mean"}, own])
+    experiment = prepare_experiment(parse_arguments(flags(corpus, small_checkpoint, tmp_path / "sweep", *axes)))
+    configs = [new_config(experiment, point.arguments) for point in experiment.points()]
+    assert [(c.pooling_type, c.layer_norm_after_pooling) for c in configs] == [("mean", False), ("qkv", True)]
+    assert is_sweep(experiment, experiment.points())
 
 
 @pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "recipes" / "paper").glob("*.json")))
@@ -137,12 +142,14 @@ def test_the_papers_recipes_are_section_4_2(recipe):
     training = arguments.training
     assert (training.num_train_epochs, training.per_device_train_batch_size) == (30, 16)
     assert (training.learning_rate, training.lr_scheduler_type, training.warmup_steps) == (1e-3, "cosine", 0.1)
-    assert arguments.sweep.layers == ["all"] and arguments.sweep.poolings == ["mean", "attentive", "qkv"]
+    points = points_of(arguments, lambda encoder: 4)
+    poolings = [point.arguments.model.pooling_type for point in points]
+    assert {*poolings} == {"mean", "attentive", "qkv"} and len(points) == 2 * 3 * 4
     like_for_like = "honest" not in recipe
     assert (training.selection == "test_best") == like_for_like
     assert arguments.model.pad_to_seconds == (30 if like_for_like else None)
-    as_released = arguments.sweep.settings_of("qkv").get("score_activation") == "tanh"
-    assert as_released == ("code" in recipe)
+    released = {point.arguments.model.score_activation for point in points if point.own["pooling_type"] == "qkv"}
+    assert released == ({"tanh"} if "code" in recipe else {None})
 
 
 def test_folds_whose_names_a_file_system_cannot_tell_apart_are_all_there(small_checkpoint, tmp_path):
@@ -152,7 +159,7 @@ def test_folds_whose_names_a_file_system_cannot_tell_apart_are_all_there(small_c
     for number, name in enumerate(names):
         table = re.sub(rf",{number:02d}$", f",{name}", table, flags=re.M)
     (corpus / "metadata.csv").write_text(table, encoding="utf-8")
-    own = flags(corpus, small_checkpoint, tmp_path / "sweep", "--poolings", "mean", "--num_train_epochs", "1")
+    own = flags(corpus, small_checkpoint, tmp_path / "sweep", *vary(pooling_type=["mean"]), "--num_train_epochs", "1")
     own[own.index("speaker_groups")] = "loso"
     del own[own.index("--num_groups") : own.index("--num_groups") + 2]
     run_train.main(own)
@@ -165,12 +172,13 @@ def test_folds_whose_names_a_file_system_cannot_tell_apart_are_all_there(small_c
 def test_cells_of_other_settings_or_data_are_trained_anew(small_checkpoint, tmp_path, monkeypatch):
     corpus, trained, write_fold = write_corpus(tmp_path / "corpus"), [], runs.write_fold
     monkeypatch.setattr(runs, "write_fold", lambda *a: trained.append(a[0]) or write_fold(*a))
-    own = flags(corpus, small_checkpoint, tmp_path / "sweep", "--layers", "1", "--poolings", "qkv")
+    own = flags(corpus, small_checkpoint, tmp_path / "sweep")
+    axes = vary(layers=[[1]], pooling_type=["qkv"])
     for more, count in (
-        ([], 2),
-        ([], 0),
-        (["--by_pooling", '{"qkv": {"num_pooling_heads": 2}}'], 2),
-        ([], 2),
+        (axes, 2),
+        (axes, 0),
+        (vary(layers=[[1]], pooling=[{"pooling_type": "qkv", "num_pooling_heads": 2}]), 2),
+        (axes, 0),
     ):
         trained.clear()
         run_train.main([*own, *more])
@@ -179,31 +187,56 @@ def test_cells_of_other_settings_or_data_are_trained_anew(small_checkpoint, tmp_
     other = {",calm,": ",excited,", ",excited,": ",calm,"}
     (corpus / "metadata.csv").write_text(re.sub(",calm,|,excited,", lambda match: other[match[0]], table))
     trained.clear()
-    run_train.main(own)
+    run_train.main([*own, *axes])
     assert len(trained) == 2
 
 
-def test_impossible_sweeps_are_refused(corpus, small_checkpoint, tmp_path):
-    for more, said in (
-        (["--layers", "4"], "small-whisper.* has 3 encoder layers"),
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (vary(layers=[[4]]), "layer_index=4 must be a whole number from 1 to 3"),
         (["--layers", "0"], "expected layers from 1"),
-        (["--layers", "some"], "or all"),
-        (["--layers", "1", "--layer_index", "2"], "either --layer_index or --layers"),
-        (["--poolings", "mean", "--unfreeze_last_n", "1"], "frozen encoder"),
-        (["--layers", "1", "--jobs", "0"], "at least 1"),
-        (["--poolings", "mean", "--by_pooling", '{"qkv": {}}'], "qkv, which is not in --poolings"),
-        (["--poolings", "mean", "--by_pooling", '{"mean": {"seed": 1}}'], "sets seed; it may set d_model"),
-        (["--poolings", "mean", "--by_pooling", "mean"], "not JSON"),
-    ):
-        with pytest.raises(RecipeError, match=said):
-            run_train.main(flags(corpus, small_checkpoint, tmp_path / "sweep", *more))
+        (["--layers", "some"], "expected a list, each a whole number"),
+        (["--layers", "1", "3"], r"""To train one model for each layer: --grid '{"layers": \[\[1\], \[3\]\]}'"""),
+        ([*vary(layers=[[1]]), "--jobs", "0"], "at least 1"),
+        (vary(pooling_type="mean"), "expected a JSON object such as"),
+        (["--grid", "mean"], "expected a JSON object"),
+        (vary(pooling_type=["max"]), "The axis 'pooling_type': --pooling_type max: expected one of"),
+        (vary(labels=[["calm"], ["excited"]]), "The axis 'labels' sets labels"),
+        (vary(pooling=["mean"]), "There is no setting 'pooling'; did you mean 'pooling_type'"),
+        ([*vary(seed=[1]), "--seeds", "2"], "either --seeds or the axis seed"),
+        (["--poolings", "mean"], "what varies stands under --grid"),
+        (["--layer_index", "3"], "it is --layers 3 now"),
+    ],
+)
+def test_impossible_grids_are_refused(corpus, small_checkpoint, tmp_path, more, said):
+    with pytest.raises((RecipeError, ConfigError), match=said):
+        run_train.main(flags(corpus, small_checkpoint, tmp_path / "sweep", *more))
+    assert not (tmp_path / "sweep").exists()
 
 
-def test_a_recipes_encoders_give_way_to_one_that_is_named(corpus, small_checkpoint, tmp_path):
+def test_a_flag_takes_the_place_of_an_axis(tmp_path):
     recipe = tmp_path / "recipe.json"
-    recipe.write_text(json.dumps({"encoders": ["openai/whisper-small"], "layers": ["2"], "poolings": ["mean"]}))
-    run_train.main([str(recipe), *flags(corpus, small_checkpoint, tmp_path / "sweep")])
-    assert {cell["layer"] for cell in results_of(tmp_path / "sweep")["cells"]} == {2}
+    axes = {"encoder": ["a", "b"], "layers": "all", "head": [{"pooling_type": "mean"}, {}], "seed": [1, 2]}
+    recipe.write_text(json.dumps({"grid": axes, "protocol": "loso"}))
+    arguments = parse_arguments([str(recipe), "--encoder", "c", "--pooling_type", "qkv", "--seed", "3"])
+    assert arguments.grid.grid == {"layers": "all"} and arguments.seeds == [3]
+    assert (arguments.model.encoder, arguments.model.pooling_type) == ("c", "qkv")
+    arguments = parse_arguments([str(recipe), "--seeds", "5", "6", *vary(layers=[[2]])])
+    assert arguments.seeds == [5, 6] and arguments.grid.axes["layers"] == [[2]]
+
+
+def test_a_recipe_of_the_first_version_is_translated_or_says_what_to_change(tmp_path):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(
+        json.dumps({"encoder": "a", "layer_indices": [2, 3], "layer_mixing": "concat", "ensemble": ["{}", "{}"]})
+    )
+    model = parse_arguments([str(recipe)]).model
+    assert model.layers == [2, 3] and model.ensemble == [{}, {}]
+    recipe.write_text(json.dumps({"encoders": ["a"], "layers": ["all"], "poolings": ["mean", "qkv"]}))
+    with pytest.raises(RecipeError, match="no setting 'encoders': what varies stands under --grid") as error:
+        parse_arguments([str(recipe)])
+    assert "\n" not in str(error.value)
 
 
 def test_a_sweep_draws_the_random_encoder_once_for_each_setting(corpus, small_checkpoint, tmp_path, monkeypatch):
@@ -221,7 +254,10 @@ def test_a_sweep_draws_the_random_encoder_once_for_each_setting(corpus, small_ch
 
     monkeypatch.setattr(encoder_whisper_ser, "WhisperEncoderLayer", build)
     monkeypatch.setattr(runs, "train_run", counted)
-    run_train.main(flags(corpus, small_checkpoint, tmp_path / "sweep", "--layers", "3", "--poolings", "mean", "qkv"))
+    monkeypatch.setattr("whisper_ser.training.models._drawn_heads", {})
+    run_train.main(
+        flags(corpus, small_checkpoint, tmp_path / "sweep", *vary(layers=[[3]], pooling_type=["mean", "qkv"]))
+    )
     assert built_in_runs == [3, 0, 3, 0]  # two poolings on two folds, of three layers
 
 

@@ -11,14 +11,13 @@ from whisper_ser.commands import train as run_train
 from whisper_ser.errors import CheckpointError, RecipeError
 from whisper_ser.evaluation.comparison import compare
 from whisper_ser.training import runs
-from whisper_ser.training.ablation import variants_of
-from whisper_ser.training.recipe import recipe
-from whisper_ser.training.settings import parse_arguments
+from whisper_ser.training.grid import points_of
+from whisper_ser.training.recipe import parse_arguments
 
 BASE = {
     "protocol": "speaker_groups",
     "num_groups": 2,
-    "layer_index": 2,
+    "layers": [2],
     "num_train_epochs": 1,
     "input_dropout": 0.3,
     "seeds": [0, 1],
@@ -27,7 +26,7 @@ BASE = {
 VARIANTS = {
     "ours": {},
     "no dropout": {"input_dropout": 0},
-    "layer 3, noise": {"layer_index": None, "layer_indices": [2, 3], "layer_mixing": "concat", "augment": ["gain"]},
+    "layer 3, noise": {"layers": [2, 3], "layer_mixing": "concat", "augment": ["gain"]},
 }
 
 
@@ -114,15 +113,15 @@ def test_an_interrupted_ablation_goes_on_and_takes_new_variants(
 @pytest.mark.parametrize(
     ("variants", "message"),
     [
-        ({}, "expected settings by name"),
-        ({"a": 3}, "expected settings by name"),
+        ({}, "expected a JSON object"),
+        ({"a": 3}, "expected a JSON object"),
         ({"a": {"labels": ["x"]}}, "'a' sets labels"),
         ({"a": {"seed": 3}}, "'a' sets seed"),
-        ({"a": {"poolings": ["mean"]}}, "'a' sets poolings"),
-        ({"a": {"mixupp": 1}}, "'a' sets mixupp"),
-        ({"a": {"learning_rate": -1}}, "The variant 'a': --learning_rate -1"),
+        ({"a": {"seeds": [1]}}, "'a' sets seeds"),
+        ({"a": {"mixupp": 1}}, "The variant 'a': There is no setting 'mixupp'"),
+        ({"a": {"learning_rate": -1}}, "'a': --learning_rate -1"),
         ({"a": {}, "a b": {}, "a/b": {}}, "'a b' and 'a/b' would share a folder"),
-        ({"a": {}, "b": {"selection": "validation"}}, "The variant 'b' needs validation speakers"),
+        ({"a": {}, "b": {"selection": "validation"}}, "'b' needs validation speakers"),
     ],
 )
 def test_variants_that_cannot_work_are_refused_before_any_training(
@@ -133,17 +132,17 @@ def test_variants_that_cannot_work_are_refused_before_any_training(
     assert not (tmp_path / "run").exists()
 
 
-def test_variants_and_a_sweep_are_not_mixed(corpus, small_checkpoint, tmp_path):
-    with pytest.raises(RecipeError, match="a sweep is of one kind"):
-        run_train.main([*write_recipe(tmp_path, corpus, small_checkpoint), "--poolings", "mean"])
+def test_variants_and_axes_are_not_mixed(corpus, small_checkpoint, tmp_path):
+    with pytest.raises(RecipeError, match="either --variants or --grid"):
+        run_train.main([*write_recipe(tmp_path, corpus, small_checkpoint), "--grid", '{"layers": [[1]]}'])
 
 
 def test_the_published_ablation_changes_one_ingredient_at_a_time():
     arguments = parse_arguments([str(ROOT / "recipes" / "ablation.json"), "--data_dir", "x"])
-    settings = {name: recipe(variant) for name, variant in variants_of(arguments, []).items()}
+    settings = {point.name: point.arguments.to_dict() for point in points_of(arguments, lambda encoder: 6)}
     best = json.loads((ROOT / "recipes" / "best.json").read_text())
     # Of each ingredient, the settings that it consists of.
-    layers, head = {"layer_index", "layer_indices", "layer_mixing"}, {"ensemble", "pooling_type"}
+    layers, head = {"layers", "layer_mixing"}, {"ensemble", "pooling_type"}
     window, dropout = {"pad_to_seconds", "chunk_seconds"}, {"input_dropout", "classifier_dropout"}
     copies, standardisation = {"augment", "augment_copies"}, {"channel_standardisation"}
     groups = {

@@ -3,19 +3,19 @@
 import argparse
 import json
 import sys
-from dataclasses import fields, make_dataclass
+from dataclasses import fields
 from pathlib import Path
 
 from datasets import Dataset
-from transformers import HfArgumentParser
 
 from whisper_ser.data.splits import Fold
 from whisper_ser.data.statistics import describe
 from whisper_ser.errors import ProtocolError, RecipeError
 from whisper_ser.report.description import DESCRIPTION, DURATIONS, description_text, write_description
+from whisper_ser.training.checks import refuse_ignored_data
 from whisper_ser.training.data import load, plan_folds, protocol_of
-from whisper_ser.training.ignored import refuse_ignored_data
-from whisper_ser.training.settings import DataArguments, SerTrainingArguments
+from whisper_ser.training.recipe import add_flags, values_of
+from whisper_ser.training.settings import DataArguments, all_settings, build
 
 FOLDER_OPTIONAL = ("demo", "emobox")
 EXCLUDED_SETTINGS = ("corpus", "data_dir", "allow_leaks", "feature_dir", "license")
@@ -27,10 +27,11 @@ def main(argv: list[str]) -> int:
         prog="whisper-ser describe",
         description="Show statistics of a corpus: utterances, hours, speakers, labels by fold, and leaks between the "
         "parts of folds.",
-        parents=[_data_flags()],
         allow_abbrev=False,
     )
-    choices = next(field.metadata["choices"] for field in fields(DataArguments) if field.name == "corpus")
+    shared = [field.name for field in fields(DataArguments) if field.name not in EXCLUDED_SETTINGS]
+    add_flags(parser, [*shared, "seed"])  # the seed draws the folds
+    choices = all_settings()["corpus"].metadata["choices"]
     parser.add_argument("corpus", choices=choices, metavar="corpus", help=f"one of {', '.join(choices)}")
     parser.add_argument(
         "folder",
@@ -41,24 +42,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="output format (default: %(default)s)"
     )
-    parser.set_defaults(protocol="auto")
     return run(parser.parse_args(argv))
-
-
-def _data_flags() -> HfArgumentParser:
-    """Returns a parser of the data flags of `train` and of its seed, which draws the folds."""
-    seed = [field for field in fields(SerTrainingArguments) if field.name == "seed"]
-    flags = [field for field in fields(DataArguments) if field.name not in EXCLUDED_SETTINGS]
-    dataclass = make_dataclass("DataFlags", [(field.name, field.type, field) for field in flags + seed])
-    return HfArgumentParser(dataclass, add_help=False)  # type: ignore[arg-type]
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the description of the corpus into a folder and prints it."""
-    data = _data_arguments(arguments)
+    data, seed = _data_arguments(arguments)
     refuse_ignored_data(data)
     corpus = load(data)
-    protocol, folds = _folds(corpus, data, arguments.seed)
+    protocol, folds = _folds(corpus, data, seed)
     description = {**describe(corpus, folds, progress=sys.stderr.isatty()), "protocol": protocol}
     durations = description.pop("durations")
     folder = arguments.output_dir or Path("outputs", "describe", corpus.info.dataset_name)
@@ -70,15 +62,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _data_arguments(arguments: argparse.Namespace) -> DataArguments:
-    shared = [field.name for field in fields(DataArguments) if field.name not in EXCLUDED_SETTINGS]
-    flags = {name: getattr(arguments, name) for name in shared}
+def _data_arguments(arguments: argparse.Namespace) -> tuple[DataArguments, int]:
+    """Returns the settings of the data, and the seed."""
     corpus, folder = arguments.corpus, arguments.folder
+    own = {
+        name: value
+        for name, value in vars(arguments).items()
+        if name not in ("corpus", "folder", "output_dir", "format")
+    }
+    flags = {"protocol": "auto", "corpus": corpus, **values_of(argparse.Namespace(**own))}
     if folder is None and corpus not in FOLDER_OPTIONAL:
         raise RecipeError(f"Name the folder of the corpus: whisper-ser describe {corpus} FOLDER.")
-    if corpus == "own" and not arguments.table and not Path(folder).is_dir():
-        return DataArguments(corpus=corpus, **{**flags, "table": folder})
-    return DataArguments(corpus=corpus, data_dir=folder, **flags)
+    if corpus == "own" and not flags.get("table") and not Path(folder).is_dir():
+        built = build({**flags, "table": folder})
+    else:
+        built = build({**flags, "data_dir": folder})
+    return built.data, built.training.seed
 
 
 def _folds(corpus: Dataset, data: DataArguments, seed: int) -> tuple[dict[str, str | None], list[Fold]]:

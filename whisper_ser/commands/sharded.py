@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace, write: Write) -> int:
         return report(problems)
     recognizer = load_model(arguments.model, arguments.device, arguments.precision)
     question = Question(arguments.top_k, arguments.abstain_below, arguments.channels, arguments.precision)
-    size = arguments.shard_files or SHARD_FILES
+    size = SHARD_FILES if arguments.shard_files is None else arguments.shard_files
     shards = shards_of(files, arguments.output_dir / "shards", recognizer, question, size)
     todo = [shard for shard in shards[index::count] if not shard.done]
     if not _answer_all(todo, recognizer, question, arguments.batch_size, shown=index == 0):

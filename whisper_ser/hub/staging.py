@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,14 @@ from whisper_ser.report.figures import draw_confusion_matrix
 from whisper_ser.report.model_card import model_card
 from whisper_ser.report.results import results_of
 from whisper_ser.report.run import CONFUSION_MATRIX
-from whisper_ser.training.recipe import RECIPE
-from whisper_ser.training.settings import HARMLESS_TRAINER_SETTINGS, ModelArguments, SerTrainingArguments
+from whisper_ser.training.recipe import RECIPE, translate
+from whisper_ser.training.settings import all_settings, is_harmless, metadata
 
 SPEED = "speed.json"
 """File of measured times beside `metrics.json`, if there is one."""
 NEEDED = ("config.json", "preprocessor_config.json", "modeling_whisper_ser.py", REFERENCE_OUTPUT, RECIPE)
 GRAPH_FILES = "*.onnx"
 ALLOWED = (*NEEDED, "*_whisper_ser.py", "*.safetensors", "*.safetensors.index.json", "README.md", CONFUSION_MATRIX)
-MODEL_SETTINGS = {field.name for field in fields(ModelArguments)} - {"encoder", "model_name_or_path"}
-DATA_SETTINGS = {"corpus", "labels", "classes", "subset", "label_aliases"}
 CODE = "*_whisper_ser.py"
 AUTO_MAP = {
     "config.json": {
@@ -42,10 +40,6 @@ AUTO_MAP = {
     "preprocessor_config.json": {"AutoFeatureExtractor": "feature_extraction_whisper_ser.WhisperSerFeatureExtractor"},
 }
 """Expected in the saved settings: code in the same folder."""
-TRAINING_SETTINGS = {field.name for field in fields(SerTrainingArguments)} - HARMLESS_TRAINER_SETTINGS
-COMPARED_SETTINGS = (MODEL_SETTINGS | DATA_SETTINGS | TRAINING_SETTINGS) - {"seed", "data_seed"}
-"""Settings that must be the same in a cross-validation: all that change figures but folds and seeds. Encoders are
-compared by name."""
 CORPUS_FACTS = ("languages", "license", "homepage", "citation")
 OLD_RUN = "was written by an earlier version: train again to publish."
 
@@ -208,8 +202,14 @@ def _check_same(cross_validation: dict[str, Any], metrics: dict[str, Any], resul
     """Raises unless the cross-validation has the recipe and the corpus of the model."""
     if "folds" not in cross_validation:
         raise PublishError(f"{results} has the results of a single split, not of a cross-validation.")
-    theirs, ours = (_read(folder / RECIPE) for folder in (results.parent, model.resolve().parent))
-    compared = sorted({*theirs, *ours} & COMPARED_SETTINGS)
+    theirs, ours = (translate(_read(folder / RECIPE)) for folder in (results.parent, model.resolve().parent))
+    # What affects results but folds and seeds; encoders are compared by name.
+    about = {name: metadata(one) for name, one in all_settings().items() if not is_harmless(one)}
+    compared = sorted(
+        name
+        for name in {*theirs, *ours} & about.keys()
+        if about[name]["belongs"] not in ("folds", "seed", "grid") and not about[name].get("checkpoint")
+    )
     pairs = [(name, theirs.get(name), ours.get(name)) for name in compared]
     other = [f"{name} {their} not {our}" for name, their, our in pairs if their != our]
     for name in ("labels", "base_model"):

@@ -1,14 +1,12 @@
 """The folder of a cross-validation: all folds' predictions and figures together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas
 
-from whisper_ser.data.leakage import AuditResult
-from whisper_ser.data.splits import Fold
 from whisper_ser.evaluation.calibration import calibration_of_folds, confidence_of, coverage_of
 from whisper_ser.evaluation.metrics import confusion_table, summarise_folds, summarise_seeds
 from whisper_ser.evaluation.results import (
@@ -22,27 +20,19 @@ from whisper_ser.evaluation.results import (
 from whisper_ser.io import replacing
 from whisper_ser.report.figures import draw_confusion_matrix, draw_coverage
 from whisper_ser.report.run import CONFUSION_MATRIX, COVERAGE, calibration_words, closing_remarks
+from whisper_ser.training.experiment import Experiment
+from whisper_ser.training.runs import Run
 
 FIGURES = (("WA", "wa"), ("UA", "ua"), ("F1", "f1"), ("macro F1", "macro_f1"))
 
 
-def write_cross_validation(
-    output_dir: Path,
-    folds: Sequence[Fold],
-    folders: Mapping[int, Sequence[Path]],
-    protocol: str,
-    audit: AuditResult,
-    warnings: Sequence[str],
-) -> dict[str, Any]:
-    """Writes `metrics.json`, `predictions.parquet` and the figures of all folds; returns the metrics.
-
-    Args:
-        folders: of each fold, by seed.
-    """
-    trained = [(seed, fold, f) for seed, row in folders.items() for fold, f in zip(folds, row, strict=True)]
-    of_folds = [read_metrics(folder, needs_seal=True) for _, _, folder in trained]
-    for (_, _, folder), figures in zip(trained, of_folds, strict=True):
-        check_predictions(folder, figures)
+def write_cross_validation(folder: Path, runs: Sequence[Run], experiment: Experiment) -> dict[str, Any]:
+    """Writes `metrics.json`, `predictions.parquet` and the figures of finished runs together; returns the metrics."""
+    folds = experiment.folds
+    trained = [(run.arguments.training.seed, folds[run.fold], run.folder) for run in runs]
+    of_folds = [read_metrics(run.folder, needs_seal=True) for run in runs]
+    for run, figures in zip(runs, of_folds, strict=True):
+        check_predictions(run.folder, figures)
     tables = [
         pandas.read_parquet(folder / PREDICTIONS).assign(fold=fold.name, seed=seed) for seed, fold, folder in trained
     ]
@@ -67,13 +57,13 @@ def write_cross_validation(
         ],
         "corpus": of_folds[0]["corpus"],
         "protocol": {
-            "name": protocol,
+            "name": experiment.protocol,
             "selection": of_folds[0]["protocol"]["selection"],
             "refit": of_folds[0]["protocol"]["refit"],
-            "seeds": list(folders),
+            "seeds": [*dict.fromkeys(seed for seed, _, _ in trained)],
         },
-        "audit": asdict(audit),
-        "warnings": list(warnings),
+        "audit": asdict(experiment.audit),
+        "warnings": list(experiment.warnings),
         "base_model": of_folds[0]["base_model"],
         "training": {
             **of_folds[0]["training"],
@@ -82,11 +72,11 @@ def write_cross_validation(
         "versions": of_folds[0]["versions"],
     }
     title = f"{metrics['corpus']['name']}, {len(folds)} folds, UA {100 * summary['ua']['mean']:.1f} %"
-    with replacing(output_dir / CONFUSION_MATRIX) as path:
+    with replacing(folder / CONFUSION_MATRIX) as path:
         draw_confusion_matrix(summary["pooled"]["confusion_matrix"], labels, title, path)
-    with replacing(output_dir / COVERAGE) as path:
+    with replacing(folder / COVERAGE) as path:
         draw_coverage(*confidence_of(tested, labels), f"{metrics['corpus']['name']}, {len(folds)} folds", path)
-    write_tables(output_dir, metrics, predictions)
+    write_tables(folder, metrics, predictions)
     return metrics
 
 

@@ -1,13 +1,10 @@
 """The folder of a finished run: model, metrics, predictions, confusion matrix."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
-from whisper_ser.data.leakage import AuditResult
-from whisper_ser.data.splits import Split
 from whisper_ser.errors import RecipeError
 from whisper_ser.evaluation.calibration import confidence_of
 from whisper_ser.evaluation.metrics import confusion_table
@@ -17,9 +14,9 @@ from whisper_ser.inference.reference_output import write_reference_output
 from whisper_ser.io import replacing, saving
 from whisper_ser.report.figures import draw_confusion_matrix, draw_coverage
 from whisper_ser.report.model_card import base_model, model_card
-from whisper_ser.training.recipe import portable, recipe, write_recipe
+from whisper_ser.training.experiment import Experiment
+from whisper_ser.training.recipe import portable, write_recipe
 from whisper_ser.training.results import all_predictions, run_metrics
-from whisper_ser.training.settings import Arguments
 from whisper_ser.training.trainer import Training
 
 CONFUSION_MATRIX = "confusion_matrix.png"
@@ -27,8 +24,8 @@ COVERAGE = "coverage.png"
 OUTPUTS = {
     "model": "a trained model",
     "folds": "a cross-validation",
-    "cells": "a sweep",
-    "variants": "an ablation",
+    "variants": "a grid",
+    "cells": "a sweep of the first version",
 }
 """What each kind of run fills in its folder."""
 TEST_BEST = "selection=test_best: the test part chose the epoch it is reported for, which flatters."
@@ -38,21 +35,15 @@ def write_run(
     folder: Path,
     training: Training,
     extractor: WhisperSerFeatureExtractor,
-    split: Split,
-    hours: float,
-    audited: AuditResult,
-    warnings: Sequence[str],
-    arguments: Arguments,
+    experiment: Experiment,
 ) -> dict[str, Any]:
-    """Writes `model/`, metrics, predictions, figures and recipe; returns the metrics.
-
-    Each is whole or not there. `hours` are those of all audio, `warnings` what every table has to say.
-    """
+    """Writes `model/`, metrics, predictions, figures and recipe, each whole or not at all; returns the metrics."""
+    split, arguments = experiment.folds[0].split, experiment.arguments
     predictions = all_predictions(training, split)
-    figures = run_metrics(training, predictions, split, hours, arguments)
-    metrics = {**figures, "audit": asdict(audited), "warnings": list(warnings)}
+    figures = run_metrics(training, predictions, split, experiment.hours, arguments)
+    metrics = {**figures, "audit": asdict(experiment.audit), "warnings": list(experiment.warnings)}
     (folder / METRICS).unlink(missing_ok=True)
-    settings = recipe(arguments)
+    settings = arguments.to_dict()
     with replacing(folder / "model") as path:
         save_model(path, training.model, extractor)
         write_recipe(path, portable(settings, base_model(metrics, training.model.config)))

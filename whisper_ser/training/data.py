@@ -13,7 +13,7 @@ from whisper_ser.data.licenses import CODE_LICENSE
 from whisper_ser.data.splits import Fold, folds, split_by_speaker, usual_protocol
 from whisper_ser.demo.corpus import build_demo_corpus
 from whisper_ser.errors import RecipeError
-from whisper_ser.training.ignored import refuse_ignored_data
+from whisper_ser.training.checks import refuse_ignored_data
 from whisper_ser.training.settings import DataArguments
 
 DEMO_FOLDER = "data/demo"

@@ -16,7 +16,7 @@ from whisper_ser.data.splits import Split
 from whisper_ser.demo.encoder import resolve_encoder
 from whisper_ser.errors import CheckpointError
 from whisper_ser.io import file_sha256, replacing
-from whisper_ser.training.settings import Arguments, ModelArguments, is_harmless
+from whisper_ser.training.settings import Arguments, ModelArguments, is_harmless, metadata
 
 VERSION = 1
 """Raised when the same settings and recordings give other figures than before."""
@@ -52,8 +52,9 @@ def dependencies(arguments: Arguments) -> dict[str, Any]:
         for group, of_group in groups.items()
     }
     settings["training"]["world_size"] = arguments.training.world_size
-    for name in ("encoder", "model_name_or_path"):
-        settings["model"][name] = source_digest(arguments.model, name)
+    for one in fields(arguments.model):
+        if metadata(one).get("checkpoint"):
+            settings["model"][one.name] = source_digest(arguments.model, one.name)
     return json.loads(json.dumps(settings, default=str))
 
 

@@ -1,8 +1,8 @@
 """The model and the feature extractor that a run trains: new on an encoder, or a saved one."""
 
 import copy
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import set_seed
@@ -14,20 +14,13 @@ from whisper_ser.demo.encoder import resolve_encoder
 from whisper_ser.errors import RecipeError
 from whisper_ser.inference.model import load_saved
 from whisper_ser.training.data import license_sources
-from whisper_ser.training.settings import ARCHITECTURE, TRAINING_FIELDS, Arguments, ModelArguments
+from whisper_ser.training.settings import Arguments, ModelArguments, metadata
 
 logger = logging.get_logger(__name__)
 
 MAX_DRAWN_HEADS = 8
 _drawn_heads: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
 """The random weights of heads, by config and seed."""
-
-
-def config_fields(arguments: ModelArguments) -> dict[str, Any]:
-    """Returns the fields of `WhisperSerConfig` that the settings name."""
-    values = {name: getattr(arguments, name) for name in ARCHITECTURE + TRAINING_FIELDS}
-    values["ensemble"] = arguments.members
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def build_model(
@@ -39,9 +32,9 @@ def build_model(
         RecipeError: the settings do not fit the saved model.
         CheckpointError, EncoderCheckpointError, ConfigError: the encoder cannot be had or cut as asked.
     """
-    given = config_fields(arguments)
+    given = arguments.config_fields
     if arguments.model_name_or_path is not None:
-        return _saved_model(arguments.model_name_or_path, arguments.pad_to_seconds, given, labels)
+        return _saved_model(arguments.model_name_or_path, arguments, labels)
     model = WhisperForEmotionClassification.from_encoder(resolve_encoder(arguments.encoder or ""), labels, **given)
     mels = model.config.encoder_config.num_mel_bins
     return model, WhisperSerFeatureExtractor(feature_size=mels, pad_to_seconds=arguments.pad_to_seconds)
@@ -83,16 +76,23 @@ def head_model(config: WhisperSerConfig, seed: int) -> WhisperForEmotionClassifi
 
 
 def _saved_model(
-    name: str, pad_to_seconds: float | None, given: dict[str, Any], labels: list[str]
+    name: str, arguments: ModelArguments, labels: list[str]
 ) -> tuple[WhisperForEmotionClassification, WhisperSerFeatureExtractor]:
-    settable = {field: value for field, value in given.items() if field in TRAINING_FIELDS}
-    model, extractor = load_saved(name, **settable)
-    settled = {field: (getattr(model.config, field), value) for field, value in given.items() if field in ARCHITECTURE}
-    if pad_to_seconds is not None:
-        settled["pad_to_seconds"] = (extractor.pad_to_seconds, pad_to_seconds)
-    clashes = [f"{field} is {has}, asked for {asks}" for field, (has, asks) in settled.items() if has != asks]
+    given = arguments.config_fields
+    fixed = [one for one in fields(arguments) if metadata(one)["fixed"] and getattr(arguments, one.name) is not None]
+    names = {one.name for one in fixed} | {"layer_index", "layer_indices"}
+    model, extractor = load_saved(name, **{field: value for field, value in given.items() if field not in names})
+    clashes = []
+    for one in fixed:
+        saved_as = metadata(one)["saved_as"] or one.name
+        has = getattr(model.config if hasattr(model.config, saved_as) else extractor, saved_as)
+        asked = given.get(one.name, getattr(arguments, one.name))
+        if has != asked:
+            clashes.append(f"{one.name} is {has}, not {asked}")
     if clashes:
-        raise RecipeError(f"{name} is settled: {'; '.join(clashes)}. Leave these out, or train anew from --encoder.")
+        raise RecipeError(
+            f"{name} has fixed these settings: {'; '.join(clashes)}. Leave them out, or train anew with --encoder."
+        )
     if not set(labels) <= set(model.config.labels):
         logger.warning(
             f"The labels of {name} ({', '.join(model.config.labels)}) are not those of the data "

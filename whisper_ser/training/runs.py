@@ -8,7 +8,6 @@ steps are so small that several of them side by side are far faster than one aft
 import copy
 import multiprocessing
 import os
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -26,6 +25,7 @@ from modeling_whisper_ser import WhisperSerConfig, WhisperSerFeatureExtractor
 from whisper_ser.data.splits import Fold
 from whisper_ser.errors import WhisperSerError
 from whisper_ser.evaluation.results import check_predictions, read_metrics
+from whisper_ser.training.grid import folder_name
 from whisper_ser.training.models import build_model, head_model
 from whisper_ser.training.refitting import train_with_refit
 from whisper_ser.training.results import write_fold
@@ -43,7 +43,7 @@ class Run(NamedTuple):
     Attributes:
         folder: for its metrics and predictions.
         fold: index into the folds.
-        config: of the new model that is trained; `None` trains `model_name_or_path` on.
+        config: of the new model that is trained; `None` builds the model with its encoder, or trains a saved one on.
         arguments: with the run's own encoder, layer, pooling and seed.
         identity: hash of everything that its figures depend on.
     """
@@ -95,7 +95,7 @@ def train_runs(runs: Sequence[Run], context: RunContext, jobs: int | None) -> It
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise TrainingError(
-                f"One of {jobs} training processes died, killed perhaps for want of memory. What is finished is kept: "
+                f"One of {jobs} training processes died, possibly killed: out of memory. What is finished is kept: "
                 "start the same command again to go on, with a lower --jobs if it was memory."
             ) from error
         finally:
@@ -127,11 +127,6 @@ def train_run(run: Run, context: RunContext) -> dict[str, Any]:
 def fold_folder(number: int, name: str) -> str:
     """Returns the name of the folder of fold `number`, from 0, as a file system takes it."""
     return f"{number + 1:02d}-{folder_name(name)}"
-
-
-def folder_name(name: str) -> str:
-    """Returns `name` as a file system takes it. Several names may become one."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
 
 
 def _quiet(arguments: SerTrainingArguments, folder: Path, curves: bool) -> SerTrainingArguments:

@@ -1,4 +1,4 @@
-"""The table of an ablation: what each variant scores, and how it differs from the first."""
+"""The table of the variants of a grid: what each scores, and how it differs from the first."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ difference of that figure, with its 95 % interval when the same speakers are dra
 comparison by itself: of twenty, one is expected below 0.05 by chance. Seconds: of training, without encoding."""
 
 
-def write_ablation(output_dir: Path, folders: Mapping[str, Path]) -> str:
+def write_variants(output_dir: Path, folders: Mapping[str, Path]) -> str:
     """Writes `variants.md` and `variants.csv` into `output_dir`; returns the former.
 
     Args:

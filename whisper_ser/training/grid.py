@@ -1,0 +1,163 @@
+"""What varies in an experiment: the combinations of a grid's axes, or variants by name."""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from whisper_ser.errors import RecipeError
+from whisper_ser.training.settings import Arguments, conform, may_vary
+
+VARIANTS = "variants"
+"""The folder of an output that has one folder for each combination."""
+ALL = "all"
+"""The value of the axis `layers` for every layer of the encoder."""
+MAX_FOLDER_NAME = 150
+EXAMPLES = {
+    "grid": """{"layers": [[2], [3]], "pooling_type": ["mean", "qkv"]}""",
+    "variants": """{"ours": {}, "no mixup": {"mixup": 0}}""",
+}
+
+
+class Point(NamedTuple):
+    """One combination of settings.
+
+    Attributes:
+        name: unique; empty where nothing varies.
+        own: the settings in which it differs from the others.
+        arguments: all its settings.
+    """
+
+    name: str
+    own: dict[str, Any]
+    arguments: Arguments
+
+
+def check_grid(arguments: Arguments) -> None:
+    """Raises `RecipeError` for a grid or variants of another form, or that vary what must be the same for all."""
+    grid = arguments.grid
+    if grid.variants is not None:
+        if not grid.variants or not all(isinstance(own, dict) for own in grid.variants.values()):
+            raise _form("variants", grid.variants)
+        if grid.axes:
+            raise RecipeError("Give either --variants or --grid; with variants, a grid may list seeds only.")
+        for name, own in grid.variants.items():
+            _check_own(f"The variant {name!r}", own)
+    if grid.seeds and "seed" in (grid.grid or {}):
+        raise RecipeError("Give either --seeds or the axis seed of --grid.")
+    for name, values in (grid.grid or {}).items():
+        if name == "layers" and values == ALL:
+            continue
+        if not isinstance(values, list) or not values:
+            raise _form("grid", grid.grid)
+        if name == "seed":
+            conform("seeds", values)
+        else:
+            for value in values:
+                _check_own(f"The axis {name!r}", _own(name, value))
+    if arguments.model.model_name_or_path and any("encoder" in own for own in combinations(arguments)):
+        raise RecipeError("A grid of encoders trains new models: leave --model_name_or_path out.")
+    if grid.all_seeds and not grid.varies and arguments.data.protocol == "split":
+        raise RecipeError("Several seeds need a --protocol that cross-validates, or a grid: one model has one seed.")
+
+
+def _form(name: str, value: Any) -> RecipeError:
+    return RecipeError(f"--{name} {json.dumps(value)}: expected a JSON object such as {EXAMPLES[name]}.")
+
+
+def _check_own(whose: str, own: dict[str, Any]) -> None:
+    for name, value in own.items():
+        if value is not None:
+            try:
+                conform(name, value)
+            except RecipeError as error:
+                raise RecipeError(f"{whose}: {error}") from error
+    if fixed := sorted({*own} - may_vary()):
+        raise RecipeError(
+            f"{whose} sets {', '.join(fixed)}: what the model is and how it is trained may vary; corpus, folds and "
+            "seeds are the same for all."
+        )
+
+
+def _own(axis: str, value: Any) -> dict[str, Any]:
+    """Returns the settings that a value of an axis stands for: an object is several that go together."""
+    return value if isinstance(value, dict) else {axis: value}
+
+
+def varied_by(axis: str, values: Any) -> set[str]:
+    """Returns the settings that an axis varies."""
+    objects = [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
+    return {axis} | {name for value in objects for name in value}
+
+
+def combinations(arguments: Arguments) -> list[dict[str, Any]]:
+    """Returns the own settings of each variant, or of each combination of the axes; `[{}]` where nothing varies.
+
+    The layers of an axis may still be `"all"`.
+    """
+    if arguments.grid.variants:
+        return list(arguments.grid.variants.values())
+    axes = [
+        [_own(name, value) for value in ([ALL] if values == ALL else values)]
+        for name, values in arguments.grid.axes.items()
+    ]
+    return [{name: value for own in chosen for name, value in own.items()} for chosen in itertools.product(*axes)]
+
+
+def points_of(arguments: Arguments, count_layers: Callable[[str], int]) -> list[Point]:
+    """Returns every combination with all its settings, each in a folder of its own where there are several.
+
+    Args:
+        count_layers: returns the number of layers of an encoder, which `"all"` stands for.
+
+    Raises:
+        RecipeError: two combinations would share a folder.
+    """
+    variants = arguments.grid.variants
+    if not arguments.grid.varies:
+        return [Point("", {}, arguments)]
+    named = variants or {point_name(own): own for own in _all_layers(arguments, count_layers)}
+    points, folders = [], dict[str, str]()
+    for name, own in named.items():
+        folder = folder_name(name)
+        if (twin := folders.setdefault(folder, name)) != name:
+            raise RecipeError(f"{twin!r} and {name!r} would share a folder: call one of them otherwise.")
+        place = str(Path(arguments.training.output_dir) / VARIANTS / folder)
+        seeds = {"seeds": arguments.grid.all_seeds, "grid": None, "variants": None}
+        points.append(Point(name, own, arguments.with_settings(**own, **seeds, output_dir=place)))
+    return points
+
+
+def _all_layers(arguments: Arguments, count_layers: Callable[[str], int]) -> list[dict[str, Any]]:
+    found = []
+    for own in combinations(arguments):
+        if own.get("layers") == ALL:
+            total = count_layers(own.get("encoder") or arguments.model.encoder or "")
+            found += [{**own, "layers": [layer]} for layer in range(1, total + 1)]
+        else:
+            found.append(own)
+    return found
+
+
+def point_name(own: dict[str, Any]) -> str:
+    """Returns what a combination is called, such as `whisper-base, layer 3, qkv`."""
+    return ", ".join(_told(name, value) for name, value in own.items())
+
+
+def _told(name: str, value: Any) -> str:
+    if name == "layers":
+        return f"layer{'s' * (len(value) > 1)} {' '.join(map(str, value))}"
+    if name == "encoder":
+        return Path(value).name
+    return value if name == "pooling_type" else f"{name} {value if isinstance(value, str) else json.dumps(value)}"
+
+
+def folder_name(name: str) -> str:
+    """Returns `name` as a file system takes it. Several names may become one."""
+    folder = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    if len(folder) <= MAX_FOLDER_NAME:
+        return folder
+    return f"{folder[: MAX_FOLDER_NAME - 13]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
