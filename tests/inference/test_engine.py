@@ -177,7 +177,9 @@ def test_graphs_follow_the_standardisation_of_the_weights(small_checkpoint, tmp_
     assert len(moved) == (4 if pooling_type == "statistics" else 2)
     for name in moved:
         before = whisper_ser.load_model(folder, "cpu").probabilities(clips_of())
-        weights[name] = weights[name] * np.linspace(0.5, 2.0, weights[name].size, dtype=np.float32).reshape(weights[name].shape)
+        weights[name] = weights[name] * np.linspace(0.5, 2.0, weights[name].size, dtype=np.float32).reshape(
+            weights[name].shape
+        )
         weights[name] += np.float32(0.2)
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
         found = whisper_ser.load_model(folder, "cpu").probabilities(clips_of())
@@ -314,8 +316,9 @@ class Hidden:
 
 import importlib.metadata
 INSTALLED = {name for name in importlib.metadata.packages_distributions()}
-ALLOWED = {"onnxruntime", "numpy", "soundfile", "_soundfile", "_soundfile_data", "soxr", "typing_extensions", "cffi", "_cffi_backend",
-           "pycparser", "whisper_ser", "flatbuffers", "google", "packaging", "coloredlogs", "humanfriendly"}
+ALLOWED = {"onnxruntime", "numpy", "soundfile", "_soundfile", "_soundfile_data", "soxr", "typing_extensions", "cffi",
+           "_cffi_backend", "pycparser", "whisper_ser", "flatbuffers", "google", "packaging",
+           "coloredlogs", "humanfriendly"}
 sys.meta_path.insert(0, Hidden())
 from whisper_ser.cli import main
 status = main(sys.argv[1:])

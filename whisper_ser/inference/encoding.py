@@ -72,7 +72,7 @@ def average_frames(states: np.ndarray, group: int) -> np.ndarray:
 
 
 def _passes(chunks: list[Chunk], frames_per_pass: int) -> Iterator[list[Chunk]]:
-    """Yields groups of chunks of similar length. Those of one clip stay in order, the longer ones come first anyway."""
+    """Yields groups of chunks of similar length; those of one clip stay in order, as the longer ones come first."""
     group: list[Chunk] = []
     for chunk in sorted(chunks, key=lambda c: -c.frames):
         longest = group[0].frames if group else chunk.frames

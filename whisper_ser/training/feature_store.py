@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -210,7 +210,7 @@ def fill(
     shown = files and process.is_main_process
     what = f"encoding copy {copy.number}" if copy else "encoding"
     with tqdm(total=files, desc=what, unit="file", leave=False, disable=not shown) as progress:
-        encoder = FrozenEncoder(model.to(process.device), extractor, layers) if mine else None
+        encoder: Any = FrozenEncoder(model.to(process.device), extractor, layers) if mine else None
         for number in mine:
             shard: list[dict[str, np.ndarray]] = [{} for _ in layers]
             for batch in todo.shards[number]:

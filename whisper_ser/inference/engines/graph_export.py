@@ -165,7 +165,7 @@ def _exported(
     weights = {**dict(call.named_parameters()), **dict(call.named_buffers())}
     weights = {name: tensor.detach() for name, tensor in weights.items()}
     with quiet():
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             _WithWeights(call).eval(),
             (weights, *inputs.values()),
             dynamo=True,
