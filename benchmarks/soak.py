@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 import whisper_ser
 from whisper_ser.errors import AudioFileError
-from whisper_ser.inference.model import Recognizer
+from whisper_ser.inference.model import LoadedModel
 from whisper_ser.inference.outputs import Prediction
 
 CHECKS = 10
@@ -69,7 +69,7 @@ def main() -> None:
         arguments.output.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def soak(recognizer: Recognizer, requests: int, seed: int = 0) -> dict[str, Any]:
+def soak(recognizer: LoadedModel, requests: int, seed: int = 0) -> dict[str, Any]:
     """Returns the states along the way, the errors as text, and the growth of memory in the second half in MB."""
     draw = random.Random(seed)
     errors: list[str] = []
@@ -116,7 +116,7 @@ def _state(requests: int, temporary: Path) -> State:
     return State(requests, process.memory_info().rss / 1e6, process.num_fds(), threading.active_count(), files)
 
 
-def _kinds(recognizer: Recognizer, folder: Path, draw: random.Random) -> dict[str, Callable[[], None]]:
+def _kinds(recognizer: LoadedModel, folder: Path, draw: random.Random) -> dict[str, Callable[[], None]]:
     """Returns what makes a request of each kind and raises if its answer is wrong."""
     wav, flac, two, long, bad = (folder / name for name in ("a.wav", "b.flac", "two.wav", "long.wav", "bad.wav"))
     soundfile.write(wav, voice(1.3, 120), 16000)

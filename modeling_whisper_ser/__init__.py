@@ -6,7 +6,6 @@ from .configuration_whisper_ser import ConfigError, WhisperSerConfig
 from .encoder_whisper_ser import EncoderCheckpointError
 from .feature_extraction_whisper_ser import AudioError, WhisperSerFeatureExtractor
 from .modeling_whisper_ser import MissingWeightsError, WhisperForEmotionClassification, WhisperSerModel
-from .packed_encoder_whisper_ser import PackingError
 
 AutoConfig.register(WhisperSerConfig.model_type, WhisperSerConfig)
 AutoModel.register(WhisperSerConfig, WhisperForEmotionClassification)
@@ -18,7 +17,6 @@ __all__ = [
     "ConfigError",
     "EncoderCheckpointError",
     "MissingWeightsError",
-    "PackingError",
     "WhisperForEmotionClassification",
     "WhisperSerConfig",
     "WhisperSerFeatureExtractor",

@@ -5,7 +5,7 @@ Its weights come from any Whisper checkpoint, through transformers' own loading.
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -85,8 +85,11 @@ class WhisperSerEncoder(nn.Module):
             mels = [
                 input_features[c.clip, 2 * c.start : min(2 * (c.start + c.frames), mel_frames[c.clip])] for c in group
             ]
-            for chunk, states in zip(group, self._run(mels), strict=True):
-                pieces[chunk] = states[: chunk.frames]
+            lengths = torch.tensor([len(mel) for mel in mels], device=input_features.device)
+            padding = None if len(mels[0]) == len(mels[-1]) else lengths
+            states = self.encode_chunks(pad_sequence(mels, batch_first=True), padding)
+            for index, chunk in enumerate(group):
+                pieces[chunk] = states[:, index, : chunk.frames].transpose(0, 1)  # (frames, layers, width)
         clips: list[list[torch.Tensor]] = [[] for _ in mel_frames]
         for chunk in chunks:
             clips[chunk.clip].append(pieces.pop(chunk))
@@ -103,18 +106,22 @@ class WhisperSerEncoder(nn.Module):
         finally:
             self.layer_indices = configured
 
-    def _run(self, mels: list[torch.Tensor]) -> Iterable[torch.Tensor]:
-        """Returns states `(frames, layers, width)` of each log-mel chunk `(mel_frames, mels)`, padding behind them."""
-        lengths = [len(mel) for mel in mels]
-        padded = pad_sequence(mels, batch_first=True).transpose(1, 2)  # (chunks, mels, mel_frames)
-        hidden = nn.functional.gelu(self.conv1(padded))  # (chunks, width, mel_frames)
+    def encode_chunks(self, features: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns the states `(layers, chunks, frames, width)` of the layers read, anything behind a shorter chunk.
+
+        Args:
+            features: log-mel `(chunks, mel_frames, mels)`.
+            lengths: real mel frames of each chunk `(chunks,)`; `None` if all are as long as `features`.
+        """
+        hidden = nn.functional.gelu(self.conv1(features.transpose(1, 2)))  # (chunks, width, mel_frames)
         attention_mask = None
-        if min(lengths) < max(lengths):
+        if lengths is not None:
             # The second convolution must see zeros behind a shorter chunk, as it does when the chunk is alone.
-            mask = _mask(lengths, padded.shape[-1], hidden.device)  # (chunks, mel_frames)
+            mask = torch.arange(hidden.shape[-1], device=hidden.device) < lengths[:, None]  # (chunks, mel_frames)
             hidden = hidden * mask[:, None]
-            attention_mask = torch.zeros(mask[:, None, None, ::2].shape, dtype=hidden.dtype, device=hidden.device)
-            attention_mask.masked_fill_(~mask[:, None, None, ::2], torch.finfo(hidden.dtype).min)
+            padding = ~mask[:, None, None, ::2]  # (chunks, 1, 1, frames)
+            attention_mask = torch.zeros(padding.shape, dtype=hidden.dtype, device=hidden.device)
+            attention_mask = attention_mask.masked_fill(padding, torch.finfo(hidden.dtype).min)
         hidden = nn.functional.gelu(self.conv2(hidden)).transpose(1, 2)  # (chunks, frames, width)
         hidden = hidden + self.embed_positions.weight[: hidden.shape[1]]
         read = []
@@ -124,7 +131,7 @@ class WhisperSerEncoder(nn.Module):
                 # The final LayerNorm exists only if Whisper's last encoder layer is read.
                 final_norm = self.layer_norm if index == len(self.layers) else None
                 read.append(hidden if final_norm is None else final_norm(hidden))
-        return torch.stack(read, dim=2)  # (chunks, frames, layers, width)
+        return torch.stack(read)  # (layers, chunks, frames, width)
 
 
 class AbsentEncoder(nn.Module):

@@ -1,13 +1,11 @@
 """Speech emotion recognition from a frozen Whisper encoder: head, pooled vector, and emotion classification."""
 
-import copy
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -18,7 +16,6 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_whisper_ser import LABEL_FIELDS, ConfigError, WhisperSerConfig, refuse_unknown
 from .encoder_whisper_ser import HUB_ARGUMENTS, AbsentEncoder, WhisperSerEncoder, load_encoder, load_whisper_config
-from .packed_encoder_whisper_ser import pack
 from .pooling_whisper_ser import (
     AttendedLayers,
     AttentivePooling,
@@ -148,15 +145,16 @@ class HeadParts:
         self.pooling = build_pooling(config, self.mixing.width)
         self.pooled_norm = nn.LayerNorm(config.d_model) if config.layer_norm_after_pooling else nn.Identity()
 
-    def project(self, states: torch.Tensor, packing: Packing, owned: bool = False) -> torch.Tensor:
+    def project(self, states: torch.Tensor, packing: Packing | None, owned: bool = False) -> torch.Tensor:
         """Returns the frame vectors `(frames, frame_width)` of standardised packed states `(layers, frames, width)`.
 
         Args:
+            packing: which utterance each frame belongs to, for the dropout in training; `None` drops nothing.
             owned: `states` may be changed in place, as nothing else uses them.
         """
         if self.pools_states:
             return self.mixing(states)
-        if self.training and self.input_dropout.p > 0:
+        if packing is not None and self.training and self.input_dropout.p > 0:
             states = states if owned else states.clone()
             ones = states.new_ones(len(packing.mask), states.shape[0], 1, states.shape[2])
             gains = self.input_dropout(ones)  # (batch, layers, 1, width)
@@ -185,7 +183,7 @@ class Member(HeadParts, nn.Module):
         self.rows = [model_layers.index(layer) for layer in config.layer_indices]
         self.build_parts(config)
 
-    def project(self, states: torch.Tensor, packing: Packing, owned: bool = False) -> torch.Tensor:
+    def project(self, states: torch.Tensor, packing: Packing | None, owned: bool = False) -> torch.Tensor:
         """As `HeadParts.project`, given the states of all layers that the model reads."""
         if len(self.rows) == len(states):
             return super().project(states, packing, owned)
@@ -262,25 +260,6 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
             )
         model.freeze_encoder()
         return (model, info) if wants_info else model
-
-    def packed(self, precision: str = "float32", recordings: Sequence[np.ndarray] | None = None) -> Self:
-        """Returns a faster copy for inference on a CPU, which can be neither saved nor moved to another device.
-
-        Args:
-            precision: `"float32"`: the same results up to rounding. `"int8"`: about twice as fast again, encoder
-                states off by a few percent; needs AVX-512 VNNI.
-            recordings: mono waveforms `(samples,)` at 16 kHz that int8 is calibrated on, instead of synthetic voices.
-
-        Raises:
-            PackingError: not supported by this processor, or this model is not float32 on a CPU.
-        """
-        encoder: Any = self.base_model.encoder
-        fast = pack(encoder, precision, recordings)
-        # With this memo, deepcopy copies everything but the encoder.
-        copied = copy.deepcopy(self, {id(encoder): fast})
-        copied.config.unfreeze_last_n = 0
-        fast.config = copied.config
-        return copied.eval()
 
     def freeze_encoder(self) -> None:
         """Makes only the top `unfreeze_last_n` encoder layers trainable, none by default; positions never are."""
@@ -369,7 +348,7 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
             if self.config.channel_standardisation:
                 states = self.standardisation(states)
             packing = Packing.of(torch.ones(1, states.shape[1], dtype=torch.bool))
-            yield pooling.statistics(head.project(states, packing), packing)
+            yield pooling.statistics(head.project(states, None), packing)
 
     def encode(
         self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None
@@ -413,26 +392,16 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
             pooling_attentions=attentions if output_attentions else None,
         )
 
-    def frame_vectors(
-        self,
-        input_features: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        encoder_hidden_states: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
-        encoder_frame_counts: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, Packing]:
-        """Returns the frame vectors that are pooled, packed `(frames, frame_width)`, with their packing.
+    def frame_vectors(self, states: torch.Tensor) -> torch.Tensor:
+        """Returns the frame vectors that are pooled `(frames, frame_width)`, of states `(layers, frames, width)`.
 
-        Takes the inputs of `forward`. For an ensemble the vectors of the members stand side by side.
+        For an ensemble the vectors of the members stand side by side. In training mode nothing is dropped.
         """
-        _, _, packed, packing = self._read(
-            input_features, attention_mask, encoder_hidden_states, encoder_attention_mask, encoder_frame_counts
-        )
-        return torch.cat(self._project(packed, packing), dim=1), packing
+        return torch.cat(self._project(states, None), dim=1)
 
-    def pool_vectors(self, vectors: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Returns `pooler_output` of frame vectors as `frame_vectors` returns them, such as those of a window."""
-        return self._pool(vectors.split([head.frame_width for head in self.heads], dim=1), packing)[0]
+    def pool_vectors(self, vectors: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns `pooler_output` and `pooling_attentions` of frame vectors as `frame_vectors` returns them."""
+        return self._pool(vectors.split([head.frame_width for head in self.heads], dim=1), packing)
 
     def _read(
         self,
@@ -460,7 +429,7 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
             packed = packing.pack(states.transpose(1, 2)).transpose(0, 1)  # (layers, frames, width)
         return states, mask, packed, packing
 
-    def _project(self, states: torch.Tensor, packing: Packing) -> list[torch.Tensor]:
+    def _project(self, states: torch.Tensor, packing: Packing | None) -> list[torch.Tensor]:
         """Returns each head's frame vectors `(frames, frame_width)` of packed states `(layers, frames, width)`."""
         states = states.to(self.heads[0].projector.weight.dtype)
         standardised = self.config.channel_standardisation

@@ -285,7 +285,7 @@ class QKVPooling(_MultiHeadPooling):
         queries = []
         for source in self.sources:
             if source == "learnt":
-                queries.append(self.learnt_query.expand(len(packing.mask), -1))
+                queries.append(self.learnt_query.expand(packing.mask.shape[0], -1))
             else:
                 summary = packing.mean(hidden) if source == "mean" else packing.max(hidden)  # (batch, d_model)
                 queries.append(self.query[source](summary))

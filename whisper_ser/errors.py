@@ -73,5 +73,5 @@ def user_errors() -> tuple[type[Exception], ...]:
     Those of the model count only where it was imported: importing it takes seconds.
     """
     model = sys.modules.get("modeling_whisper_ser")
-    of_model = (model.AudioError, model.ConfigError, model.MissingWeightsError, model.PackingError) if model else ()
+    of_model = (model.AudioError, model.ConfigError, model.MissingWeightsError) if model else ()
     return (WhisperSerError, OSError, *of_model)

@@ -4,6 +4,7 @@ import contextlib
 import glob
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import numpy as np
 
 from whisper_ser.errors import CheckpointError, DamagedFileError
 
@@ -22,6 +23,8 @@ ABANDONED_SECONDS = 24 * 3600
 @contextlib.contextmanager
 def saving(folder: str | Path) -> Iterator[None]:
     """Raises `CheckpointError` for what torch and safetensors raise, with few words, where files cannot be written."""
+    from safetensors import SafetensorError  # where models are only used, it may be absent
+
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
@@ -137,6 +140,41 @@ def _digest(content: Mapping[str, Any]) -> str:
     # Through JSON, as which it will be read: keys become text.
     text = json.dumps(json.loads(json.dumps(others)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Returns `$WHISPER_SER_CACHE` or `~/.cache/whisper_ser`; it may not exist yet."""
+    return Path(os.environ.get("WHISPER_SER_CACHE") or "~/.cache/whisper_ser").expanduser().resolve()
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a safetensors file as float32 by name; float32 ones lie in the file until they are read.
+
+    Raises:
+        CheckpointError: it is damaged, or has tensors of another type.
+    """
+    try:
+        content = np.memmap(path, mode="r")
+        begin = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        header = json.loads(content[8:begin].tobytes())
+        header.pop("__metadata__", None)
+        return {name: _tensor(content[begin:], **fields) for name, fields in header.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): download or save the model again.") from error
+
+
+FLOATS = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
+
+
+def _tensor(content: np.ndarray, dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray:
+    begin, end = data_offsets
+    kind = np.dtype(FLOATS[dtype])
+    if not 0 <= begin <= end <= len(content) or end - begin != math.prod(shape) * kind.itemsize:
+        raise ValueError("a tensor reaches beyond the end")
+    values = content[begin:end].view(kind).reshape(shape)
+    if dtype == "BF16":  # the upper half of a float32
+        values = (values.astype("<u4") << 16).view("<f4")
+    return np.require(values, np.float32, "A")
 
 
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")

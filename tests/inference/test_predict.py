@@ -1,35 +1,25 @@
 """`whisper_ser.predict`: the stock pipeline's answers for any recordings, in order, with the bad ones told apart."""
 
+import os
 import subprocess
 import sys
 from argparse import Namespace
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 from conftest import RATE, save_small_model, speechlike
 from transformers import WhisperConfig, pipeline
 
 import whisper_ser
-from modeling_whisper_ser import PackingError
-from modeling_whisper_ser.packed_encoder_whisper_ser import check_packing
 from whisper_ser import cli
 from whisper_ser.audio.decoding import read_audio
-from whisper_ser.commands.sharded import _process
+from whisper_ser.commands import sharded as sharded_command
 from whisper_ser.errors import AudioFileError, InferenceError
 from whisper_ser.inference import sharded
-from whisper_ser.inference.model import ExportedRecognizer, answering
+from whisper_ser.inference.engines import session
+from whisper_ser.inference.engines.exported import ExportedModel
 from whisper_ser.inference.outputs import Failure
-
-
-def packs(precision: str) -> bool:
-    try:
-        check_packing(precision)
-    except PackingError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -197,26 +187,11 @@ def test_importing_the_package_imports_nothing_heavy():
         _ = whisper_ser.predickt
 
 
-def test_a_model_named_runs_packed_and_answers_alike(small_model, recognizer):
+def test_a_model_named_answers_as_one_that_was_loaded(small_model, recognizer):
     clips = [speechlike(seconds, 120, 3) for seconds in (0.4, 1.3, 2.6)]
     named = whisper_ser.predict(clips, small_model, device="cpu")
     for one, other in zip(named, whisper_ser.predict(clips, recognizer), strict=True):
-        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
-    assert type(answering(small_model, "cpu").model.whisper_ser.encoder) is not type(
-        recognizer.model.whisper_ser.encoder
-    )
-
-
-@pytest.mark.skipif(not packs("int8"), reason="no AVX-512 VNNI")
-def test_int8_is_one_argument(small_model, recognizer):
-    clip = speechlike(1.3, 120, 3)
-    (exact,), (rough,) = (
-        whisper_ser.predict(clip, recognizer),
-        whisper_ser.predict(clip, small_model, precision="int8"),
-    )
-    found = [rough.probabilities[label] for label in recognizer.labels]
-    assert found == pytest.approx([exact.probabilities[label] for label in recognizer.labels], abs=0.05)
-    assert rough.probabilities != exact.probabilities
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
 
 
 def test_an_exported_file_answers_as_its_model(small_model, recognizer, tmp_path, capsys):
@@ -245,41 +220,43 @@ def test_an_exported_file_answers_as_its_model(small_model, recognizer, tmp_path
     assert "whole recordings only" in capsys.readouterr().err
 
 
-def test_exported_models_run_on_the_threads_and_the_device_of_a_cpu(tmp_path, monkeypatch):
-    built = []
-
-    class Exported:
-        def __init__(self, path, threads):
-            built.append(threads)
-
-        def verify(self):
-            pass
-
-    monkeypatch.setattr("whisper_ser.inference.model.OnnxModel", Exported)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    answering(tmp_path / "model.onnx")
-    assert built == [3]  # torchrun tells torch how many, and ONNX Runtime would take all cores
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    state = lambda cpu: Mock(num_processes=1, device="cpu" if cpu else "cuda")  # noqa: E731
-    monkeypatch.setattr("whisper_ser.commands.sharded.PartialState", state)
-    for model, device in ((tmp_path / "model.onnx", None), (tmp_path, "cuda")):
-        arguments = Namespace(model=str(model), device=None)
-        _process(arguments)
-        assert arguments.device == device
+def test_threads_are_those_that_were_asked_for_else_the_cores_there_are(monkeypatch):
+    for given, expected in (("3", 3), ("2,1", 2), ("", len(os.sched_getaffinity(0))), ("no", os.cpu_count())):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        assert session.thread_count() == expected
 
 
-def test_long_recordings_do_not_wait_for_others_of_like_length():
+@pytest.mark.parametrize("exported", [False, True])
+def test_each_of_several_processes_has_its_share_and_its_gpu(tmp_path, monkeypatch, exported):
+    monkeypatch.setattr("whisper_ser.commands.sharded.has_accelerator", lambda: True)
+    arguments = Namespace(model=str(tmp_path / "model.onnx") if exported else str(tmp_path), device=None)
+    assert sharded_command.share(arguments) == (0, 1) and arguments.device is None
+    for name, value in (("WORLD_SIZE", "3"), ("RANK", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert sharded_command.share(arguments) == (2, 3)
+    assert arguments.device == (None if exported else "cuda:1")
+    monkeypatch.delenv("RANK")
+    with pytest.raises(InferenceError, match="start them with torchrun"):
+        sharded_command.share(arguments)
+
+
+def test_long_recordings_do_not_wait_for_others_of_like_length(small_model, tmp_path):
     asked = []
 
-    def probabilities(clips):
-        asked.append([round(len(clip) / RATE) for clip in clips])
-        return np.full((len(clips), 2), 0.5)
+    class Exported(ExportedModel):
+        labels, sampling_rate = ["a", "b"], RATE
 
-    exported = ExportedRecognizer(Mock(labels=["a", "b"], sampling_rate=RATE, probabilities=probabilities))
-    whisper_ser.predict([np.tile(speechlike(2.0), count) for count in (1, 40, 2, 35)], exported)
+        def __init__(self):
+            self.path = tmp_path / "model.onnx"
+
+        def probabilities(self, clips):
+            asked.append([round(len(clip) / RATE) for clip in clips])
+            return np.full((len(clips), 2), 0.5)
+
+    whisper_ser.predict([np.tile(speechlike(2.0), count) for count in (1, 40, 2, 35)], Exported())
     assert asked[:2] == [[80], [70]] and sorted(asked[2]) == [2, 4]
     with pytest.raises(InferenceError, match="whole recordings only"):
-        whisper_ser.timeline(speechlike(2.0), exported)
+        whisper_ser.timeline(speechlike(2.0), Exported())
 
 
 def test_answers_in_another_precision_are_other_shards(recognizer, tmp_path):

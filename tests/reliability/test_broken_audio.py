@@ -18,7 +18,7 @@ from whisper_ser import cli
 from whisper_ser.audio.decoding import decode, read_audio
 from whisper_ser.data.audio_index import hear
 from whisper_ser.errors import AudioFileError
-from whisper_ser.inference.model import Recognizer
+from whisper_ser.inference.model import LoadedModel
 from whisper_ser.inference.outputs import Failure
 
 MOST_SECONDS = 20
@@ -56,7 +56,7 @@ def decode_outcome(path: Path) -> str:
     return "result"
 
 
-def predict_outcome(audio: Path | np.ndarray, recognizer: Recognizer) -> str:
+def predict_outcome(audio: Path | np.ndarray, recognizer: LoadedModel) -> str:
     (result,) = whisper_ser.predict_each([audio], recognizer)
     if isinstance(result, Failure):
         return result.reason

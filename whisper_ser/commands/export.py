@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-from transformers.utils import logging
-
 from whisper_ser.errors import ExportError
 
 
@@ -32,7 +30,6 @@ def run(arguments: argparse.Namespace) -> int:
         if error.name not in ("onnx", "onnxruntime"):
             raise
         raise ExportError(f"Exporting needs the package {error.name}: pip install 'whisper-ser[onnx]'.") from error
-    logging.disable_progress_bar()
     exported = export_onnx(arguments.model, arguments.output, "int8" if arguments.int8 else "float32")
     off = f"{exported.difference:.1e} {'on average' if arguments.int8 else 'at most'}"
     print(f"{exported.path}: {exported.precision}, {exported.size / 1e6:.1f} MB, probabilities off by {off}")

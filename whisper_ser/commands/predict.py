@@ -10,7 +10,6 @@ from whisper_ser.commands.recordings import (
     add_arguments,
     check_plot,
     failure_text,
-    load_quietly,
     open_all,
 )
 from whisper_ser.errors import InferenceError
@@ -23,7 +22,7 @@ from whisper_ser.inference.formats import (
     write_parquet,
 )
 from whisper_ser.inference.inputs import STANDARD_INPUT, audio_files
-from whisper_ser.inference.model import Recognizer
+from whisper_ser.inference.model import LoadedModel, load_model
 from whisper_ser.inference.outputs import Failure, Prediction
 from whisper_ser.inference.predict import predict_each
 from whisper_ser.io import replacing
@@ -64,8 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InferenceError("--format parquet is no text for a screen: name a file with --output.")
     if not files:
         return report(problems)
-    recognizer = load_quietly(arguments)
-    if arguments.plot is not None and not isinstance(recognizer, Recognizer):
+    recognizer = load_model(arguments.model, arguments.device, arguments.precision)
+    if arguments.plot is not None and not isinstance(recognizer, LoadedModel):
         raise InferenceError("--plot draws attention, which an exported model does not tell: name the model's folder.")
     results = predict_each(
         open_all(files),

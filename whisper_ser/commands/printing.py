@@ -2,12 +2,20 @@
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import Any
 
 from whisper_ser.io import replacing
+
+
+def progress(items: Sequence[Any], unit: str) -> Iterable[Any]:
+    """Returns the items, with a progress bar on a terminal when there are several."""
+    if len(items) < 2 or not sys.stderr.isatty():
+        return items
+    from tqdm import tqdm  # where models are only used, it may be absent
+
+    return tqdm(items, unit=unit)
 
 
 def write_lines(lines: Iterable[str], output: Path | None) -> None:
@@ -15,8 +23,9 @@ def write_lines(lines: Iterable[str], output: Path | None) -> None:
     if output is None:
         try:
             for line in lines:
-                # tqdm's: a progress bar on the same terminal makes room.
-                tqdm.write(line)
+                # A progress bar on the same terminal makes room.
+                write = sys.modules["tqdm"].tqdm.write if "tqdm" in sys.modules else print
+                write(line)
                 sys.stdout.flush()
         except BrokenPipeError:
             # Who read the lines, such as `head`, has read enough. What Python still holds back goes nowhere.

@@ -19,8 +19,6 @@ from whisper_ser.hub.staging import stage
 from whisper_ser.hub.verify import verify_published
 from whisper_ser.io import replacing
 
-APP = Path(__file__).with_name("app.py")
-
 USE_IT = """
 from transformers import pipeline
 classifier = pipeline("audio-classification", model="{model}", {revision}trust_remote_code=True)
@@ -43,7 +41,7 @@ def main(argv: list[str]) -> None:
             arguments.license,
         )
         if arguments.space:
-            stage_space(space, APP, arguments.repo_id)
+            stage_space(space, arguments.repo_id)
         check(model, metrics)
         try:
             check_license(model)
@@ -94,7 +92,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--license", help="licence of the model, such as cc-by-4.0, where none follows from the data it learnt from"
     )
-    parser.add_argument("--space", action="store_true", help="also push app.py as a Space for the model")
+    parser.add_argument("--space", action="store_true", help="also push the page as a Space for the model")
     arguments = parser.parse_args(argv)
     try:
         validate_repo_id(arguments.repo_id)

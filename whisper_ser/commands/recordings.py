@@ -6,16 +6,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-from transformers.utils import logging
-
 from whisper_ser.audio.decoding import Audio
+from whisper_ser.commands.printing import progress
 from whisper_ser.errors import InferenceError
 from whisper_ser.inference.formats import shown
 from whisper_ser.inference.inputs import STANDARD_INPUT
-from whisper_ser.inference.model import Answering, Recognizer, answering, is_exported, load_model, recognizer_of
+from whisper_ser.inference.model import PRECISIONS
 from whisper_ser.inference.outputs import Failure
-from whisper_ser.inference.speed import PRECISIONS
 
 
 def add_arguments(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
@@ -31,30 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> 
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there, whole or not at all, not to screen")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the answer for one recording")
     parser.add_argument("--device", help="such as cpu or cuda:0; default: a GPU if there is one")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        help="on a CPU: float32 (default), or int8, faster and less exact (AVX-512 VNNI)",
-    )
-
-
-def load_quietly(arguments: argparse.Namespace, pack: bool = True) -> Answering:
-    """Returns the model, without a bar for its weights between the answers; as it was saved without `pack`."""
-    logging.disable_progress_bar()
-    if pack or is_exported(arguments.model):
-        return answering(arguments.model, arguments.device, arguments.precision)
-    return load_model(arguments.model, arguments.device)
-
-
-def load_for_frames(arguments: argparse.Namespace) -> Recognizer:
-    """As `load_quietly`; an exported model, which tells of no frames, is an error."""
-    logging.disable_progress_bar()
-    return recognizer_of(arguments.model, arguments.device, arguments.precision)
+    parser.add_argument("--precision", choices=PRECISIONS, help="on a CPU; default: float32")
 
 
 def open_all(files: list[str]) -> Iterator[Audio]:
     """Yields the files, standard input read as an audio file, with progress on a terminal when there are several."""
-    for file in tqdm(files, unit="file", disable=len(files) < 2 or not sys.stderr.isatty()):
+    for file in progress(files, "file"):
         yield StandardInput(sys.stdin.buffer.read()) if file == STANDARD_INPUT else file
 
 

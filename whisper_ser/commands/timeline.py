@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from whisper_ser.commands.printing import report, write_lines
-from whisper_ser.commands.recordings import add_arguments, check_plot, load_for_frames, open_all
+from whisper_ser.commands.recordings import add_arguments, check_plot, open_all
 from whisper_ser.errors import AudioFileError, InferenceError
 from whisper_ser.inference.formats import (
     csv_lines,
@@ -21,7 +21,7 @@ from whisper_ser.inference.formats import (
     webvtt,
 )
 from whisper_ser.inference.inputs import STANDARD_INPUT, audio_files
-from whisper_ser.inference.model import Recognizer
+from whisper_ser.inference.model import LoadedModel, load_frame_model
 from whisper_ser.inference.outputs import Timeline, Update
 from whisper_ser.inference.predict import channels_of, named
 from whisper_ser.inference.streaming import stream
@@ -65,14 +65,14 @@ def run_files(arguments: argparse.Namespace) -> int:
         raise InferenceError(f"--format vtt makes subtitles for one recording, channels mixed; got {len(files)}.")
     if not files:
         return report(problems)
-    recognizer = load_for_frames(arguments)
+    recognizer = load_frame_model(arguments.model, arguments.device, arguments.precision)
     timelines = _timelines(files, recognizer, arguments, problems)
     write_lines(_lines(timelines, arguments.format), arguments.output)
     return report(problems)
 
 
 def _timelines(
-    files: list[str], recognizer: Recognizer, arguments: argparse.Namespace, problems: list[str]
+    files: list[str], recognizer: LoadedModel, arguments: argparse.Namespace, problems: list[str]
 ) -> Iterator[Timeline]:
     for name, audio in named(open_all(files)):
         try:
@@ -123,7 +123,7 @@ def run_stream(arguments: argparse.Namespace) -> int:
         raise InferenceError("A stream has no end to wait for: take --format jsonl, and leave --cut out.")
     if arguments.raw_rate < 1 or arguments.raw_channels < 1:
         raise InferenceError("--raw_rate and --raw_channels must be at least 1.")
-    recognizer = load_for_frames(arguments)
+    recognizer = load_frame_model(arguments.model, arguments.device, arguments.precision)
     updates = stream(
         _raw_blocks(arguments.raw_rate, arguments.raw_channels),
         recognizer,

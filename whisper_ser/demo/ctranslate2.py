@@ -70,11 +70,6 @@ def is_ctranslate2(folder: Path) -> bool:
     return (folder / MODEL_FILE).is_file() and not any(folder.glob("*.safetensors"))
 
 
-def cache_folder() -> Path:
-    """Returns the absolute folder in which whisper-ser keeps downloaded and converted encoders."""
-    return Path(os.environ.get("WHISPER_SER_CACHE") or "~/.cache/whisper_ser").expanduser().resolve()
-
-
 def convert(folder: str | Path) -> Path:
     """Returns a folder with the encoder of a CTranslate2 Whisper model as `config.json` and `model.safetensors`.
 

@@ -16,9 +16,9 @@ from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, is_offl
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from whisper_ser.demo.ctranslate2 import MODEL_FILE, cache_folder, convert, is_ctranslate2
+from whisper_ser.demo.ctranslate2 import MODEL_FILE, convert, is_ctranslate2
 from whisper_ser.errors import CheckpointError
-from whisper_ser.io import file_sha256, replacing
+from whisper_ser.io import cache_folder, file_sha256, replacing
 
 logger = logging.getLogger(__name__)
 

@@ -3,11 +3,11 @@
 import importlib.metadata
 import shutil
 import sys
-import tomllib
 from pathlib import Path
 
 import yaml
 from huggingface_hub import HfApi
+from packaging.requirements import Requirement
 
 import modeling_whisper_ser
 import whisper_ser
@@ -20,6 +20,14 @@ from whisper_ser.page.models import MODEL_VARIABLE
 PACKAGES = (modeling_whisper_ser, whisper_ser)
 EXTRAS = ("demo",)
 """Optional dependencies of `app.py`: the voice of its examples. Gradio is part of every Space."""
+APP = """import sys
+
+from whisper_ser.cli import run
+from whisper_ser.commands.app import main
+
+if __name__ == "__main__":
+    sys.exit(run(main, sys.argv[1:], "app.py"))
+"""
 ABOUT = """
 Try [{model}](/{model}): upload or record speech, see which emotion the voice resembles, when, and where the model
 listened. It names what a voice resembles in acted recordings, not what a person feels: do not use it to judge people.
@@ -31,20 +39,18 @@ The licence above is that of the code of this Space. Each model has its own lice
 """
 
 
-def stage_space(folder: Path, app: Path, model_id: str) -> None:
+def stage_space(folder: Path, model_id: str) -> None:
     """Writes the files of a Space for `model_id` into the new `folder`.
 
     Raises:
-        PublishError: `app` is not there, or gradio is not installed.
+        PublishError: gradio is not installed.
     """
-    if not app.is_file():
-        raise PublishError(f"There is no {app}, which --space uploads: leave --space out.")
     folder.mkdir(parents=True)
-    shutil.copy(app, folder / "app.py")
+    (folder / "app.py").write_text(APP, encoding="utf-8")
     for package in PACKAGES:
         source = Path(package.__file__ or "").parent
         shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    (folder / "requirements.txt").write_text("\n".join(_requirements(app.parent)) + "\n", encoding="utf-8")
+    (folder / "requirements.txt").write_text("\n".join(_requirements()) + "\n", encoding="utf-8")
     metadata = {
         "title": model_id.split("/")[-1],
         "sdk": "gradio",
@@ -72,10 +78,14 @@ def push_space(api: HfApi, folder: Path, model_id: str, private: bool) -> Publis
     return published
 
 
-def _requirements(root: Path) -> list[str]:
-    """Returns the requirements of the page, from `pyproject.toml`."""
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project["dependencies"] + [one for extra in EXTRAS for one in project["optional-dependencies"][extra]]
+def _requirements() -> list[str]:
+    """Returns what the page needs, as the installed package says it."""
+    needed = []
+    for line in importlib.metadata.requires("whisper-ser") or []:
+        requirement = Requirement(line)
+        if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in EXTRAS):
+            needed.append(f"{requirement.name}{requirement.specifier}")
+    return needed
 
 
 def _sdk_version() -> str:

@@ -14,6 +14,8 @@ from whisper_ser.data.licenses import head_license, inherit, read_license
 from whisper_ser.errors import PublishError
 from whisper_ser.evaluation.metrics import EvaluationError
 from whisper_ser.evaluation.results import METRICS
+from whisper_ser.inference.engines.graphs import FOLDER as GRAPH_FOLDER
+from whisper_ser.inference.engines.graphs import write_graphs
 from whisper_ser.inference.reference_output import REFERENCE_OUTPUT, replace_setting
 from whisper_ser.io import read_sealed
 from whisper_ser.report.figures import draw_confusion_matrix
@@ -26,6 +28,7 @@ from whisper_ser.training.settings import HARMLESS_TRAINER_SETTINGS, ModelArgume
 SPEED = "speed.json"
 """File of measured times beside `metrics.json`, if there is one."""
 NEEDED = ("config.json", "preprocessor_config.json", "modeling_whisper_ser.py", REFERENCE_OUTPUT, RECIPE)
+GRAPH_FILES = "*.onnx"
 ALLOWED = (*NEEDED, "*_whisper_ser.py", "*.safetensors", "*.safetensors.index.json", "README.md", CONFUSION_MATRIX)
 MODEL_SETTINGS = {field.name for field in fields(ModelArguments)} - {"encoder", "model_name_or_path"}
 DATA_SETTINGS = {"corpus", "labels", "classes", "subset", "label_aliases"}
@@ -85,6 +88,7 @@ def stage(
     speed = run / SPEED
     shutil.copytree(model, target)
     _replace_code(target)
+    write_graphs(target)
     _complete_license(target, corpus["name"], about_corpus, license)
     try:
         card = model_card(metrics, target, model_id, cross_validation, _read(speed) if speed.is_file() else None)
@@ -136,8 +140,11 @@ def check_files(folder: Path) -> None:
     """
     if not (folder / "config.json").is_file():
         raise PublishError(f"{folder} holds no model: give the folder model/ of a run, such as outputs/demo/model.")
-    entries = sorted(folder.iterdir())
+    graphs = folder / GRAPH_FOLDER
+    inside = sorted(graphs.iterdir()) if graphs.is_dir() and not graphs.is_symlink() else []
+    entries = [entry for entry in sorted(folder.iterdir()) if not (inside and entry == graphs)]
     foreign = [e.name for e in entries if e.is_symlink() or not e.is_file() or not _allowed(e.name)]
+    foreign += [f"{GRAPH_FOLDER}/{e.name}" for e in inside if e.is_symlink() or not e.match(GRAPH_FILES)]
     if foreign:
         raise PublishError(
             f"{folder} holds files that are not part of a model and would be published with it: {', '.join(foreign)}. "

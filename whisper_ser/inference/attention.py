@@ -2,13 +2,13 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 
 from whisper_ser.audio.decoding import Audio, decode
 from whisper_ser.errors import InferenceError
-from whisper_ser.inference.model import Recognizer, recognizer_of
+from whisper_ser.inference.model import ExportedModel, LoadedModel, load_frame_model
 from whisper_ser.inference.predict import named
 
 LONGEST_SECONDS = 120
@@ -38,10 +38,10 @@ class Explanation:
 
 def explain(
     audio: Audio,
-    model: str | os.PathLike | Recognizer,
+    model: str | os.PathLike | LoadedModel | ExportedModel,
     *,
     sampling_rate: int | None = None,
-    device: str | torch.device | None = None,
+    device: Any = None,
 ) -> Explanation:
     """Returns what the model attended to; the arguments are those of `predict`, channels are mixed.
 
@@ -49,7 +49,7 @@ def explain(
         AudioFileError: the recording cannot be used.
         InferenceError: it is longer than two minutes: no picture could show it.
     """
-    recognizer = recognizer_of(model, device)
+    recognizer = load_frame_model(model, device)
     ((name, _),) = named([audio])
     rate = recognizer.sampling_rate
     blocks: list[np.ndarray] = []
@@ -60,14 +60,14 @@ def explain(
                 f"{name} is longer than {LONGEST_SECONDS} s, too long to draw its attention: draw its timeline."
             )
     waveform = np.concatenate(blocks)
-    features = recognizer.features([waveform])
-    probabilities, attention = recognizer.attend(features)
+    log_mel = recognizer.settings.log_mel(waveform)
+    probabilities, attention = recognizer.attend(*recognizer.frame_vectors([log_mel]))
     order = np.argsort(-probabilities)
     return Explanation(
         name,
         rate,
         waveform,
-        features["input_features"][0].numpy(),
+        log_mel,
         attention,
         {recognizer.labels[index]: float(probabilities[index]) for index in order},
     )

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modeling_whisper_ser.configuration_whisper_ser import FRAMES_PER_SECOND
+from whisper_ser.audio.log_mel import FRAMES_PER_SECOND
 from whisper_ser.audio.voice_activity import MARGIN, SMOOTHING, SpeechDetector
 
 SHORTEST_REST = FRAMES_PER_SECOND

@@ -10,9 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pyarrow.parquet
-
 from whisper_ser.inference.outputs import Failure, Prediction, Span, Timeline, Update
 from whisper_ser.io import harmless
 
@@ -76,10 +73,13 @@ def _csv_line(cells: Iterable[Any]) -> str:
 
 def write_parquet(rows: Iterable[dict[str, Any]], labels: list[str], path: Path) -> None:
     """Writes rows of predictions, `ROW_GROUP` held in memory; columns have their types also where there is no row."""
+    import pandas as pd
+    import pyarrow.parquet
+
     kinds = {"file": "string", "channel": "Int64", "seconds": "float64", "label": "string", "score": "float64"}
     kinds |= {f"probability_{label}": "float64" for label in labels}
 
-    def table(some: list[dict[str, Any]]) -> pyarrow.Table:
+    def table(some: list[dict[str, Any]]) -> Any:
         return pyarrow.Table.from_pandas(pd.DataFrame(some, columns=list(kinds)).astype(kinds), preserve_index=False)
 
     remaining = iter(rows)

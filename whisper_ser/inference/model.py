@@ -1,141 +1,259 @@
-"""Saved models, loaded for use: with torch, or an exported file on ONNX Runtime."""
+"""Saved models, loaded for use: on ONNX Runtime on a CPU, with torch on an accelerator, or an exported file.
 
-import copy
+Neither torch nor transformers is imported for a model on a CPU whose graphs are there.
+"""
+
+import contextlib
+import glob
 import hashlib
+import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import platform
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from modeling_whisper_ser import (
-    ConfigError,
-    MissingWeightsError,
-    WhisperForEmotionClassification,
-    WhisperSerConfig,
-    WhisperSerFeatureExtractor,
+from whisper_ser.audio.log_mel import FRAMES_PER_SECOND, LogMel
+from whisper_ser.errors import CheckpointError, ExportError, InferenceError, WhisperSerError, user_errors
+from whisper_ser.inference.encoding import encode
+from whisper_ser.inference.engines import Engine
+from whisper_ser.inference.engines.exported import ExportedModel, is_exported
+from whisper_ser.inference.engines.graphs import FOLDER as GRAPH_FOLDER
+from whisper_ser.inference.engines.graphs import find_graphs
+from whisper_ser.inference.engines.onnx_engine import OnnxEngine
+from whisper_ser.inference.reference_output import (
+    REFERENCE_OUTPUT,
+    TOLERANCE,
+    WEIGHTS,
+    check_as_saved,
+    compute_probabilities,
+    read_reference_output,
 )
-from modeling_whisper_ser.pooling_whisper_ser import Packing
-from whisper_ser.errors import CheckpointError, InferenceError, WhisperSerError
-from whisper_ser.inference.engines.onnx_runtime import OnnxModel
-from whisper_ser.inference.reference_output import check_as_saved
-from whisper_ser.inference.speed import optimised
-from whisper_ser.io import file_sha256
+from whisper_ser.inference.reference_waveform import (
+    VOICES,
+    ReferenceOutputError,
+    check_probabilities,
+    describe_waveform,
+    waveform,
+)
+from whisper_ser.io import cache_folder, file_sha256, read_tensors, replacing
+
+if TYPE_CHECKING:
+    from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
+
+MODEL_TYPE = "whisper_ser"
+PRECISIONS = ("float32",)
+DEVICE_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Of NVIDIA's and AMD's drivers on Linux, and of Windows' in WSL: without any there is no GPU to ask torch about."""
 
 
 @dataclass(frozen=True)
-class Recognizer:
-    """A trained model in evaluation mode, and the extractor that feeds it.
+class Settings:
+    """What is asked of a model besides its weights.
+
+    Args:
+        labels: in the order of the probabilities.
+        log_mel: the front end.
+        chunk_frames: encoder frames of a chunk at most.
+        frame_averaging: encoder frames that make one frame vector.
+        temperature: of the probabilities.
+    """
+
+    labels: list[str]
+    log_mel: LogMel
+    chunk_frames: int
+    frame_averaging: int
+    temperature: float
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], front_end: Mapping[str, Any]) -> "Settings":
+        """Returns the settings in the contents of `config.json` and `preprocessor_config.json`.
+
+        Raises:
+            InferenceError: a field is missing, or has a value that cannot be.
+        """
+        try:
+            labels = [label for _, label in sorted((int(index), str(label)) for index, label in config["id2label"].items())]
+            names = ("feature_size", "sampling_rate", "hop_length", "n_fft")
+            log_mel = LogMel(*(int(front_end[name]) for name in names), front_end.get("pad_to_seconds"))
+            chunk_frames = round(config["chunk_seconds"] * FRAMES_PER_SECOND)
+            found = cls(labels, log_mel, chunk_frames, int(config["frame_averaging"]), float(config["temperature"]))
+            usable = labels and min(chunk_frames, found.frame_averaging, log_mel.hop_length) >= 1
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise InferenceError(f"The settings of the model are damaged ({error!r}): download it again.") from error
+        if not usable or not found.temperature > 0:
+            raise InferenceError("The settings of the model cannot be: download it again.")
+        return found
+
+
+class LoadedModel:
+    """A trained model, ready for use.
 
     A frame vector `(frame_width,)` is what the pooling reads of one encoder frame. Whatever is pooled over - a file,
     a window, a segment - is pooled over these vectors, so that one pass of the encoder answers every question.
+
+    Args:
+        name: of the model, for messages.
+        settings: of the model.
+        engine: what runs it.
+        identity: SHA-256 of all that its answers depend on.
     """
 
-    model: WhisperForEmotionClassification
-    extractor: WhisperSerFeatureExtractor
+    def __init__(self, name: str, settings: Settings, engine: Engine, identity: str) -> None:
+        self.name = name
+        self.settings = settings
+        self.engine = engine
+        self.identity = identity
 
     @property
     def labels(self) -> list[str]:
-        return self.model.config.labels
+        """The labels in the order of the probabilities."""
+        return self.settings.labels
 
     @property
     def sampling_rate(self) -> int:
-        """Hertz of the audio that the extractor reads."""
-        return self.extractor.sampling_rate
+        """Hertz of the audio that the model reads."""
+        return self.settings.log_mel.sampling_rate
 
-    def features(self, clips: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
-        """Returns the model's inputs for mono clips `(samples,)` at `sampling_rate`."""
-        return dict(self.extractor(list(clips), sampling_rate=self.sampling_rate, return_tensors="pt"))
+    @property
+    def frame_width(self) -> int:
+        """Width of a frame vector."""
+        return self.engine.frame_width
 
     def probabilities(self, clips: Sequence[np.ndarray]) -> np.ndarray:
-        """Returns `(clips, labels)` for mono clips `(samples,)` at `sampling_rate`, run together."""
-        return self.classify(self.features(clips))
+        """Returns `(clips, labels)` for mono clips `(samples,)` at `sampling_rate`, run together.
 
-    @torch.no_grad()
-    def classify(self, features: dict[str, torch.Tensor]) -> np.ndarray:
-        """Returns probabilities `(batch, labels)`: what the stock pipeline gives."""
-        return _softmax(self.model(**self._placed(features)).logits)
+        They are what the stock `pipeline("audio-classification")` gives.
+        """
+        vectors = self.frame_vectors([self.settings.log_mel(clip) for clip in clips])
+        return self.pool(np.concatenate(vectors), [len(of_clip) for of_clip in vectors])
 
-    @torch.no_grad()
-    def attend(self, features: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Returns probabilities `(labels,)` of one clip, and attention `(heads, frames)` if the pooling has any."""
-        outputs = self.model(**self._placed(features), output_attentions=True)
-        attention = outputs.pooling_attentions
-        return _softmax(outputs.logits)[0], None if attention is None else attention[0].float().cpu().numpy()
+    def frame_vectors(self, mels: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns the frame vectors `(frames, frame_width)` of the log-mel `(mel_frames, mels)` of each clip.
 
-    @torch.no_grad()
-    def frame_vectors(self, features: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Returns the frame vectors `(frames, frame_width)` of each clip."""
-        vectors, packing = self.model.whisper_ser.frame_vectors(**self._placed(features))
-        return list(vectors.split(packing.mask.sum(1).tolist()))
+        Encoder states pass by: memory is bounded, however long a clip is.
+        """
+        averaging = self.settings.frame_averaging
+        vectors = [np.empty((-(-(-(-len(mel) // 2)) // averaging), self.frame_width), np.float32) for mel in mels]
+        filled = [0] * len(mels)
+        for stretches in encode(mels, self.engine, self.settings.chunk_frames, averaging):
+            found = self.engine.frame_vectors(np.concatenate([states for _, states in stretches], axis=1))
+            begin = 0
+            for clip, states in stretches:
+                frames = states.shape[1]
+                vectors[clip][filled[clip] : filled[clip] + frames] = found[begin : begin + frames]
+                filled[clip] += frames
+                begin += frames
+        return vectors
 
-    @torch.no_grad()
-    def encoder_states(self, features: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Returns the encoder states `(layers, frames, width)` of each clip, none averaged with others."""
-        encoder = copy.copy(self.model.whisper_ser.encoder)
-        encoder.config = copy.copy(encoder.config)
-        encoder.config.frame_averaging = 1
-        states, mask = encoder(**self._placed(features))
-        return [clip[:, :frames] for clip, frames in zip(states, mask.sum(1).tolist(), strict=True)]
-
-    @torch.no_grad()
-    def project(self, states: torch.Tensor) -> torch.Tensor:
-        """Returns the frame vectors `(frames, frame_width)` of encoder states `(layers, frames, width)`."""
-        return self.model.whisper_ser.frame_vectors(encoder_hidden_states=states[None])[0]
-
-    @torch.no_grad()
-    def pool(self, vectors: torch.Tensor, counts: Sequence[int]) -> np.ndarray:
+    def pool(self, vectors: np.ndarray, counts: Sequence[int]) -> np.ndarray:
         """Returns probabilities `(batch, labels)` of joined frame vectors `(frames, frame_width)`, `counts` each."""
-        lengths = torch.tensor(counts, device=vectors.device)
-        packing = Packing.of(torch.arange(max(counts), device=vectors.device) < lengths[:, None])
-        return _softmax(self.model.classify(self.model.whisper_ser.pool_vectors(vectors, packing)))
+        return self._finite(self.engine.pool(vectors, counts)[0])
 
-    def _placed(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        dtypes = {"input_features": self.model.dtype}
-        return {name: value.to(self.model.device, dtypes.get(name)) for name, value in features.items()}
+    def attend(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns probabilities `(labels,)` of one clip's frame vectors, and attention `(heads, frames)` if any."""
+        probabilities, attention = self.engine.pool(vectors, [len(vectors)])
+        return self._finite(probabilities)[0], None if attention is None else attention[0]
+
+    def _finite(self, probabilities: np.ndarray) -> np.ndarray:
+        if not np.isfinite(probabilities).all():
+            raise InferenceError(
+                f"The answer of {self.name} is not a number: its weights are damaged, or too large for half precision. "
+                "Check it: whisper-ser verify MODEL."
+            )
+        return probabilities
 
 
-def load_model(name_or_path: str | os.PathLike, device: str | torch.device | None = None) -> Recognizer:
-    """Returns the model saved in a folder or on the Hub.
+def load_model(
+    model: str | os.PathLike | LoadedModel | ExportedModel, device: Any = None, precision: str | None = None
+) -> LoadedModel | ExportedModel:
+    """Returns the model saved in a folder or on the Hub, or an exported file, ready for use.
 
-    Only weights and settings are read; the classes are those installed here and no code of the folder runs.
-    `HF_HUB_OFFLINE=1` keeps to what is on this machine.
+    Only weights and settings are read; no code of the folder runs. `HF_HUB_OFFLINE=1` keeps to what is on this
+    machine. On a CPU a model's graphs are checked against its reference output the first time on each machine.
 
     Args:
-        name_or_path: a folder that training wrote, or a Hub id.
-        device: where it runs; left out, on a GPU if there is one.
+        model: a folder that training wrote, a Hub id, or a file that `whisper-ser export onnx` wrote. What was loaded
+            before is returned as it is.
+        device: where it runs, such as `"cpu"` or `"cuda:1"`; left out, on a GPU if there is one.
+        precision: `"float32"`, the default.
 
     Raises:
-        InferenceError: the model is of another kind.
-        ReferenceOutputError, ConfigError, MissingWeightsError, OSError: it is damaged, incomplete, or not there.
+        InferenceError: a model of another kind, or a device or precision that it does not have.
+        ReferenceOutputError: weights or settings are not those that were saved, or the answers are others here.
+        CheckpointError, ExportError: a file is damaged, or the graphs cannot be made here.
+        ConfigError, MissingWeightsError, OSError: it is incomplete, or not there.
     """
-    model, extractor = load_saved(name_or_path)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Recognizer(model.eval().to(place), extractor)
+    if isinstance(model, LoadedModel | ExportedModel):
+        return model
+    if precision not in (None, *PRECISIONS):
+        raise InferenceError(f"precision={precision!r} is not one of {', '.join(map(repr, PRECISIONS))}.")
+    on_cpu = str(device).partition(":")[0] == "cpu" or (device is None and not has_accelerator())
+    if is_exported(model):
+        if precision is not None:
+            raise InferenceError(f"{model} was exported in a precision of its own: leave precision out.")
+        if device is not None and not on_cpu:
+            raise InferenceError(f"{model} runs on a CPU: leave device out, or name the folder of the model.")
+        exported = ExportedModel(model)
+        exported.verify()
+        return exported
+    folder = local_folder(os.path.expanduser(os.fspath(model)))
+    name = os.fspath(model)
+    with _damage_told(name):
+        return _on_cpu(name, folder) if on_cpu else _with_torch(name, folder, device)
 
 
-def _softmax(logits: torch.Tensor) -> np.ndarray:
-    probabilities = logits.float().softmax(-1).cpu().numpy()
-    if not np.isfinite(probabilities).all():
+def load_frame_model(
+    model: str | os.PathLike | LoadedModel | ExportedModel, device: Any = None, precision: str | None = None
+) -> LoadedModel:
+    """As `load_model`, where frames are asked for; an exported model, which has no answers for them, is an error."""
+    if isinstance(model, ExportedModel) or (not isinstance(model, LoadedModel) and is_exported(model)):
+        name = model.path if isinstance(model, ExportedModel) else model
         raise InferenceError(
-            "The model's answer is not a number: its weights are damaged, or too large for half precision. Check it: "
-            "whisper-ser verify MODEL."
+            f"{name} is an exported model, which answers for whole recordings only: name the folder of the model."
         )
-    return probabilities
+    loaded = load_model(model, device, precision)
+    assert isinstance(loaded, LoadedModel)
+    return loaded
 
 
-TOLD_IN_WORDS = (WhisperSerError, ConfigError, MissingWeightsError, OSError)
+def model_of(
+    model: "WhisperForEmotionClassification", extractor: "WhisperSerFeatureExtractor", name: str = "The model"
+) -> LoadedModel:
+    """Returns a model of torch, ready for use where it is: on ONNX Runtime on a CPU, else with torch."""
+    config, front_end = (json.loads(of.to_json_string()) for of in (model.config, extractor))
+    weights = torch_weights(model)
+    settings = Settings.of(config, front_end)
+    digest = hashlib.sha256(json.dumps([config, front_end], sort_keys=True).encode())
+    for tensor_name, tensor in sorted(weights.items()):
+        digest.update(f"{tensor_name}{tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor).data)
+    engine: Engine
+    if model.device.type == "cpu":
+        engine = OnnxEngine(find_graphs(config), weights, settings.temperature)
+    else:
+        from whisper_ser.inference.engines.torch_engine import TorchEngine
+
+        engine = TorchEngine(model)
+    return LoadedModel(name, settings, engine, digest.hexdigest())
+
+
+def torch_weights(module: Any) -> dict[str, np.ndarray]:
+    """Returns weights and buffers of a module of torch by name, float32; those in float32 on a CPU are not copied."""
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {name: tensor.detach().float().cpu().numpy() for name, tensor in named.items()}
 
 
 def load_saved(
     name_or_path: str | os.PathLike, **fields: Any
-) -> tuple[WhisperForEmotionClassification, WhisperSerFeatureExtractor]:
-    """Returns the model saved in a folder or on the Hub, and the extractor that feeds it.
+) -> tuple["WhisperForEmotionClassification", "WhisperSerFeatureExtractor"]:
+    """Returns the model of torch saved in a folder or on the Hub, and the extractor that feeds it.
 
-    Weights and settings of a folder with a reference output must be those that were saved with it.
+    Where a folder has a reference output, its weights and settings must be those that were saved with it.
 
     Args:
         name_or_path: a folder that training wrote, or a Hub id.
@@ -147,138 +265,161 @@ def load_saved(
         CheckpointError: a file is damaged.
         ConfigError, MissingWeightsError, OSError: settings that cannot work, weights that are missing, nothing there.
     """
+    from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
+
     name = os.path.expanduser(os.fspath(name_or_path))
-    try:
-        kind = WhisperSerConfig.get_config_dict(name)[0].get("model_type")
-        if kind != WhisperSerConfig.model_type:
-            raise InferenceError(
-                f"{name} is a {kind!r} model, expected {WhisperSerConfig.model_type!r}: give a model that "
-                "run_train.py wrote, or its Hub id."
-            )
+    with _damage_told(name):
+        _check_kind(name, WhisperSerConfig.get_config_dict(name)[0])
         if Path(name).is_dir():
             check_as_saved(Path(name))
         model = WhisperForEmotionClassification.from_pretrained(name, **fields)
         return model, WhisperSerFeatureExtractor.from_pretrained(name)
-    except TOLD_IN_WORDS:
+
+
+def local_folder(name: str) -> Path:
+    """Returns the folder of a model, downloaded if it is a Hub id: settings, weights and graphs, no code.
+
+    Raises:
+        InferenceError: the model is of another kind.
+        CheckpointError: there is no such folder, and the Hub has no such model or cannot be reached.
+    """
+    if os.path.isdir(name):
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        # Settings first: weights of another kind of model may be large.
+        folder = Path(snapshot_download(name, allow_patterns=["config.json"]))
+        if (folder / "config.json").is_file():
+            _check_kind(name, _read_json(folder / "config.json"))
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", f"{GRAPH_FOLDER}/*.onnx"]))
+    except WhisperSerError:
         raise
-    except Exception as error:  # damaged JSON and weights fail in as many types as there are libraries that read them
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise CheckpointError(
+            f"There is no folder {name}, and the Hub does not give a model of that name ({type(error).__name__}: "
+            f"{reason}). Give a folder that training wrote, or a Hub id such as user/name."
+        ) from error
+
+
+def _on_cpu(name: str, folder: Path) -> LoadedModel:
+    """Returns the model on ONNX Runtime, checked against its reference output once on each machine."""
+    config = _read_json(folder / "config.json")
+    _check_kind(name, config)
+    hashes = check_as_saved(folder)
+    front_end = _read_json(folder / "preprocessor_config.json")
+    settings = Settings.of(config, front_end)
+    identity = _hash_of(hashes)
+    graphs = find_graphs(config, folder)
+    marker = _marker(identity, graphs.values())
+    reference = None if marker.is_file() else _reference_output(folder)
+    weights: dict[str, np.ndarray] = {}
+    for file in sorted(folder.glob(WEIGHTS)):
+        weights |= read_tensors(file)
+    try:
+        model = LoadedModel(name, settings, OnnxEngine(graphs, weights, settings.temperature), identity)
+        if reference:
+            _check(model, reference)
+    except (ExportError, ReferenceOutputError):
+        # A graph may be damaged, or of an earlier version: never trusted, but made anew.
+        graphs = find_graphs(config, anew=True)
+        marker = _marker(identity, graphs.values())
+        model = LoadedModel(name, settings, OnnxEngine(graphs, weights, settings.temperature), identity)
+        _check(model, reference or _reference_output(folder))
+    if not marker.is_file():
+        with contextlib.suppress(OSError), replacing(marker) as written:
+            written.touch()
+    return model
+
+
+def _with_torch(name: str, folder: Path, device: Any) -> LoadedModel:
+    import torch
+
+    model, extractor = load_saved(folder)
+    placed = model.to(torch.device(device or "cuda"))
+    loaded = model_of(placed, extractor, name)
+    # Of the files, as on a CPU: work that was begun there goes on here.
+    return LoadedModel(name, loaded.settings, loaded.engine, _hash_of(check_as_saved(folder)))
+
+
+def has_accelerator() -> bool:
+    """Whether there is a GPU that torch can use; torch is asked only where there may be one."""
+    if not any(glob.glob(file) for file in DEVICE_FILES) and shutil.which("nvidia-smi") is None:
+        return False
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+def _reference_output(folder: Path) -> dict[str, Any]:
+    """Returns the reference output of a saved model; for one that has none, what torch answers."""
+    if (folder / REFERENCE_OUTPUT).is_file():
+        return read_reference_output(folder)
+    try:
+        model, extractor = load_saved(folder)
+    except ImportError as error:
+        raise ExportError(
+            f"{folder} has no {REFERENCE_OUTPUT} to check its answers against, which takes the package {error.name} "
+            "then: install it, or take a folder that training wrote."
+        ) from error
+    description = describe_waveform(VOICES[0], extractor.sampling_rate)
+    probabilities = compute_probabilities(model, extractor, waveform(description))
+    return {"waveform": description, "probabilities": probabilities, "tolerance": TOLERANCE}
+
+
+def _check(model: LoadedModel, reference: Mapping[str, Any]) -> None:
+    (found,) = model.probabilities([waveform(reference["waveform"])])
+    check_probabilities(dict(zip(model.labels, found.tolist(), strict=True)), reference, model.name)
+
+
+def _marker(identity: str, graphs: Iterable[Path]) -> Path:
+    """Returns the file whose presence says that a model was checked here, on this processor, with these graphs."""
+    import onnxruntime
+
+    versions = [onnxruntime.__version__, platform.machine(), processor()]
+    content = [identity, *map(file_sha256, graphs), *versions]
+    return cache_folder() / "checked" / hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def processor() -> str:
+    """Returns what the processor calls itself and its instruction sets, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))
+
+
+def _hash_of(hashes: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()
+
+
+def _check_kind(name: str, config: Any) -> None:
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != MODEL_TYPE:
+        raise InferenceError(
+            f"{name} is a {kind!r} model, expected {MODEL_TYPE!r}: give a model that run_train.py wrote, or its Hub id."
+        )
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def _damage_told(name: str) -> Iterator[None]:
+    """Raises what damaged files raise, in as many types as there are libraries that read them, in words."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, user_errors()):
+            raise
         reason = (str(error).strip().splitlines() or [""])[0]
         raise CheckpointError(
             f"{name} cannot be loaded, a file of it is damaged or of something else ({type(error).__name__}: "
             f"{reason}). Fetch or save the model again."
         ) from error
-
-
-EXPORTED = ".onnx"
-
-
-class ExportedRecognizer:
-    """A file that `whisper-ser export onnx` wrote, with that of a `Recognizer` which answers for whole recordings."""
-
-    def __init__(self, model: OnnxModel) -> None:
-        self._model = model
-
-    @property
-    def path(self) -> Path:
-        return self._model.path
-
-    @property
-    def labels(self) -> list[str]:
-        return self._model.labels
-
-    @property
-    def sampling_rate(self) -> int:
-        """Hertz of the audio that the model reads."""
-        return self._model.sampling_rate
-
-    def probabilities(self, clips: Sequence[np.ndarray]) -> np.ndarray:
-        """Returns `(clips, labels)` for mono clips `(samples,)` at `sampling_rate`, run together."""
-        probabilities = self._model.probabilities(clips)
-        if not np.isfinite(probabilities).all():
-            raise InferenceError(f"The answer of {self._model.path} is not a number: export the model again.")
-        return probabilities
-
-    def identity(self) -> str:
-        """Returns the SHA-256 of the file."""
-        return file_sha256(self._model.path)
-
-
-Answering = Recognizer | ExportedRecognizer
-
-
-def answering(
-    model: str | os.PathLike | OnnxModel | Answering,
-    device: str | torch.device | None = None,
-    precision: str | None = None,
-) -> Answering:
-    """Returns the model, ready to answer.
-
-    Args:
-        model: a folder, a Hub id or an exported file, or what was loaded before, which stays as it is.
-        device: where it runs; left out, on a GPU if there is one.
-        precision: on a CPU, `"float32"` (the default), packed: equal to the saved model but for rounding; or `"int8"`,
-            faster and less exact. An exported file has its own.
-
-    Raises:
-        InferenceError, ExportError, ReferenceOutputError, OSError: the model cannot be used.
-        PackingError: `"int8"` on a processor without AVX-512 VNNI, or on a GPU.
-    """
-    if isinstance(model, Recognizer | ExportedRecognizer):
-        return model
-    if isinstance(model, OnnxModel):
-        return ExportedRecognizer(model)
-    if not is_exported(model):
-        return packed(load_model(model, device), precision)
-    if precision is not None:
-        raise InferenceError(
-            f"{model} was exported in a precision of its own: leave precision out, or export it with --int8."
-        )
-    if device is not None and torch.device(device).type != "cpu":
-        raise InferenceError(f"{model} runs on a CPU: leave device out, or name the folder of the model.")
-    exported = OnnxModel(model, torch.get_num_threads())
-    exported.verify()
-    return ExportedRecognizer(exported)
-
-
-def recognizer_of(
-    model: str | os.PathLike | OnnxModel | Answering,
-    device: str | torch.device | None = None,
-    precision: str | None = None,
-) -> Recognizer:
-    """As `answering`, where frames are asked for; an exported model, which tells of no frames, is an error."""
-    if isinstance(model, Recognizer):
-        return model
-    if isinstance(model, OnnxModel | ExportedRecognizer) or is_exported(model):
-        name = model.path if isinstance(model, OnnxModel | ExportedRecognizer) else model
-        raise InferenceError(
-            f"{name} is an exported model, which answers for whole recordings only: name the folder of the model."
-        )
-    return packed(load_model(model, device), precision)
-
-
-def is_exported(model: str | os.PathLike) -> bool:
-    """Whether this names an exported file, not a folder or a Hub id."""
-    return Path(model).suffix == EXPORTED and not Path(model).is_dir()
-
-
-def packed(recognizer: Recognizer, precision: str | None = None) -> Recognizer:
-    """Returns the recognizer with the fastest form of its model on this machine."""
-    return replace(recognizer, model=optimised(recognizer.model, precision or "float32"))
-
-
-def identity(recognizer: Answering) -> str:
-    """Returns a SHA-256 of all that the answers of a model depend on. Of `Recognizer`, one that is not packed."""
-    if isinstance(recognizer, ExportedRecognizer):
-        return recognizer.identity()
-    digest = hashlib.sha256()
-    digest_weights(digest, recognizer.model)
-    digest.update(recognizer.model.config.to_json_string().encode())
-    digest.update(recognizer.extractor.to_json_string().encode())
-    return digest.hexdigest()
-
-
-def digest_weights(digest: "hashlib._Hash", module: torch.nn.Module) -> None:
-    """Adds names, shapes and values of a module's weights and buffers to a digest."""
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().data)

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
-from transformers.audio_utils import hertz_to_mel
 
+from whisper_ser.audio.log_mel import hertz_to_mel
 from whisper_ser.inference.attention import Explanation
 from whisper_ser.inference.formats import shown
 from whisper_ser.inference.outputs import Span, Timeline
@@ -95,14 +95,10 @@ def _draw_log_mel(axes: Axes, log_mel: np.ndarray) -> None:
         cmap="magma",
         extent=(0, frames / 100, 0, mels),
     )
-    scale = _mel(highest)
+    scale = hertz_to_mel(highest)
     ticks = [500, 1000, 2000, 4000]
-    axes.set_yticks([mels * _mel(hertz) / scale for hertz in ticks], [f"{hertz / 1000:g}" for hertz in ticks])
+    axes.set_yticks([mels * hertz_to_mel(hertz) / scale for hertz in ticks], [f"{hertz / 1000:g}" for hertz in ticks])
     axes.set_ylabel("log-mel (kHz)")
-
-
-def _mel(hertz: float) -> float:
-    return float(hertz_to_mel(hertz, mel_scale="slaney"))
 
 
 def draw_timeline(timeline: Timeline, path: str | Path) -> None:

@@ -4,16 +4,14 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from whisper_ser.audio.decoding import SILENCE, Audio, channel_count, decode
 from whisper_ser.errors import AudioFileError, InferenceError
-from whisper_ser.inference.engines.onnx_runtime import OnnxModel
-from whisper_ser.inference.long import recording_vectors
-from whisper_ser.inference.model import Answering, Recognizer, answering
+from whisper_ser.inference.engines.exported import ExportedModel
+from whisper_ser.inference.model import LoadedModel, load_model
 from whisper_ser.inference.outputs import UNCERTAIN, Failure, Prediction
 
 Channels = Literal["mix", "separate"]
@@ -28,14 +26,14 @@ BATCHES_READ = 8
 
 def predict(
     audio: Audio | Sequence[Audio],
-    model: str | os.PathLike | OnnxModel | Answering,
+    model: str | os.PathLike | LoadedModel | ExportedModel,
     *,
     top_k: int | None = None,
     abstain_below: float = 0.0,
     channels: Channels = "mix",
     batch_size: int = 8,
     sampling_rate: int | None = None,
-    device: str | torch.device | None = None,
+    device: Any = None,
     precision: str | None = None,
 ) -> list[Prediction]:
     """Returns the emotion of each recording, in the order given; one for each channel with `channels="separate"`.
@@ -51,13 +49,11 @@ def predict(
         batch_size: clips encoded together; clips of like length share a batch.
         sampling_rate: hertz of arrays; left out, the model's. Files say it themselves.
         device: where to run a model that is loaded here.
-        precision: on a CPU, of a model that is loaded here: `"float32"` (the default), or `"int8"`, faster and less
-            exact, on processors with AVX-512 VNNI. What `load_model` returned runs as it is.
+        precision: of a model that is loaded here, as in `load_model`.
 
     Raises:
         AudioFileError: the first recording that cannot be used. `predict_each` goes on behind it.
         InferenceError: an argument that cannot be meant.
-        PackingError: int8 is not for this machine.
     """
     results = []
     given = [audio] if isinstance(audio, str | Path | np.ndarray) or hasattr(audio, "read") else audio
@@ -80,19 +76,19 @@ def predict(
 
 def predict_each(
     audio: Iterable[Audio],
-    model: str | os.PathLike | OnnxModel | Answering,
+    model: str | os.PathLike | LoadedModel | ExportedModel,
     *,
     top_k: int | None = None,
     abstain_below: float = 0.0,
     channels: Channels = "mix",
     batch_size: int = 8,
     sampling_rate: int | None = None,
-    device: str | torch.device | None = None,
+    device: Any = None,
     precision: str | None = None,
 ) -> Iterator[Prediction | Failure]:
     """Yields what `predict` returns as it is ready, and a `Failure` for each recording that cannot be used."""
     _check(top_k, abstain_below, channels, batch_size)
-    recognizer = answering(model, device, precision)
+    recognizer = load_model(model, device, precision)
     labels = recognizer.labels
     for clips in _groups(_read(audio, recognizer, channels, sampling_rate), BATCHES_READ * batch_size):
         _classify(clips, recognizer, batch_size)
@@ -127,7 +123,7 @@ def channels_of(audio: Audio, name: str, channels: Channels) -> list[int | None]
 
 
 def _read(
-    audio: Iterable[Audio], recognizer: Answering, channels: Channels, sampling_rate: int | None
+    audio: Iterable[Audio], recognizer: LoadedModel | ExportedModel, channels: Channels, sampling_rate: int | None
 ) -> Iterator[_Clip]:
     for name, one in named(audio):
         try:
@@ -144,16 +140,17 @@ def _read(
             yield clip
 
 
-def _fill(clip: _Clip, blocks: Iterator[np.ndarray], recognizer: Answering) -> None:
+def _fill(clip: _Clip, blocks: Iterator[np.ndarray], recognizer: LoadedModel | ExportedModel) -> None:
     """Gives the clip its samples or, if it is long, its probabilities at once."""
     heard = _Extremes()
     first: list[np.ndarray] = []
     blocks = heard.watching(blocks)
     for block in blocks:
         first.append(block)
-        if heard.samples > LONG_SECONDS * recognizer.sampling_rate and _has_frames(recognizer):
-            vectors = recording_vectors(_chained(first, blocks), recognizer)
+        if heard.samples > LONG_SECONDS * recognizer.sampling_rate and isinstance(recognizer, LoadedModel):
+            mel = recognizer.settings.log_mel.of_blocks(_chained(first, blocks))
             heard.check(clip.file)
+            (vectors,) = recognizer.frame_vectors([mel])
             clip.probabilities = recognizer.pool(vectors, [len(vectors)])[0]
             break
     else:
@@ -165,11 +162,6 @@ def _fill(clip: _Clip, blocks: Iterator[np.ndarray], recognizer: Answering) -> N
         else:
             clip.samples = samples
     clip.seconds = heard.samples / recognizer.sampling_rate
-
-
-def _has_frames(recognizer: Answering) -> TypeGuard[Recognizer]:
-    """Whether a recording may be encoded stretch by stretch: graphs do so themselves, a padded window is one."""
-    return isinstance(recognizer, Recognizer) and recognizer.extractor.pad_to_seconds is None
 
 
 class _Extremes:
@@ -208,7 +200,7 @@ def _groups(clips: Iterator[_Clip], size: int) -> Iterator[list[_Clip]]:
         yield group
 
 
-def _classify(clips: list[_Clip], recognizer: Answering, batch_size: int) -> None:
+def _classify(clips: list[_Clip], recognizer: LoadedModel | ExportedModel, batch_size: int) -> None:
     """Gives probabilities to the clips that have samples, those of like length together."""
     waiting = sorted((clip for clip in clips if clip.samples is not None), key=lambda clip: clip.seconds)
     while waiting:

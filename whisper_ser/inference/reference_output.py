@@ -8,12 +8,10 @@ within a tolerance, because other machines, numbers of threads and batch shapes 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from whisper_ser.inference.reference_waveform import (
     VOICES,
     ReferenceOutputError,
@@ -22,6 +20,9 @@ from whisper_ser.inference.reference_waveform import (
     waveform,
 )
 from whisper_ser.io import file_sha256
+
+if TYPE_CHECKING:
+    from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 
 REFERENCE_OUTPUT = "known_answer.json"
 """The file's name in published models."""
@@ -66,7 +67,7 @@ def replace_setting(folder: Path, name: str, value: Any) -> None:
 
 
 def least_certain_waveform(
-    model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor
+    model: "WhisperForEmotionClassification", extractor: "WhisperSerFeatureExtractor"
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Returns the description of one of the `VOICES`, and the model's probability of each label for it.
 
@@ -76,7 +77,7 @@ def least_certain_waveform(
     outputs = []
     for voice in VOICES:
         description = describe_waveform(voice, extractor.sampling_rate)
-        outputs.append((description, _probabilities(model, extractor, waveform(description))))
+        outputs.append((description, compute_probabilities(model, extractor, waveform(description))))
     return min(outputs, key=lambda output: max(output[1].values()))
 
 
@@ -111,17 +112,24 @@ def _write(folder: Path, reference: Mapping[str, Any]) -> None:
 
 def compute_output(folder: Path, audio: np.ndarray) -> dict[str, float]:
     """Returns the probability of each label that the model in `folder` gives for `audio` `(samples,)`, on the CPU."""
-    return _probabilities(*_load(folder), audio)
+    return compute_probabilities(*_load(folder), audio)
 
 
-def _load(folder: Path) -> tuple[WhisperForEmotionClassification, WhisperSerFeatureExtractor]:
+def _load(folder: Path) -> tuple["WhisperForEmotionClassification", "WhisperSerFeatureExtractor"]:
+    import torch
+
+    from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
+
     model = WhisperForEmotionClassification.from_pretrained(folder, dtype=torch.float32)
     return model, WhisperSerFeatureExtractor.from_pretrained(folder)
 
 
-def _probabilities(
-    model: WhisperForEmotionClassification, extractor: WhisperSerFeatureExtractor, audio: np.ndarray
+def compute_probabilities(
+    model: "WhisperForEmotionClassification", extractor: "WhisperSerFeatureExtractor", audio: np.ndarray
 ) -> dict[str, float]:
+    """Returns the probability of each label that a model of torch gives for `audio` `(samples,)`."""
+    import torch
+
     with torch.inference_mode():
         logits = model(**extractor(audio, sampling_rate=extractor.sampling_rate, return_tensors="pt")).logits[0]
     probabilities = [round(value, 6) for value in logits.double().softmax(-1).tolist()]
@@ -133,12 +141,17 @@ def weight_hashes(folder: Path) -> dict[str, str]:
     return {path.name: file_sha256(path) for path in sorted(folder.glob(WEIGHTS))}
 
 
-def check_as_saved(folder: Path) -> None:
-    """Raises `ReferenceOutputError` if `folder` has a reference output, and weights or settings do not match it."""
-    if (folder / REFERENCE_OUTPUT).is_file():
-        reference = read_reference_output(folder)
-        check_weights(folder, reference)
+def check_as_saved(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of weights and settings in `folder`, by the files' names.
+
+    Raises:
+        ReferenceOutputError: `folder` has a reference output, and weights or settings do not match it.
+    """
+    reference = read_reference_output(folder) if (folder / REFERENCE_OUTPUT).is_file() else None
+    weights = check_weights(folder, reference) if reference else weight_hashes(folder)
+    if reference:
         check_settings(folder, reference)
+    return weights | {name: file_sha256(folder / name) for name in SETTINGS if (folder / name).is_file()}
 
 
 def check_settings(folder: Path, reference: Mapping[str, Any]) -> None:
@@ -152,8 +165,12 @@ def check_settings(folder: Path, reference: Mapping[str, Any]) -> None:
             )
 
 
-def check_weights(folder: Path, reference: Mapping[str, Any]) -> None:
-    """Raises `ReferenceOutputError` unless the weights in `folder` have the hashes of the reference output."""
+def check_weights(folder: Path, reference: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the SHA-256 of each weight file in `folder`, by its name.
+
+    Raises:
+        ReferenceOutputError: they are not those of the reference output.
+    """
     found, expected = weight_hashes(folder), reference["sha256"]
     if not expected or found != expected:
         changed = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
@@ -161,6 +178,7 @@ def check_weights(folder: Path, reference: Mapping[str, Any]) -> None:
             f"The weights in {folder} are not those that were saved: {', '.join(changed) or 'none are named'}. "
             f"Expected SHA-256 {_hashes(expected)}; found {_hashes(found)}. Do not use the model; download it again."
         )
+    return found
 
 
 def _hashes(hashes: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from whisper_ser import __version__
 from whisper_ser.errors import InferenceError
 from whisper_ser.inference.formats import failure_object, json_text, prediction_object
-from whisper_ser.inference.model import Answering, identity
+from whisper_ser.inference.model import ExportedModel, LoadedModel
 from whisper_ser.inference.outputs import Failure, Prediction
 from whisper_ser.inference.predict import Channels, predict_each
 from whisper_ser.io import replacing
@@ -49,16 +49,15 @@ class Shard(NamedTuple):
 
 
 def shards_of(
-    files: Sequence[str], folder: Path, recognizer: Answering, question: Question, size: int = SHARD_FILES
+    files: Sequence[str], folder: Path, recognizer: LoadedModel | ExportedModel, question: Question, size: int = SHARD_FILES
 ) -> list[Shard]:
     """Returns the shards of the files, `size` in each, kept in `folder`.
 
-    The recognizer is not packed yet. A batch size or a device is no part of the hash: it may change when the work
-    goes on.
+    A batch size or a device is no part of the hash: it may change when the work goes on.
     """
     if size < 1:
         raise InferenceError(f"shard_files={size} must be at least 1.")
-    asked = json.dumps({"version": __version__, "model": identity(recognizer), **asdict(question)}).encode()
+    asked = json.dumps({"version": __version__, "model": recognizer.identity, **asdict(question)}).encode()
     shards = []
     for number, start in enumerate(range(0, len(files), size)):
         some = list(files[start : start + size])
@@ -67,7 +66,7 @@ def shards_of(
     return shards
 
 
-def answer(shard: Shard, recognizer: Answering, question: Question, batch_size: int = 8) -> None:
+def answer(shard: Shard, recognizer: LoadedModel | ExportedModel, question: Question, batch_size: int = 8) -> None:
     """Predicts the files of a shard and writes its answers."""
     results = list(predict_each(shard.files, recognizer, **asdict(question), batch_size=batch_size))
     with replacing(shard.path) as written, open(written, "w", encoding="utf-8", newline="\n") as lines:

@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
-import torch
 
 from whisper_ser.audio.decoding import Resampler, check_rate, check_samples
 from whisper_ser.errors import AudioFileError, InferenceError
 from whisper_ser.inference.chunks import Chunk, Chunker
-from whisper_ser.inference.model import Recognizer, recognizer_of
+from whisper_ser.inference.model import ExportedModel, LoadedModel, load_frame_model
 from whisper_ser.inference.outputs import Update
 from whisper_ser.inference.windows import Piece, WindowPooling
 
@@ -40,18 +40,18 @@ class EmotionStream:
 
     def __init__(
         self,
-        model: str | os.PathLike | Recognizer,
+        model: str | os.PathLike | LoadedModel | ExportedModel,
         sampling_rate: int | None = None,
         *,
         window: float = 3.0,
         hop: float = 0.5,
-        device: str | torch.device | None = None,
+        device: Any = None,
     ) -> None:
         self._recognizer = recognizer_for_time(model, device)
         self._rate = self._recognizer.sampling_rate if sampling_rate is None else sampling_rate
         check_rate("the stream", self._rate)
         self._resampler = Resampler(self._rate, self._recognizer.sampling_rate)
-        self._chunker = Chunker(self._recognizer.model.config.chunk_frames, self._recognizer.sampling_rate)
+        self._chunker = Chunker(self._recognizer.settings.chunk_frames, self._recognizer.sampling_rate)
         self._pooling = WindowPooling(self._recognizer, window, hop)
         self._samples = 0
 
@@ -86,12 +86,12 @@ class EmotionStream:
 
 def stream(
     blocks: Iterable[np.ndarray],
-    model: str | os.PathLike | Recognizer,
+    model: str | os.PathLike | LoadedModel | ExportedModel,
     sampling_rate: int | None = None,
     *,
     window: float = 3.0,
     hop: float = 0.5,
-    device: str | torch.device | None = None,
+    device: Any = None,
 ) -> Iterator[Update]:
     """Yields updates that are not empty, while blocks of audio come from a microphone, a socket or a file.
 
@@ -105,10 +105,10 @@ def stream(
     yield emotions.finish()
 
 
-def recognizer_for_time(model: str | os.PathLike | Recognizer, device: str | torch.device | None) -> Recognizer:
+def recognizer_for_time(model: str | os.PathLike | LoadedModel | ExportedModel, device: Any) -> LoadedModel:
     """Returns the model, loaded; raises `InferenceError` where its frames would not be those of the audio."""
-    recognizer = recognizer_of(model, device)
-    seconds = recognizer.extractor.pad_to_seconds
+    recognizer = load_frame_model(model, device)
+    seconds = recognizer.settings.log_mel.pad_to_seconds
     if seconds is not None:
         raise InferenceError(
             f"This model pads or cuts audio to {seconds:g} s, and has no answers for parts of it: predict whole files "
@@ -117,17 +117,16 @@ def recognizer_for_time(model: str | os.PathLike | Recognizer, device: str | tor
     return recognizer
 
 
-def encoded(chunks: list[Chunk], recognizer: Recognizer) -> list[Piece]:
+def encoded(chunks: list[Chunk], recognizer: LoadedModel) -> list[Piece]:
     """Returns the chunks with the frame vectors of those that are speech."""
     speech = [chunk for chunk in chunks if chunk.audio is not None]
     speech.sort(key=lambda chunk: chunk.end - chunk.start)
-    vectors: dict[int, torch.Tensor] = {}
+    vectors: dict[int, np.ndarray] = {}
     for first in range(0, len(speech), CHUNKS_ENCODED):
         group = speech[first : first + CHUNKS_ENCODED]
-        features = recognizer.features([chunk.audio for chunk in group if chunk.audio is not None])
-        vectors.update(zip([chunk.start for chunk in group], recognizer.frame_vectors(features), strict=True))
-    model = recognizer.model
-    nothing = torch.empty(0, model.config.frame_width, device=model.device, dtype=model.dtype)
+        mels = [recognizer.settings.log_mel(chunk.audio) for chunk in group if chunk.audio is not None]
+        vectors.update(zip([chunk.start for chunk in group], recognizer.frame_vectors(mels), strict=True))
+    nothing = np.empty((0, recognizer.frame_width), np.float32)
     pieces = []
     for chunk in chunks:
         found = vectors.get(chunk.start, nothing)

@@ -2,16 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from whisper_ser.audio.decoding import Audio, decode
 from whisper_ser.errors import InferenceError
 from whisper_ser.inference.chunks import Chunker
-from whisper_ser.inference.long import recording_vectors
-from whisper_ser.inference.model import Recognizer
+from whisper_ser.inference.model import ExportedModel, LoadedModel
 from whisper_ser.inference.outputs import Timeline, Update, join_segments
 from whisper_ser.inference.predict import named
 from whisper_ser.inference.streaming import encoded, frame_positions, recognizer_for_time
@@ -25,14 +23,14 @@ PIECES_POOLED = 64
 
 def timeline(
     audio: Audio,
-    model: str | os.PathLike | Recognizer,
+    model: str | os.PathLike | LoadedModel | ExportedModel,
     *,
     window: float = 3.0,
     hop: float = 0.5,
     cut: Cut = "pauses",
     channel: int | None = None,
     sampling_rate: int | None = None,
-    device: str | torch.device | None = None,
+    device: Any = None,
 ) -> Timeline:
     """Returns the emotions over the time of one recording.
 
@@ -76,20 +74,20 @@ def timeline(
     )
 
 
-def _cut_at_pauses(blocks: Iterator[np.ndarray], recognizer: Recognizer) -> Iterator[tuple[list[Piece], int | None]]:
+def _cut_at_pauses(blocks: Iterator[np.ndarray], recognizer: LoadedModel) -> Iterator[tuple[list[Piece], int | None]]:
     """Yields pieces whose speech was encoded from pause to pause, and the frame before which all is settled.
 
     The last ones come with `None`: nothing follows them.
     """
-    chunker = Chunker(recognizer.model.config.chunk_frames, recognizer.sampling_rate)
+    chunker = Chunker(recognizer.settings.chunk_frames, recognizer.sampling_rate)
     for block in blocks:
         yield encoded(chunker.feed(block), recognizer), chunker.settled
     yield encoded(chunker.finish(), recognizer), None
 
 
-def _cut_evenly(blocks: Iterator[np.ndarray], recognizer: Recognizer) -> Iterator[tuple[list[Piece], int | None]]:
+def _cut_evenly(blocks: Iterator[np.ndarray], recognizer: LoadedModel) -> Iterator[tuple[list[Piece], int | None]]:
     """Yields the pieces of a recording encoded as `predict` encodes it, silence included."""
-    chunker = Chunker(recognizer.model.config.chunk_frames, recognizer.sampling_rate)
+    chunker = Chunker(recognizer.settings.chunk_frames, recognizer.sampling_rate)
     chunks = []
 
     def watched() -> Iterator[np.ndarray]:
@@ -97,7 +95,7 @@ def _cut_evenly(blocks: Iterator[np.ndarray], recognizer: Recognizer) -> Iterato
             chunks.extend(chunker.feed(block))
             yield block
 
-    vectors = recording_vectors(watched(), recognizer)
+    (vectors,) = recognizer.frame_vectors([recognizer.settings.log_mel.of_blocks(watched())])
     chunks += chunker.finish()
     positions = frame_positions(len(vectors), chunks[-1].end)
     bounds = np.searchsorted(positions, [0] + [chunk.end for chunk in chunks])
@@ -111,11 +109,11 @@ def _cut_evenly(blocks: Iterator[np.ndarray], recognizer: Recognizer) -> Iterato
         yield group, None if group[-1] is pieces[-1] else group[-1].end
 
 
-def _whole(vectors: list[torch.Tensor], updates: list[Update], recognizer: Recognizer) -> dict[str, float] | None:
+def _whole(vectors: list[np.ndarray], updates: list[Update], recognizer: LoadedModel) -> dict[str, float] | None:
     """Returns the probabilities over all frames; `None` where nobody speaks."""
     if not any(span.probabilities for update in updates for span in update.segments):
         return None
-    frames = torch.cat(vectors)
+    frames = np.concatenate(vectors)
     (row,) = recognizer.pool(frames, [len(frames)])
     return dict(zip(recognizer.labels, row.tolist(), strict=True))
 

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from modeling_whisper_ser.configuration_whisper_ser import FRAMES_PER_SECOND
+from whisper_ser.audio.log_mel import FRAMES_PER_SECOND
 from whisper_ser.errors import InferenceError
-from whisper_ser.inference.model import Recognizer
+from whisper_ser.inference.model import LoadedModel
 from whisper_ser.inference.outputs import Span, Update
 
 LEAST_SPEECH = 15
@@ -31,7 +30,7 @@ class Piece(NamedTuple):
     end: int
     speech: bool
     positions: np.ndarray
-    vectors: torch.Tensor
+    vectors: np.ndarray
 
 
 class _Question(NamedTuple):
@@ -56,15 +55,14 @@ class WindowPooling:
         InferenceError: window or hop shorter than one frame.
     """
 
-    def __init__(self, recognizer: Recognizer, window: float, hop: float) -> None:
+    def __init__(self, recognizer: LoadedModel, window: float, hop: float) -> None:
         for name, value in (("window", window), ("hop", hop)):
             if not value >= 1 / FRAMES_PER_SECOND:
                 raise InferenceError(f"{name}={value:g} must be at least 0.02 seconds, one frame.")
         self._recognizer = recognizer
         self._window, self._hop = window, hop
         self._least_speech = max(1, min(LEAST_SPEECH, round(window * FRAMES_PER_SECOND / 2)))
-        model = recognizer.model
-        self._vectors = torch.empty(0, model.config.frame_width, device=model.device, dtype=model.dtype)
+        self._vectors = np.empty((0, recognizer.frame_width), np.float32)
         self._positions, self._spoken = np.empty(0, int), np.empty(0, int)
         self._waiting: deque[Piece] = deque()
         self._next_window = 0
@@ -92,7 +90,7 @@ class WindowPooling:
             lengths = np.diff(piece.positions, append=piece.end)
             self._spoken = np.concatenate([self._spoken, lengths * piece.speech])
             self._positions = np.concatenate([self._positions, piece.positions])
-        self._vectors = torch.cat([self._vectors, *(piece.vectors for piece in pieces)])
+        self._vectors = np.concatenate([self._vectors, *(piece.vectors for piece in pieces)])
 
     def _windows_before(self, settled: int) -> Iterator[_Question]:
         while (window := self._window_at(self._next_window)).last <= settled:
@@ -151,8 +149,7 @@ class WindowPooling:
     def _pool(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Returns probabilities `(spans, labels)` over the vectors from `begins` `(spans,)` up to `ends`."""
         rows = np.concatenate([np.arange(begin, end) for begin, end in zip(begins, ends, strict=True)])
-        joined = self._vectors[torch.from_numpy(rows).to(self._vectors.device)]
-        return self._recognizer.pool(joined, (ends - begins).tolist())
+        return self._recognizer.pool(self._vectors[rows], (ends - begins).tolist())
 
     def _forget(self, settled: int) -> None:
         """Lets go of the vectors that no window and no segment will ask for again."""
@@ -160,4 +157,4 @@ class WindowPooling:
         needed += [self._segment(piece).first for piece in list(self._waiting)[:1]]
         stale = np.searchsorted(self._positions, min(needed))
         self._positions, self._spoken = self._positions[stale:], self._spoken[stale:]
-        self._vectors = self._vectors[stale:].clone()
+        self._vectors = self._vectors[stale:].copy()

@@ -22,7 +22,7 @@ from whisper_ser import predict, timeline
 from whisper_ser.errors import AudioFileError, InferenceError
 from whisper_ser.inference.attention import LONGEST_SECONDS, explain
 from whisper_ser.inference.memory import give_back
-from whisper_ser.inference.model import Recognizer
+from whisper_ser.inference.model import LoadedModel
 from whisper_ser.inference.plots import attention_figure
 from whisper_ser.page.charts import bars, colours, legend, segments, time_unit
 from whisper_ser.page.examples import write_examples
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
         serve(page(models, write_examples(Path(folder))))
 
 
-def page(models: dict[str, Recognizer], examples: dict[str, Path]) -> gr.Blocks:
+def page(models: dict[str, LoadedModel], examples: dict[str, Path]) -> gr.Blocks:
     """Returns the page for models and example recordings by name."""
     with gr.Blocks(title="Speech emotion recognition", analytics_enabled=False, delete_cache=CLEANING) as blocks:
         gr.Markdown(ABOUT)
@@ -134,7 +134,7 @@ def attention_part() -> list[Any]:
     return [part, plot]
 
 
-def recognise(models: dict[str, Recognizer], path: str | None, name: str) -> Iterator[list[Any]]:
+def recognise(models: dict[str, LoadedModel], path: str | None, name: str) -> Iterator[list[Any]]:
     """Yields what is shown, each time with one result more: probabilities, timeline, attention.
 
     Raises:
@@ -165,7 +165,7 @@ def recognise(models: dict[str, Recognizer], path: str | None, name: str) -> Ite
         give_back()
 
 
-def over_time(recording: np.ndarray, recognizer: Recognizer, seconds: float) -> list[Any]:
+def over_time(recording: np.ndarray, recognizer: LoadedModel, seconds: float) -> list[Any]:
     """Returns what the part of the timeline shows."""
     try:
         found = timeline(recording, recognizer, hop=max(0.5, seconds / MOST_STEPS))

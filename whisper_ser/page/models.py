@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from whisper_ser.errors import InferenceError
-from whisper_ser.inference.model import Recognizer, recognizer_of
+from whisper_ser.inference.model import LoadedModel, load_frame_model
 
 MODEL_VARIABLE = "WHISPER_SER_MODEL"
 """Environment variable that names the models of a Space, separated by commas."""
@@ -29,7 +29,7 @@ def chosen_models(arguments: Sequence[str]) -> list[str]:
     return [DEMO_MODEL]
 
 
-def load_models(models: Sequence[str]) -> dict[str, Recognizer]:
+def load_models(models: Sequence[str]) -> dict[str, LoadedModel]:
     """Returns the models, loaded, by the names that people choose them by, in the order given.
 
     A Hub id is its own name, a folder is called by its last part, and `run/model` by its run.
@@ -37,9 +37,9 @@ def load_models(models: Sequence[str]) -> dict[str, Recognizer]:
     Raises:
         InferenceError, MissingWeightsError, OSError: as `load_model`; an exported model.
     """
-    loaded: dict[str, Recognizer] = {}
+    loaded: dict[str, LoadedModel] = {}
     for model in models:
-        recognizer = recognizer_of(model)
+        recognizer = load_frame_model(model)
         name = short = _short_name(model)
         number = 1
         while name in loaded:

@@ -12,6 +12,7 @@ from whisper_ser.errors import RecipeError
 from whisper_ser.evaluation.calibration import confidence_of
 from whisper_ser.evaluation.metrics import confusion_table
 from whisper_ser.evaluation.results import METRICS, write_tables
+from whisper_ser.inference.engines.graphs import write_graphs
 from whisper_ser.inference.reference_output import write_reference_output
 from whisper_ser.io import replacing, saving
 from whisper_ser.report.figures import draw_confusion_matrix, draw_coverage
@@ -100,6 +101,7 @@ def save_model(folder: Path, model: WhisperForEmotionClassification, extractor: 
         model.save_pretrained(folder)
     extractor.save_pretrained(folder)
     write_reference_output(folder)
+    write_graphs(folder)
 
 
 def summary(metrics: dict[str, Any], folder: Path) -> str:

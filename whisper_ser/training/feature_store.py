@@ -19,18 +19,17 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from safetensors.torch import save
+from safetensors.numpy import save
 from tqdm import tqdm
 from transformers.utils import logging
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
-from modeling_whisper_ser.configuration_whisper_ser import FRAMES_PER_SECOND
 from whisper_ser.audio.decoding import read_audio
+from whisper_ser.audio.log_mel import FRAMES_PER_SECOND
 from whisper_ser.data.audio_index import Sound
 from whisper_ser.errors import FeatureStoreError
+from whisper_ser.inference.frozen_encoder import FrozenEncoder
 from whisper_ser.inference.memory import give_back
-from whisper_ser.inference.model import digest_weights
-from whisper_ser.inference.speed import optimised
 from whisper_ser.io import replacing
 from whisper_ser.training.augmented_views import AugmentedView
 
@@ -123,6 +122,7 @@ def store_folders(
     config, encoder = model.config, model.whisper_ser.encoder
     context = {
         "format": FORMAT,
+        "engine": "onnxruntime" if PartialState().device.type == "cpu" else "torch",
         "front_end": {name: getattr(extractor, name) for name in ("feature_size", "sampling_rate", "n_fft")}
         | {"hop_length": extractor.hop_length, "pad_to_seconds": extractor.pad_to_seconds},
         "chunk_frames": config.chunk_frames,
@@ -131,17 +131,24 @@ def store_folders(
     }
     digest = hashlib.sha256(json.dumps(context, sort_keys=True).encode())
     for below in (encoder.conv1, encoder.conv2, encoder.embed_positions):
-        digest_weights(digest, below)
+        _digest(digest, below)
     folders = {}
     for layer, module in enumerate(encoder.layers, start=1):
-        digest_weights(digest, module)
+        _digest(digest, module)
         of_layer = digest.copy()
         if layer == len(encoder.layers) and encoder.layer_norm is not None:
-            digest_weights(of_layer, encoder.layer_norm)
+            _digest(of_layer, encoder.layer_norm)
         if layer in layers:
             width, total = config.encoder_config.d_model, config.encoder_config.encoder_layers
             folders[layer] = folder / f"whisper{width}-layer{layer}of{total}-{of_layer.hexdigest()[:16]}"
     return folders
+
+
+def _digest(digest: "hashlib._Hash", module: torch.nn.Module) -> None:
+    """Adds names, shapes and values of a module's weights to a digest."""
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
 
 
 def plan(
@@ -203,13 +210,20 @@ def fill(
     shown = files and process.is_main_process
     what = f"encoding copy {copy.number}" if copy else "encoding"
     with tqdm(total=files, desc=what, unit="file", leave=False, disable=not shown) as progress:
-        fast = optimised(model.to(process.device)) if mine else model
+        encoder = FrozenEncoder(model.to(process.device), extractor, layers) if mine else None
         for number in mine:
-            shard = _encode(fast, extractor, todo.shards[number], sounds, layers, copy, progress)
-            for layer, states in zip(layers, shard, strict=True):
-                _write_shard(folders[layer], states)
+            shard: list[dict[str, np.ndarray]] = [{} for _ in layers]
+            for batch in todo.shards[number]:
+                rate = extractor.sampling_rate
+                audio = {path: copy.read(sounds[path], rate) if copy else read_audio(path, rate) for path in batch}
+                for path, states in _encode(audio, encoder).items():
+                    for of_layer, state in zip(shard, states, strict=True):
+                        of_layer[sounds[path].sample_hash] = state
+                progress.update(len(batch))
+            for layer, of_layer in zip(layers, shard, strict=True):
+                _write_shard(folders[layer], of_layer)
     if mine:
-        del fast
+        del encoder
         give_back()
     process.wait_for_everyone()
     places = {layer: _scan(of_layer) for layer, of_layer in folders.items()} if todo.missing else todo.places
@@ -219,32 +233,13 @@ def fill(
     return Features(layers, width, keys, places)
 
 
-def _encode(
-    model: WhisperForEmotionClassification,
-    extractor: WhisperSerFeatureExtractor,
-    batches: list[list[str]],
-    sounds: Mapping[str, Sound],
-    layers: Sequence[int],
-    copy: AugmentedView | None,
-    progress: tqdm,
-) -> list[dict[str, torch.Tensor]]:
-    """Returns the states `(frames, width)` of a shard's utterances by key, for each layer."""
-    device, base = model.device, model.whisper_ser
-    shard: list[dict[str, torch.Tensor]] = [{} for _ in layers]
-    for batch in batches:
-        rate = extractor.sampling_rate
-        audio = [copy.read(sounds[path], rate) if copy else read_audio(path, rate) for path in batch]
-        features = extractor(audio, sampling_rate=rate, return_tensors="pt").to(device)
-        with torch.inference_mode(), base.encoder.reading(layers):
-            states, mask = base.encode(**features)
-        halves = states.half().cpu()
-        if not halves.isfinite().all():
-            raise FeatureStoreError(f"The encoder's states of one of {', '.join(batch)} do not fit into float16.")
-        for path, utterance, length in zip(batch, halves, mask.sum(1).tolist(), strict=True):
-            for of_layer, state in zip(shard, utterance, strict=True):
-                of_layer[sounds[path].sample_hash] = state[:length].clone()
-        progress.update(len(batch))
-    return shard
+def _encode(audio: Mapping[str, np.ndarray], encoder: FrozenEncoder) -> dict[str, np.ndarray]:
+    """Returns the states `(layers, frames, width)` of each path's audio, float16."""
+    with np.errstate(over="ignore"):
+        halves = [states.astype(np.float16) for states in encoder.states(list(audio.values()))]
+    if not all(np.isfinite(states).all() for states in halves):
+        raise FeatureStoreError(f"The encoder's states of one of {', '.join(audio)} do not fit into float16.")
+    return dict(zip(audio, halves, strict=True))
 
 
 def _shards(sounds: list[Sound], seconds_of: Mapping[str, float]) -> Iterator[list[list[str]]]:
@@ -268,7 +263,7 @@ def _shards(sounds: list[Sound], seconds_of: Mapping[str, float]) -> Iterator[li
         yield [*shard, batch]
 
 
-def _write_shard(folder: Path, states: dict[str, torch.Tensor]) -> None:
+def _write_shard(folder: Path, states: dict[str, np.ndarray]) -> None:
     content = save(states)
     try:
         with replacing(folder / f"{hashlib.sha256(content).hexdigest()}.safetensors") as path:
