@@ -1,24 +1,25 @@
 """Post-training quantisation of an ONNX graph: 8-bit products that are right on every processor.
 
-Activations are unsigned 8-bit integers of a fixed range, weights signed 7-bit integers with a scale per output channel.
-x86 processors with AVX2 but without VNNI add two products in 16 bits, and saturate (`vpmaddubsw`); with 7-bit weights
-the sum is at most 255 * 64 * 2 = 32,640, below 32,768. Fixed ranges, instead of `DynamicQuantizeLinear`, leave a clip's
-states the same alone and in a batch: a range found in each call depends on the other clips and on padding.
+Activations become unsigned 8-bit integers of a fixed range, weights signed 7-bit integers with a scale per output
+channel. x86 processors with AVX2 but without VNNI add two products in 16 bits and saturate (`vpmaddubsw`); with 7-bit
+weights the sum is at most 255 * 64 * 2 = 32,640, below 32,768. Ranges are fixed, not found in each call
+(`DynamicQuantizeLinear`), so that a clip's states do not depend on the other clips of a batch and on padding.
 
-The result has `QuantizeLinear` and `DequantizeLinear` around each product (QDQ format), which ONNX Runtime turns into
-integer products (`MatMulIntegerToFloat`) when it loads the graph. `onnxruntime.quantization` writes the same format, but
-cannot keep single input channels in float32: it would replace the activation for those, too.
+The result has `QuantizeLinear` and `DequantizeLinear` around each product (QDQ format), which ONNX Runtime fuses to
+integer products (`MatMulIntegerToFloat`) when it loads the graph. `onnxruntime.quantization` writes the same format
+but cannot keep single input channels in float32: it gives all readers of an activation the quantised one.
 """
 
 import os
-from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
+from whisper_ser.audio.log_mel import LogMel
 from whisper_ser.errors import ExportError
 
 WEIGHT_LIMIT = 64
@@ -27,13 +28,20 @@ LOUD_CHANNELS = 32
 """Input channels of each product that stay in float32: the loudest, hundreds of times the median in Whisper."""
 RANGE_MARGIN = 2.0
 """By which measured ranges are widened: real speech reached 1.7 times the range of `calibration_voices`."""
+GEMM_DEFAULTS = {"alpha": 1.0, "beta": 1.0, "transA": 0}
+"""Attributes of a Gemm that is quantised; another one stays in float32."""
 
 
 class Product(NamedTuple):
-    """A product of an activation `(..., in)` with a constant weight `(in, out)`."""
+    """A product of an activation `(..., in)` with a constant weight `(in, out)`: a MatMul or Gemm node."""
 
     node: onnx.NodeProto
     weight: np.ndarray
+
+    @property
+    def bias(self) -> str:
+        """Name of what a Gemm adds; empty if there is none."""
+        return self.node.input[2] if len(self.node.input) > 2 else ""
 
 
 class Quantization(NamedTuple):
@@ -47,38 +55,62 @@ class Quantization(NamedTuple):
     """Channels that stay in float32, ascending."""
 
 
+def quantize_encoder(
+    graph: onnx.ModelProto | str | os.PathLike, weights: Mapping[str, np.ndarray], log_mel: LogMel
+) -> onnx.ModelProto:
+    """Returns the graph of an encoder (`features`, `lengths`) with 8-bit products; see `quantize`.
+
+    Ranges are measured over `calibration_voices`: no recordings are needed.
+
+    Args:
+        graph: as `graph_export.encoder_graph` makes it, or its file.
+        weights: tensors of the model, by name; those that the graph does not name are ignored.
+        log_mel: front end of the model.
+    """
+    mels = [log_mel(voice) for voice in calibration_voices(log_mel.sampling_rate)]
+    inputs = [{"features": mel[np.newaxis], "lengths": np.array([len(mel)])} for mel in mels]
+    return quantize(graph, inputs, weights)
+
+
 def quantize(
     graph: onnx.ModelProto | str | os.PathLike,
     inputs: Iterable[Mapping[str, np.ndarray]],
-    exclude: Collection[str] = (),
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> onnx.ModelProto:
-    """Returns the graph with 8-bit products; inputs, outputs and everything else stay in float32 as they are.
+    """Returns the graph with 8-bit products and all weights inside; inputs and outputs stay as they are.
 
-    Every MatMul, and Gemm, of an activation with a constant float32 weight `(in, out)` is quantised, convolutions are
-    not. The `LOUD_CHANNELS` loudest input channels of each product (an eighth at most) stay in float32.
+    Every MatMul, and Gemm, of an activation with a constant float32 weight `(in, out)` is quantised. Convolutions and
+    the `LOUD_CHANNELS` loudest input channels of each product (an eighth at most) stay in float32.
 
     Args:
-        graph: a float32 model or its file, not modified. Its opset must be 13 or later.
+        graph: a float32 model or its file, opset 13 or later; it is not modified.
         inputs: typical inputs of the graph, by input name, over which ranges are measured. A few seconds are enough:
-            the encoder's features of `calibration_voices`, or of recordings.
-        exclude: names of nodes, or of their weights, that stay in float32: mel filters, for example.
+            the features of `calibration_voices`, or of recordings.
+        weights: tensors that the graph names and does not hold (external data).
 
     Raises:
-        ExportError: nothing to quantise, no inputs, activations that are not finite, or an opset below 13.
+        ExportError: nothing to quantise, no inputs, activations that are not finite, missing weights, an old opset.
     """
     model = onnx.ModelProto()
-    model.CopyFrom(graph if isinstance(graph, onnx.ModelProto) else onnx.load(os.fspath(graph)))
-    _check_opset(model)
-    _split_gemms(model.graph, exclude)
-    products = _find_products(model.graph, exclude)
+    if not isinstance(graph, onnx.ModelProto):
+        graph = onnx.load(os.fspath(graph), load_external_data=weights is None)
+    model.CopyFrom(graph)
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset < 13:
+        raise ExportError(f"The graph has opset {opset}: export it with 13 or later, which has scales per channel.")
+    weights = _external_weights(model.graph, weights or {})
+    products = _find_products(model.graph, weights)
     if not products:
         raise ExportError("The graph has nothing to quantise: no MatMul or Gemm with a constant float32 weight.")
     activations = list(dict.fromkeys(product.node.input[0] for product in products))
     quantizations = {
         name: _choose_quantization(lowest, highest)
-        for name, (lowest, highest) in _channel_ranges(model, activations, inputs).items()
+        for name, (lowest, highest) in _channel_ranges(model, activations, inputs, weights).items()
     }
     _replace(model.graph, products, quantizations)
+    for constant in model.graph.initializer:
+        if constant.name in weights:
+            constant.CopyFrom(numpy_helper.from_array(weights[constant.name], constant.name))
     onnx.checker.check_model(model)
     return model
 
@@ -105,73 +137,61 @@ def calibration_voices(sampling_rate: int) -> list[np.ndarray]:
     return [voice.astype(np.float32) for voice in voices]
 
 
-def _check_opset(model: onnx.ModelProto) -> None:
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if opset < 13:
-        raise ExportError(f"The graph has opset {opset}; scales per channel need 13 or later.")
+def _external_weights(graph: onnx.GraphProto, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the weights that the graph names and does not hold."""
+    absent = [one for one in graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]
+    if missing := [one.name for one in absent if one.name not in weights]:
+        raise ExportError(f"The graph does not hold the weights {', '.join(missing[:8])}, and they were not given.")
+    if wrong := [one.name for one in absent if tuple(one.dims) != weights[one.name].shape]:
+        raise ExportError(f"The weights given are of another shape than the graph's: {', '.join(wrong[:8])}.")
+    return {one.name: np.ascontiguousarray(weights[one.name], np.float32) for one in absent}
 
 
-def _split_gemms(graph: onnx.GraphProto, exclude: Collection[str]) -> None:
-    """Writes each Gemm with a constant weight as a MatMul and, if it has a bias, an Add."""
-    constants = _constants(graph)
-    nodes: list[onnx.NodeProto] = []
+def _find_products(graph: onnx.GraphProto, weights: Mapping[str, np.ndarray]) -> list[Product]:
+    matrices = {
+        constant.name: weights[constant.name] if constant.name in weights else numpy_helper.to_array(constant)
+        for constant in graph.initializer
+        if constant.data_type == onnx.TensorProto.FLOAT and len(constant.dims) == 2
+    }
+    # The exporter reads the weights `(out, in)` of torch through a Transpose.
     for node in graph.node:
-        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        if (
-            node.op_type != "Gemm"
-            or not _is_weight(constants.get(node.input[1]))
-            or attributes.get("transA", 0)
-            or {node.name, node.input[1]} & set(exclude)
-        ):
-            nodes.append(node)
+        if node.op_type == "Transpose" and node.input[0] in matrices and _attributes(node) == {"perm": [1, 0]}:
+            matrices[node.output[0]] = matrices[node.input[0]].T
+    products = []
+    for node in graph.node:
+        if len(node.input) < 2 or node.input[0] in matrices or node.input[1] not in matrices:
             continue
-        output = node.output[0]
-        weight = numpy_helper.to_array(constants[node.input[1]])
-        weight = np.float32(attributes.get("alpha", 1.0)) * (weight.T if attributes.get("transB", 0) else weight)
-        weight_name = _add_constant(graph, f"{output}.weight", weight)
-        if len(node.input) < 3 or not node.input[2]:
-            nodes.append(helper.make_node("MatMul", [node.input[0], weight_name], [output], name=node.name))
-            continue
-        bias = node.input[2]
-        if (beta := attributes.get("beta", 1.0)) != 1:
-            factor = _add_constant(graph, f"{output}.beta", np.float32(beta))
-            nodes.append(helper.make_node("Mul", [bias, factor], [bias := f"{output}.bias"]))
-        product = f"{output}.product"
-        nodes.append(helper.make_node("MatMul", [node.input[0], weight_name], [product], name=node.name))
-        nodes.append(helper.make_node("Add", [product, bias], [output]))
-    _set_nodes(graph, nodes)
-
-
-def _find_products(graph: onnx.GraphProto, exclude: Collection[str]) -> list[Product]:
-    constants = _constants(graph)
-    return [
-        Product(node, numpy_helper.to_array(constants[node.input[1]]))
-        for node in graph.node
-        if node.op_type == "MatMul"
-        and node.input[0] not in constants
-        and _is_weight(constants.get(node.input[1]))
-        and not {node.name, node.input[1]} & set(exclude)
-    ]
+        weight, attributes = matrices[node.input[1]], _attributes(node)
+        transposed = attributes.pop("transB", 0)
+        plain = {**GEMM_DEFAULTS, **attributes} == GEMM_DEFAULTS
+        if node.op_type == "MatMul" or (node.op_type == "Gemm" and plain):
+            products.append(Product(node, weight.T if transposed else weight))
+    return products
 
 
 def _channel_ranges(
-    model: onnx.ModelProto, activations: list[str], inputs: Iterable[Mapping[str, np.ndarray]]
+    model: onnx.ModelProto,
+    activations: list[str],
+    inputs: Iterable[Mapping[str, np.ndarray]],
+    weights: Mapping[str, np.ndarray],
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns the lowest and highest value of each channel of each activation over the inputs."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
-    outputs = {output.name for output in watched.graph.output} | {entry.name for entry in watched.graph.input}
+    del watched.graph.output[:]
     for name in activations:
-        if name not in outputs:
-            watched.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
-    graph_inputs = {entry.name for entry in session.get_inputs()}
-    computed = [name for name in activations if name not in graph_inputs]
+        # A graph may not return its inputs: all are copied.
+        watched.graph.node.append(helper.make_node("Identity", [name], [f"{name}.watched"]))
+        watched.graph.output.append(helper.make_tensor_value_info(f"{name}.watched", onnx.TensorProto.FLOAT, None))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    if weights:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(weight) for weight in weights.values()]
+        options.add_external_initializers(list(weights), values)
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     ranges: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for given in inputs:
-        values = dict(zip(computed, session.run(computed, dict(given)), strict=True))
-        for name in activations:
-            value = values[name] if name in values else np.asarray(given[name])
+        for name, value in zip(activations, session.run(None, dict(given)), strict=True):
             rows = value.reshape(-1, value.shape[-1])
             lowest, highest = rows.min(0), rows.max(0)
             if name in ranges:
@@ -192,29 +212,35 @@ def _choose_quantization(lowest: np.ndarray, highest: np.ndarray) -> Quantizatio
     low = RANGE_MARGIN * min(np.delete(lowest, loud).min(), 0.0)
     high = RANGE_MARGIN * max(np.delete(highest, loud).max(), 0.0)
     scale = (high - low) / 255 or 1.0
-    return Quantization(np.float32(scale), np.uint8(np.rint(-low / scale).clip(0, 255)), loud)
+    zero_point = np.rint(-low / scale).clip(0, 255)
+    return Quantization(np.array(scale, np.float32), np.array(zero_point, np.uint8), loud)
 
 
 def _replace(graph: onnx.GraphProto, products: list[Product], quantizations: Mapping[str, Quantization]) -> None:
     """Replaces the products by quantised ones, and removes the float32 weights that nothing reads any more."""
-    of_output = {product.node.output[0]: product for product in products}
+    by_output = {product.node.output[0]: product for product in products}
     nodes: list[onnx.NodeProto] = []
-    seen: set[str] = set()
+    quantized: set[str] = set()
     for node in graph.node:
-        product = of_output.get(node.output[0]) if node.output else None
+        product = by_output.get(node.output[0])
         if product is None:
             nodes.append(node)
             continue
         activation = node.input[0]
-        if activation not in seen:
-            seen.add(activation)
+        if activation not in quantized:
+            quantized.add(activation)
             nodes += _activation_nodes(graph, activation, quantizations[activation])
         nodes += _product_nodes(graph, product, quantizations[activation].loud)
-    _set_nodes(graph, nodes)
-    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    weight_names = {product.node.input[1] for product in products}
+    used = {name for node in nodes for name in node.input} | {output.name for output in graph.output}
+    nodes = [node for node in nodes if not (node.op_type == "Transpose" and node.output[0] in weight_names - used)]
+    used = {name for node in nodes for name in node.input} | {output.name for output in graph.output}
     kept = [constant for constant in graph.initializer if constant.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    replacement = onnx.GraphProto(node=nodes, initializer=kept)
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(replacement.node)
+    graph.initializer.extend(replacement.initializer)
+    del graph.value_info[:]  # shapes of what is gone
 
 
 def _activation_nodes(graph: onnx.GraphProto, name: str, quantization: Quantization) -> list[onnx.NodeProto]:
@@ -247,34 +273,26 @@ def _product_nodes(graph: onnx.GraphProto, product: Product, loud: np.ndarray) -
         _add_constant(graph, f"{output}.weight_scale", scales),
         _add_constant(graph, f"{output}.weight_zero_point", np.zeros(len(scales), np.int8)),
     ]
-    weight, quiet = f"{output}.weight_dequantized", f"{output}.quiet" if len(loud) else output
+    weight, result = f"{output}.weight_dequantized", f"{output}.quiet_product"
     nodes = [
         helper.make_node("DequantizeLinear", parameters, [weight], axis=1),
-        helper.make_node("MatMul", [f"{activation}.dequantized", weight], [quiet], name=product.node.name),
+        helper.make_node("MatMul", [f"{activation}.dequantized", weight], [result], name=product.node.name),
     ]
     if len(loud):
         loud_weight = _add_constant(graph, f"{output}.weight_loud", product.weight[loud])
-        nodes.append(helper.make_node("MatMul", [f"{activation}.loud", loud_weight], [f"{output}.loud"]))
-        nodes.append(helper.make_node("Add", [quiet, f"{output}.loud"], [output]))
+        nodes.append(helper.make_node("MatMul", [f"{activation}.loud", loud_weight], [f"{output}.loud_product"]))
+        nodes.append(helper.make_node("Add", [result, f"{output}.loud_product"], [f"{output}.product"]))
+        result = f"{output}.product"
+    if product.bias:
+        nodes.append(helper.make_node("Add", [result, product.bias], [f"{output}.sum"]))
+    nodes[-1].output[0] = output
     return nodes
 
 
-def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    return {constant.name: constant for constant in graph.initializer}
-
-
-def _is_weight(constant: onnx.TensorProto | None) -> bool:
-    return constant is not None and constant.data_type == onnx.TensorProto.FLOAT and len(constant.dims) == 2
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _add_constant(graph: onnx.GraphProto, name: str, value: np.ndarray) -> str:
-    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name))
+    graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
     return name
-
-
-def _set_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    copies = [onnx.NodeProto() for _ in nodes]
-    for copy, node in zip(copies, nodes, strict=True):
-        copy.CopyFrom(node)
-    del graph.node[:]
-    graph.node.extend(copies)
