@@ -116,3 +116,21 @@ def test_an_exports_figures_are_those_of_the_model(trained, corpus, tmp_path, mo
     assert integers["bytes"] < floats["bytes"]
     assert all(row["median_s"]["1"] > 0 for row in figures.values())
     assert "| ONNX int8 |" in capsys.readouterr().out
+
+
+def test_accuracy_and_time_of_int8(small_checkpoint, corpus, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnx")
+    output = tmp_path / "precision.json"
+    given = ["--layers", 1, 2, "--seconds", 1, "--threads", 1, "--repeats", 2, "--output", output]
+    run(monkeypatch, "precision", "--encoder", small_checkpoint, "--data_dir", corpus, *given)
+    figures = json.loads(output.read_text())
+    rows = {(row["layers"], row["form"]): row for row in figures["accuracy"]}
+    assert {layers for layers, _ in rows} == {"1", "2", "1+2"}
+    for layers in ("1", "2", "1+2"):
+        floats, integers = rows[layers, "float32"], rows[layers, "int8"]
+        assert (floats["differ"], floats["utterances"], floats["ua"] > 0.8) == (0, 36, True)
+        assert 0 < integers["error"] < 0.2
+        assert integers["differ"] <= 2
+    assert figures["megabytes"]["int8"] < figures["megabytes"]["float32"]
+    assert figures["times"][0]["ratio"] > 0
+    assert "| 1+2 | int8 |" in capsys.readouterr().out

@@ -1,0 +1,298 @@
+"""Post-training quantisation of an ONNX graph: 8-bit products that are right on every processor.
+
+Activations become unsigned 8-bit integers of a fixed range, weights signed 7-bit integers with a scale per output
+channel. x86 processors with AVX2 but without VNNI add two products in 16 bits and saturate (`vpmaddubsw`); with 7-bit
+weights the sum is at most 255 * 64 * 2 = 32,640, below 32,768. Ranges are fixed, not found in each call
+(`DynamicQuantizeLinear`), so that a clip's states do not depend on the other clips of a batch and on padding.
+
+The result has `QuantizeLinear` and `DequantizeLinear` around each product (QDQ format), which ONNX Runtime fuses to
+integer products (`MatMulIntegerToFloat`) when it loads the graph. `onnxruntime.quantization` writes the same format
+but cannot keep single input channels in float32: it gives all readers of an activation the quantised one.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import helper, numpy_helper
+
+from whisper_ser.audio.log_mel import LogMel
+from whisper_ser.errors import ExportError
+
+WEIGHT_LIMIT = 64
+"""Largest magnitude of a quantised weight (7 bits)."""
+LOUD_CHANNELS = 32
+"""Input channels of each product that stay in float32: the loudest, up to 40 times the median in whisper-base."""
+RANGE_MARGIN = 2.0
+"""By which measured ranges are widened: real speech reached 1.7 times the range of `calibration_voices`."""
+GEMM_DEFAULTS = {"alpha": 1.0, "beta": 1.0, "transA": 0}
+"""Attributes of a Gemm that is quantised; another one stays in float32."""
+
+
+class Product(NamedTuple):
+    """A product of an activation `(..., in)` with a constant weight `(in, out)`: a MatMul or Gemm node."""
+
+    node: onnx.NodeProto
+    weight: np.ndarray
+
+    @property
+    def bias(self) -> str:
+        """Name of what a Gemm adds; empty if there is none."""
+        return self.node.input[2] if len(self.node.input) > 2 else ""
+
+
+class Quantization(NamedTuple):
+    """How one activation becomes 8-bit integers, and which of its channels do not."""
+
+    scale: np.ndarray
+    """float32, `()`."""
+    zero_point: np.ndarray
+    """uint8, `()`."""
+    loud: np.ndarray
+    """Channels that stay in float32, ascending."""
+
+
+def quantize_encoder(
+    graph: onnx.ModelProto | str | os.PathLike, weights: Mapping[str, np.ndarray], log_mel: LogMel
+) -> onnx.ModelProto:
+    """Returns the graph of an encoder (`features`, `lengths`) with 8-bit products; see `quantize`.
+
+    Ranges are measured over `calibration_voices`: no recordings are needed.
+
+    Args:
+        graph: as `graph_export.encoder_graph` makes it, or its file.
+        weights: tensors of the model, by name; those that the graph does not name are ignored.
+        log_mel: front end of the model.
+    """
+    mels = [log_mel(voice) for voice in calibration_voices(log_mel.sampling_rate)]
+    inputs = [{"features": mel[np.newaxis], "lengths": np.array([len(mel)])} for mel in mels]
+    return quantize(graph, inputs, weights)
+
+
+def quantize(
+    graph: onnx.ModelProto | str | os.PathLike,
+    inputs: Iterable[Mapping[str, np.ndarray]],
+    weights: Mapping[str, np.ndarray] | None = None,
+) -> onnx.ModelProto:
+    """Returns the graph with 8-bit products and all weights inside; inputs and outputs stay as they are.
+
+    Every MatMul, and Gemm, of an activation with a constant float32 weight `(in, out)` is quantised. Convolutions and
+    the `LOUD_CHANNELS` loudest input channels of each product (an eighth at most) stay in float32.
+
+    Args:
+        graph: a float32 model or its file, opset 13 or later; it is not modified.
+        inputs: typical inputs of the graph, by input name, over which ranges are measured. A few seconds are enough:
+            the features of `calibration_voices`, or of recordings.
+        weights: tensors that the graph names and does not hold (external data).
+
+    Raises:
+        ExportError: nothing to quantise, no inputs, activations that are not finite, missing weights, an old opset.
+    """
+    model = onnx.ModelProto()
+    if not isinstance(graph, onnx.ModelProto):
+        graph = onnx.load(os.fspath(graph), load_external_data=weights is None)
+    model.CopyFrom(graph)
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset < 13:
+        raise ExportError(f"The graph has opset {opset}: export it with 13 or later, which has scales per channel.")
+    weights = _external_weights(model.graph, weights or {})
+    products = _find_products(model.graph, weights)
+    if not products:
+        raise ExportError("The graph has nothing to quantise: no MatMul or Gemm with a constant float32 weight.")
+    activations = list(dict.fromkeys(product.node.input[0] for product in products))
+    quantizations = {
+        name: _choose_quantization(lowest, highest)
+        for name, (lowest, highest) in _channel_ranges(model, activations, inputs, weights).items()
+    }
+    _replace(model.graph, products, quantizations)
+    for constant in model.graph.initializer:
+        if constant.name in weights:
+            constant.CopyFrom(numpy_helper.from_array(weights[constant.name], constant.name))
+    onnx.checker.check_model(model)
+    return model
+
+
+def quantize_weight(weight: np.ndarray, limit: int = WEIGHT_LIMIT) -> tuple[np.ndarray, np.ndarray]:
+    """Returns int8 weights `(in, out)` of magnitude `limit` at most, and their scales `(out,)`."""
+    largest = np.abs(weight).max(0)
+    scales = (np.where(largest > 0, largest, 1) / limit).astype(np.float32)
+    return np.rint(weight / scales).clip(-limit, limit).astype(np.int8), scales
+
+
+def calibration_voices(sampling_rate: int) -> list[np.ndarray]:
+    """Returns voice-like waveforms: harmonics of wavering pitches in syllables, soft and loud, noise, and a pause."""
+    rng = np.random.default_rng(0)
+    time = np.arange(2 * sampling_rate) / sampling_rate
+    voices = []
+    for pitch, level in ((90, 0.3), (120, 0.05), (160, 0.1), (220, 0.3), (320, 0.01)):
+        phase = 2 * np.pi * pitch * (time + 0.01 * np.sin(2 * np.pi * 3 * time))
+        voice = sum(np.sin(k * phase) / k for k in range(1, 12))
+        syllables = 0.5 + 0.5 * np.sin(2 * np.pi * 4 * time + rng.uniform(0, 6))
+        voices.append(level * (voice * syllables + 0.03 * rng.standard_normal(len(time))))
+    voices.append(0.1 * rng.standard_normal(len(time)))
+    voices.append(np.concatenate([np.zeros(sampling_rate), voices[0][:sampling_rate], np.zeros(sampling_rate)]))
+    return [voice.astype(np.float32) for voice in voices]
+
+
+def _external_weights(graph: onnx.GraphProto, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the weights that the graph names and does not hold."""
+    absent = [one for one in graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]
+    if missing := [one.name for one in absent if one.name not in weights]:
+        raise ExportError(f"The graph does not hold the weights {', '.join(missing[:8])}, and they were not given.")
+    if wrong := [one.name for one in absent if tuple(one.dims) != weights[one.name].shape]:
+        raise ExportError(f"The weights given are of another shape than the graph's: {', '.join(wrong[:8])}.")
+    return {one.name: np.ascontiguousarray(weights[one.name], np.float32) for one in absent}
+
+
+def _find_products(graph: onnx.GraphProto, weights: Mapping[str, np.ndarray]) -> list[Product]:
+    matrices = {
+        constant.name: weights[constant.name] if constant.name in weights else numpy_helper.to_array(constant)
+        for constant in graph.initializer
+        if constant.data_type == onnx.TensorProto.FLOAT and len(constant.dims) == 2
+    }
+    # The exporter reads the weights `(out, in)` of torch through a Transpose.
+    for node in graph.node:
+        if node.op_type == "Transpose" and node.input[0] in matrices and _attributes(node) == {"perm": [1, 0]}:
+            matrices[node.output[0]] = matrices[node.input[0]].T
+    products = []
+    for node in graph.node:
+        if len(node.input) < 2 or node.input[0] in matrices or node.input[1] not in matrices:
+            continue
+        weight, attributes = matrices[node.input[1]], _attributes(node)
+        transposed = attributes.pop("transB", 0)
+        plain = {**GEMM_DEFAULTS, **attributes} == GEMM_DEFAULTS
+        if node.op_type == "MatMul" or (node.op_type == "Gemm" and plain):
+            products.append(Product(node, weight.T if transposed else weight))
+    return products
+
+
+def _channel_ranges(
+    model: onnx.ModelProto,
+    activations: list[str],
+    inputs: Iterable[Mapping[str, np.ndarray]],
+    weights: Mapping[str, np.ndarray],
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns the lowest and highest value of each channel of each activation over the inputs."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    for name in activations:
+        # A graph may not return its inputs: all are copied.
+        watched.graph.node.append(helper.make_node("Identity", [name], [f"{name}.watched"]))
+        watched.graph.output.append(helper.make_tensor_value_info(f"{name}.watched", onnx.TensorProto.FLOAT, None))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    if weights:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(weight) for weight in weights.values()]
+        options.add_external_initializers(list(weights), values)
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    ranges: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for given in inputs:
+        for name, value in zip(activations, session.run(None, dict(given)), strict=True):
+            rows = value.reshape(-1, value.shape[-1])
+            lowest, highest = rows.min(0), rows.max(0)
+            if name in ranges:
+                lowest, highest = np.minimum(lowest, ranges[name][0]), np.maximum(highest, ranges[name][1])
+            ranges[name] = lowest, highest
+    if not ranges:
+        raise ExportError("Quantisation needs at least one typical input of the graph, to measure ranges over.")
+    if broken := [name for name, ends in ranges.items() if not np.isfinite(ends).all()]:
+        raise ExportError(f"Activations are not finite for the inputs given: {', '.join(broken[:8])}.")
+    return ranges
+
+
+def _choose_quantization(lowest: np.ndarray, highest: np.ndarray) -> Quantization:
+    """Returns how an activation is quantised, given the range of each of its channels."""
+    count = min(LOUD_CHANNELS, len(lowest) // 8)
+    loudness = np.maximum(-lowest, highest)
+    loud = np.sort(np.argsort(-loudness, kind="stable")[:count])
+    low = RANGE_MARGIN * min(np.delete(lowest, loud).min(), 0.0)
+    high = RANGE_MARGIN * max(np.delete(highest, loud).max(), 0.0)
+    scale = (high - low) / 255 or 1.0
+    zero_point = np.rint(-low / scale).clip(0, 255)
+    return Quantization(np.array(scale, np.float32), np.array(zero_point, np.uint8), loud)
+
+
+def _replace(graph: onnx.GraphProto, products: list[Product], quantizations: Mapping[str, Quantization]) -> None:
+    """Replaces the products by quantised ones, and removes the float32 weights that nothing reads any more."""
+    by_output = {product.node.output[0]: product for product in products}
+    nodes: list[onnx.NodeProto] = []
+    quantized: set[str] = set()
+    for node in graph.node:
+        product = by_output.get(node.output[0])
+        if product is None:
+            nodes.append(node)
+            continue
+        activation = node.input[0]
+        if activation not in quantized:
+            quantized.add(activation)
+            nodes += _activation_nodes(graph, activation, quantizations[activation])
+        nodes += _product_nodes(graph, product, quantizations[activation].loud)
+    weight_names = {product.node.input[1] for product in products}
+    used = {name for node in nodes for name in node.input} | {output.name for output in graph.output}
+    nodes = [node for node in nodes if not (node.op_type == "Transpose" and node.output[0] in weight_names - used)]
+    used = {name for node in nodes for name in node.input} | {output.name for output in graph.output}
+    kept = [constant for constant in graph.initializer if constant.name in used]
+    replacement = onnx.GraphProto(node=nodes, initializer=kept)
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(replacement.node)
+    graph.initializer.extend(replacement.initializer)
+    del graph.value_info[:]  # shapes of what is gone
+
+
+def _activation_nodes(graph: onnx.GraphProto, name: str, quantization: Quantization) -> list[onnx.NodeProto]:
+    """Returns the nodes that quantise an activation, and those that pick its loud channels.
+
+    Loud channels are clipped in the quantised activation, where their weights are 0.
+    """
+    parameters = [
+        _add_constant(graph, f"{name}.scale", quantization.scale),
+        _add_constant(graph, f"{name}.zero_point", quantization.zero_point),
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}.quantized"]),
+        helper.make_node("DequantizeLinear", [f"{name}.quantized", *parameters], [f"{name}.dequantized"]),
+    ]
+    if len(quantization.loud):
+        channels = _add_constant(graph, f"{name}.loud_channels", quantization.loud.astype(np.int64))
+        nodes.append(helper.make_node("Gather", [name, channels], [f"{name}.loud"], axis=-1))
+    return nodes
+
+
+def _product_nodes(graph: onnx.GraphProto, product: Product, loud: np.ndarray) -> list[onnx.NodeProto]:
+    """Returns the nodes of one quantised product, whose loud channels are a float32 product of their own."""
+    activation, output = product.node.input[0], product.node.output[0]
+    quiet_weight = product.weight.copy()
+    quiet_weight[loud] = 0
+    integers, scales = quantize_weight(quiet_weight)
+    parameters = [
+        _add_constant(graph, f"{output}.weight_quantized", integers),
+        _add_constant(graph, f"{output}.weight_scale", scales),
+        _add_constant(graph, f"{output}.weight_zero_point", np.zeros(len(scales), np.int8)),
+    ]
+    weight, result = f"{output}.weight_dequantized", f"{output}.quiet_product"
+    nodes = [
+        helper.make_node("DequantizeLinear", parameters, [weight], axis=1),
+        helper.make_node("MatMul", [f"{activation}.dequantized", weight], [result], name=product.node.name),
+    ]
+    if len(loud):
+        loud_weight = _add_constant(graph, f"{output}.weight_loud", product.weight[loud])
+        nodes.append(helper.make_node("MatMul", [f"{activation}.loud", loud_weight], [f"{output}.loud_product"]))
+        nodes.append(helper.make_node("Add", [result, f"{output}.loud_product"], [f"{output}.product"]))
+        result = f"{output}.product"
+    if product.bias:
+        nodes.append(helper.make_node("Add", [result, product.bias], [f"{output}.sum"]))
+    nodes[-1].output[0] = output
+    return nodes
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _add_constant(graph: onnx.GraphProto, name: str, value: np.ndarray) -> str:
+    graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+    return name
