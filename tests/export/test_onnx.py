@@ -183,9 +183,3 @@ def test_files_that_are_no_exported_model_are_refused(exported, tmp_path):
     onnx.save(later, tmp_path / "foreign.onnx")
     with pytest.raises(ExportError, match="wrote"):
         ExportedModel(tmp_path / "foreign.onnx")
-
-
-def test_the_runner_names_a_missing_onnx_runtime(exported, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ExportError, match="pip install onnxruntime"):
-        ExportedModel(exported)

@@ -21,7 +21,7 @@ from whisper_ser.errors import CheckpointError, ExportError
 from whisper_ser.inference.encoding import average_frames, even_chunks
 from whisper_ser.inference.engines import graphs, session
 from whisper_ser.inference.engines.torch_engine import TorchEngine
-from whisper_ser.inference.model import LoadedModel, load_saved, model_of, settings_of
+from whisper_ser.inference.model import LoadedModel, Settings, load_saved, model_of, settings_of
 from whisper_ser.inference.reference_output import write_reference_output
 from whisper_ser.inference.reference_waveform import ReferenceOutputError
 from whisper_ser.io import read_tensors
@@ -165,6 +165,16 @@ def test_chunks_and_averages_are_those_of_the_model():
         states = np.random.default_rng(frames).standard_normal((2, frames, 3)).astype(np.float32)
         expected = average_in_torch(torch.from_numpy(states).transpose(0, 1), 7).transpose(0, 1).numpy()
         assert average_frames(states, 7) == pytest.approx(expected, abs=1e-6)
+
+
+def test_settings_that_a_config_leaves_out_are_the_models_defaults(tmp_path):
+    config = WhisperSerConfig()
+    config.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert not {*saved} & {"chunk_seconds", "temperature", "frame_averaging"}
+    settings = Settings.of(saved, WhisperSerFeatureExtractor().to_dict())
+    assert settings.chunk_frames == config.chunk_frames and settings.labels == config.labels
+    assert (settings.frame_averaging, settings.temperature) == (config.frame_averaging, config.temperature)
 
 
 @pytest.mark.parametrize("pooling_type", ["qkv", "statistics"])

@@ -211,7 +211,7 @@ def test_an_exported_file_answers_as_its_model(small_model, recognizer, tmp_path
     shards = ["predict", str(tmp_path / "a.wav"), "--model", str(file), "--output_dir", str(tmp_path / "answers")]
     assert cli.main(shards) == 0 and (tmp_path / "answers" / "predictions.parquet").is_file()
     for more, words in (
-        (["--precision", "int8"], "a precision of its own"),
+        (["--precision", "float32"], "a precision of its own"),
         (["--plot", str(tmp_path / "a.png")], "an exported model does not tell"),
     ):
         assert cli.main(["predict", str(tmp_path / "a.wav"), "--model", str(file), *more]) != 0

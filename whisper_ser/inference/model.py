@@ -47,6 +47,13 @@ if TYPE_CHECKING:
 
 MODEL_TYPE = "whisper_ser"
 PRECISIONS = ("float32",)
+DEFAULTS: dict[str, Any] = {
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+    "chunk_seconds": 4.0,
+    "frame_averaging": 1,
+    "temperature": 1.0,
+}
+"""Of `WhisperSerConfig`: a saved `config.json` lacks what is as by default."""
 DEVICE_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """Of NVIDIA's and AMD's drivers on Linux, and of Windows' in WSL: without any there is no GPU to ask torch about."""
 
@@ -77,7 +84,8 @@ class Settings:
             InferenceError: a field is missing, or has a value that cannot be.
         """
         try:
-            labels = [label for _, label in sorted((int(index), str(label)) for index, label in config["id2label"].items())]
+            config = {**DEFAULTS, **config}
+            labels = [str(label) for _, label in sorted((int(i), label) for i, label in config["id2label"].items())]
             names = ("feature_size", "sampling_rate", "hop_length", "n_fft")
             log_mel = LogMel(*(int(front_end[name]) for name in names), front_end.get("pad_to_seconds"))
             chunk_frames = round(config["chunk_seconds"] * FRAMES_PER_SECOND)

@@ -31,7 +31,7 @@ ENCODER_FIELDS = (
     "max_source_positions",
     "num_mel_bins",
 )
-"""Of `encoder_config`, those that change a graph."""
+"""Of `encoder_config`, those that change a graph. A saved config lacks those that are as by default."""
 HEAD_FIELDS = (
     "layer_mixing",
     "d_model",
@@ -78,11 +78,12 @@ def find_graphs(
 
 def graph_key(name: str, config: Mapping[str, Any]) -> str:
     """Returns the hash of what a graph follows from."""
-    fields = {field: config["encoder_config"].get(field) for field in ENCODER_FIELDS}
-    fields["layer_indices"] = config["layer_indices"]
+    encoder = config.get("encoder_config") or {}
+    fields = {field: encoder.get(field) for field in ENCODER_FIELDS}
+    fields |= {field: config.get(field) for field in ("layer_index", "layer_indices")}
     if name != "encoder":
         fields["head"] = {field: config.get(field) for field in HEAD_FIELDS}
-        fields["labels"] = len(config["id2label"])
+        fields["labels"] = len(config.get("id2label") or {})
     content = json.dumps([VERSION, name, fields], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
