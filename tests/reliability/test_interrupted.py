@@ -25,7 +25,7 @@ from reliability.work import (
     train,
     train_until_a_rename,
 )
-from whisper_ser.inference.engines.onnx_runtime import OnnxModel
+from whisper_ser.inference.engines.exported import ExportedModel
 
 SWEEP = ["--layers", "1", "2", "--poolings", "mean", "qkv", "--num_train_epochs", "1", "--protocol", "loso"]
 
@@ -166,7 +166,7 @@ def test_an_export_killed_leaves_the_old_file_or_a_whole_new_one(small_checkpoin
     while kills < (20 if thorough else 2):
         if killed(child(export, models[1], path), rng.uniform(0.1, 1.1) * seconds):
             kills += 1
-        OnnxModel(path).verify()
+        ExportedModel(path).verify()
         if path.read_bytes() != old:
             path.write_bytes(old)
         tried(1)

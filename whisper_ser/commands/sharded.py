@@ -95,7 +95,9 @@ def share(arguments: argparse.Namespace) -> tuple[int, int]:
     return int(os.environ["RANK"]), count
 
 
-def _answer_all(todo: list[Shard], recognizer: LoadedModel | ExportedModel, question: Question, batch_size: int, shown: bool) -> bool:
+def _answer_all(
+    todo: list[Shard], recognizer: LoadedModel | ExportedModel, question: Question, batch_size: int, shown: bool
+) -> bool:
     """Answers the shards; returns False if it was told to stop, which it does between two of them."""
     with _told_to_stop() as told:
         for shard in progress(todo, "shard") if shown else todo:

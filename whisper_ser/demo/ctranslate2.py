@@ -6,7 +6,6 @@ includes the terminating zero, and its bytes.
 """
 
 import mmap
-import os
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from safetensors.torch import save_file
 from transformers import WhisperConfig
 
 from whisper_ser.errors import CheckpointError
-from whisper_ser.io import changed_files, file_sha256, replacing, saving, write_checksums
+from whisper_ser.io import cache_folder, changed_files, file_sha256, replacing, saving, write_checksums
 
 MODEL_FILE = "model.bin"
 FLOAT_TYPES = {0: torch.float32, 4: torch.float16, 5: torch.bfloat16}

@@ -126,8 +126,8 @@ def _check_size(model: WhisperForEmotionClassification) -> None:
     size = sum(4 * parameter.numel() for parameter in model.parameters())
     if size > LARGEST:
         raise ExportError(
-            f"The model takes {size / 1e9:.1f} GB in ONNX, and one file holds {LARGEST / 1e9:.1f} GB at most: train on "
-            "a lower layer or a smaller encoder."
+            f"The model takes {size / 1e9:.1f} GB in ONNX, and one file holds {LARGEST / 1e9:.1f} GB at most: train "
+            "on a lower layer or a smaller encoder."
         )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from whisper_ser.audio.log_mel import FRAMES_PER_SECOND, LogMel
 from whisper_ser.errors import CheckpointError, ExportError, InferenceError, WhisperSerError, user_errors
-from whisper_ser.inference.encoding import encode
+from whisper_ser.inference.encoding import encode, encoder_frames
 from whisper_ser.inference.engines import Engine
 from whisper_ser.inference.engines.exported import ExportedModel, is_exported
 from whisper_ser.inference.engines.graphs import FOLDER as GRAPH_FOLDER
@@ -35,7 +35,6 @@ from whisper_ser.inference.reference_output import (
 )
 from whisper_ser.inference.reference_waveform import (
     VOICES,
-    ReferenceOutputError,
     check_probabilities,
     describe_waveform,
     waveform,
@@ -86,8 +85,8 @@ class Settings:
         try:
             config = {**DEFAULTS, **config}
             labels = [str(label) for _, label in sorted((int(i), label) for i, label in config["id2label"].items())]
-            names = ("feature_size", "sampling_rate", "hop_length", "n_fft")
-            log_mel = LogMel(*(int(front_end[name]) for name in names), front_end.get("pad_to_seconds"))
+            whole = {name: int(front_end[name]) for name in ("feature_size", "sampling_rate", "hop_length", "n_fft")}
+            log_mel = LogMel(**whole, pad_to_seconds=front_end.get("pad_to_seconds"))
             chunk_frames = round(config["chunk_seconds"] * FRAMES_PER_SECOND)
             found = cls(labels, log_mel, chunk_frames, int(config["frame_averaging"]), float(config["temperature"]))
             usable = labels and min(chunk_frames, found.frame_averaging, log_mel.hop_length) >= 1
@@ -146,7 +145,8 @@ class LoadedModel:
         Encoder states pass by: memory is bounded, however long a clip is.
         """
         averaging = self.settings.frame_averaging
-        vectors = [np.empty((-(-(-(-len(mel) // 2)) // averaging), self.frame_width), np.float32) for mel in mels]
+        counts = [-(-encoder_frames(len(mel)) // averaging) for mel in mels]
+        vectors = [np.empty((count, self.frame_width), np.float32) for count in counts]
         filled = [0] * len(mels)
         for stretches in encode(mels, self.engine, self.settings.chunk_frames, averaging):
             found = self.engine.frame_vectors(np.concatenate([states for _, states in stretches], axis=1))
@@ -170,8 +170,8 @@ class LoadedModel:
     def _finite(self, probabilities: np.ndarray) -> np.ndarray:
         if not np.isfinite(probabilities).all():
             raise InferenceError(
-                f"The answer of {self.name} is not a number: its weights are damaged, or too large for half precision. "
-                "Check it: whisper-ser verify MODEL."
+                f"The answer of {self.name} is not a number: its weights are damaged, or too large for half "
+                "precision. Check it: whisper-ser verify MODEL."
             )
         return probabilities
 
@@ -346,7 +346,7 @@ def _on_cpu(name: str, folder: Path) -> LoadedModel:
     reference: Mapping[str, Any] = {}
     # A graph may be damaged, or not what its name says: it is never trusted, but taken elsewhere, or made anew.
     for source in ({"folder": folder}, {}, {"anew": True}):
-        graphs = find_graphs(config, **source)  # type: ignore[arg-type]
+        graphs = find_graphs(config, **source)
         marker = _marker(folder, identity, graphs.values())
         if not marker.is_file():
             reference = reference or _reference_output(folder)
@@ -369,8 +369,8 @@ def _with_torch(name: str, folder: Path, device: Any) -> LoadedModel:
     import torch
 
     model, extractor = load_saved(folder)
-    placed = model.to(torch.device(device or "cuda"))
-    loaded = model_of(placed, extractor, name)
+    placed: Any = model
+    loaded = model_of(placed.to(torch.device(device or "cuda")), extractor, name)
     # Of the files, as on a CPU: work that was begun there goes on here.
     return LoadedModel(name, loaded.settings, loaded.engine, _hash_of(check_as_saved(folder)))
 
@@ -433,7 +433,8 @@ def _check_kind(name: str, config: Any) -> None:
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != MODEL_TYPE:
         raise InferenceError(
-            f"{name} is a {kind!r} model, expected {MODEL_TYPE!r}: give a model that run_train.py wrote, or its Hub id."
+            f"{name} is a {kind!r} model, expected {MODEL_TYPE!r}: give a model that run_train.py wrote, or its Hub "
+            "id."
         )
 
 

@@ -49,7 +49,11 @@ class Shard(NamedTuple):
 
 
 def shards_of(
-    files: Sequence[str], folder: Path, recognizer: LoadedModel | ExportedModel, question: Question, size: int = SHARD_FILES
+    files: Sequence[str],
+    folder: Path,
+    recognizer: LoadedModel | ExportedModel,
+    question: Question,
+    size: int = SHARD_FILES,
 ) -> list[Shard]:
     """Returns the shards of the files, `size` in each, kept in `folder`.
 

@@ -172,8 +172,9 @@ def _exported(
             verbose=False,
             input_names=[*(name.removeprefix("model.") for name in weights), *inputs],
             output_names=list(outputs),
-            dynamic_shapes=({name: None for name in weights}, tuple(axes[name] for name in inputs)),
+            dynamic_shapes=(dict.fromkeys(weights), tuple(axes[name] for name in inputs)),
         )
+    assert program is not None
     graph = program.model_proto
     read = {name for node in graph.graph.node for name in node.input}
     kept = [one for one in graph.graph.input if one.name in read]
