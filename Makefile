@@ -21,7 +21,7 @@ test-lowest:  ## run the tests with the lowest versions that pyproject.toml allo
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check uv
 	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check --no-deps --constraint constraints.txt torch
-	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable ".[app,demo,dev,onnx]"
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable ".[app,demo,dev]"
 	$(LOWEST)/bin/python -m pytest $(TESTS)
 
 reliability: .venv/installed  ## try to break it: faults, fuzz, kills, soak and scale, in under half an hour
@@ -45,5 +45,5 @@ clean:
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[app,demo,dev,onnx]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[app,demo,dev]"
 	touch $@

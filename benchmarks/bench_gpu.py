@@ -27,6 +27,7 @@ from transformers.utils import logging
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from modeling_whisper_ser.encoder_whisper_ser import even_chunks
 from whisper_ser.demo.encoder import resolve_encoder
+from whisper_ser.inference.reference_waveform import VOICES, describe_waveform, waveform
 
 RATE = 16000
 LABELS = ["angry", "happy", "neutral", "sad"]
@@ -116,7 +117,7 @@ def operations(config: Any, layers: int, chunks: list[int]) -> float:
 
 def timed(models: list[Contestant], batch: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Returns medians over repeats in which the contestants take turns."""
-    voices = np.concatenate(typical_voices(RATE))
+    voices = np.concatenate([waveform(describe_waveform(voice, RATE)) for voice in VOICES])
     samples = round(arguments.seconds * RATE)
     endless = np.tile(voices, 1 + (samples + batch * RATE) // len(voices))
     clips = [endless[index * RATE : index * RATE + samples] for index in range(batch)]

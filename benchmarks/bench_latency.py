@@ -1,4 +1,4 @@
-"""Time and memory from waveform to probabilities: ours, stock transformers, ONNX Runtime, CTranslate2, and the floor.
+"""Time and memory from waveform to probabilities: ours, stock transformers, ONNX Runtime, CTranslate2.
 
     python benchmarks/bench_latency.py --encoder path/to/whisper-base --output latency.json
     python benchmarks/bench_latency.py --encoder path/to/whisper-base --seconds 4 --batches 1  # some minutes
@@ -6,11 +6,9 @@
 Each contestant (see `latency_contestants.py`) lives in a process of its own, as it would at a user's: threads of one
 library make those of another wait differently. Every repeat asks all of them one after the other, in another order
 each time, so that whatever else the machine does falls on all alike; a call to warm up goes before each that is timed.
-Figures are medians of the repeats; only ratios within one run mean something. Memory is the most that a process holds
-in a row, beyond what it held with all libraries imported and nothing loaded.
-
-The floor is the multiplications of the encoder divided by the best rate at which packed matrices are multiplied in the
-same run, precision and number of threads.
+Figures are medians of the repeats; only ratios within one run mean something. `times_best_rival` is the median ratio
+of the best rival's time to ours, repeat by repeat, with its 95 % interval (bootstrap over repeats). Memory
+is the most that a process holds in a row, beyond what it held with all libraries imported and nothing loaded.
 """
 
 import argparse
@@ -19,6 +17,7 @@ import importlib.metadata
 import importlib.util
 import itertools
 import json
+import os
 import platform
 import random
 import statistics
@@ -33,17 +32,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from latency_contestants import PRODUCTS, Clips, Contestant, Run, cut_model, entrants, products, recordings
+from latency_contestants import Clips, Contestant, Run, entrants, recordings
 from tqdm import tqdm
 from transformers.utils import logging
-
-from modeling_whisper_ser.encoder_whisper_ser import even_chunks
-from whisper_ser.demo.encoder import DEMO_ENCODER
 
 SETTLE_SECONDS = 0.3
 """Before each measurement: threads of whoever ran before wait busily for up to 0.2 s."""
 WARM_UNLESS_LONGER = 0.5
 """Seconds above which a call is long enough not to notice what ran before it, and is not made twice."""
+OURS = "ours"
 RIVALS = ("onnxruntime", "ctranslate2")
 STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 """Where Linux tells memory, and where its peak is set back."""
@@ -57,10 +54,11 @@ def main() -> None:
     if arguments.processor_time:
         arguments.threads = 1
     torch.set_num_threads(arguments.threads)
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     with tempfile.TemporaryDirectory() as scratch:
         contestants = chosen(arguments, Path(arguments.scratch or scratch))
         if arguments.serve is not None:
-            serve([one for one in contestants if arguments.serve in (title(one), PRODUCTS)], arguments)
+            serve([one for one in contestants if arguments.serve == title(one)], arguments)
             return
         arguments.scratch = scratch
         figures = []
@@ -81,8 +79,8 @@ def main() -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Latency and memory of ours and of rivals.")
     parser.add_argument("--encoder", required=True, help="Whisper in Hugging Face's layout, such as whisper-base")
-    parser.add_argument("--layers", type=int, default=3, help="where the cut encoder ends; all are measured, too")
-    parser.add_argument("--seconds", type=float, nargs="+", default=[1, 2, 4, 8, 15, 30, 120])
+    parser.add_argument("--layer_index", type=int, default=3, help="where the cut encoder ends; all are measured, too")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[0.5, 1, 2, 4, 8, 15])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--tasks", nargs="+", help="such as 'tiny.en, all layers'; all of them by default")
     parser.add_argument("--only", nargs="+", help="contestants by name, without their rivals")
@@ -103,8 +101,6 @@ def parsed() -> argparse.Namespace:
 
 
 def chosen(arguments: argparse.Namespace, scratch: Path) -> list[Contestant]:
-    if arguments.serve == PRODUCTS:
-        return products()
     found = entrants(arguments.encoder, arguments.layer_index, arguments.threads, scratch)
     found = [one for one in found if arguments.only is None or one.name in arguments.only]
     return [one for one in found if arguments.tasks is None or one.task in arguments.tasks]
@@ -184,8 +180,8 @@ class Server:
 
 
 def timed(group: list[Contestant], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Returns the figures of one task: of each contestant in each row, and the floors."""
-    rates, task = products(), group[0].task
+    """Returns the figures of one task: of each contestant in each row."""
+    task = group[0].task
     with ExitStack() as stack:
         servers = {}
         for one in tqdm(group, desc=f"{task}: loading", leave=False):
@@ -193,21 +189,29 @@ def timed(group: list[Contestant], arguments: argparse.Namespace) -> list[dict[s
                 one.prepare()
             servers[one.name] = stack.enter_context(Server(title(one), arguments.scratch))
             servers[one.name].answer()
-        multiplying = stack.enter_context(Server(PRODUCTS, arguments.scratch))
-        multiplying.answer()
-        servers.update({one.name: multiplying for one in rates})
         figures = []
         for seconds, batch in itertools.product(arguments.seconds, arguments.batches):
             answers = asked(servers, seconds, batch, f"{task}, {seconds:g} s x {batch}", arguments)
             times = {name: [answer["seconds"] for answer in given] for name, given in answers.items()}
-            medians = {name: statistics.median(taken) for name, taken in times.items()}
             for one in group:
-                row = {"seconds": seconds, "batch": batch, "task": task, "name": one.name}
-                row |= {"repeats": len(times[one.name]), "median_s": medians[one.name], "best_s": min(times[one.name])}
-                figures.append(row | {"peak_mb": max(answer["peak_mb"] for answer in answers[one.name])})
-            best = {one.name: one.operations / medians[one.name] for one in rates if one.operations is not None}
-            figures += floors(task, arguments, seconds, batch, best)
+                taken = times[one.name]
+                row = {"seconds": seconds, "batch": batch, "task": task, "name": one.name, "repeats": len(taken)}
+                row |= {"median_s": statistics.median(taken), "best_s": min(taken)}
+                row["peak_mb"] = max(answer["peak_mb"] for answer in answers[one.name])
+                figures.append(row | (against_rivals(times) if one.name == OURS else {}))
     return figures
+
+
+def against_rivals(times: dict[str, list[float]]) -> dict[str, Any]:
+    """Returns how many times as fast as the best float32 rival ours is, with the 95 % interval of the median."""
+    rivals = {name: taken for name, taken in times.items() if name.split()[0] in RIVALS and "int8" not in name}
+    if not rivals:
+        return {}
+    best = min(rivals, key=lambda name: statistics.median(rivals[name]))
+    ratios = [theirs / own for theirs, own in zip(rivals[best], times[OURS], strict=True)]
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
+    return {"best_rival": best, "times_best_rival": statistics.median(ratios), "interval": [medians[50], medians[-51]]}
 
 
 def asked(
@@ -226,32 +230,8 @@ def asked(
     return answers
 
 
-def floors(
-    task: str, arguments: argparse.Namespace, seconds: float, batch: int, rates: dict[str, float]
-) -> list[dict[str, Any]]:
-    """Returns how long the multiplications alone take at the best rate of each precision."""
-    encoder, layer = (DEMO_ENCODER, None) if task.startswith("tiny.en") else (arguments.encoder, arguments.layer_index)
-    model = cut_model(encoder, None if task.endswith("all layers") else layer)
-    config, layers = model.config.encoder_config, model.config.layer_index
-    width, wide, mels = config.d_model, config.encoder_ffn_dim, config.num_mel_bins
-    chunks = [size for _, size in even_chunks(round(seconds * 50), model.config.chunk_frames)]
-    frames = sum(chunks)
-    products_ = frames * (2 * 3 * mels * width + 3 * width * width + layers * (4 * width * width + 2 * width * wide))
-    attention = layers * sum(2 * size * size * width for size in chunks)
-    rows = []
-    for precision in ("float32", "int8"):
-        best = max((rate for name, rate in rates.items() if name.startswith(precision)), default=None)
-        if best is not None:
-            found = {"seconds": seconds, "batch": batch, "task": task, "name": f"floor {precision}"}
-            # Attention and the first convolution are float32 in ours, too: the floor of int8 is one of int8 alone.
-            rows.append(
-                {**found, "operations_per_second": best, "median_s": 2.0 * batch * (products_ + attention) / best}
-            )
-    return rows
-
-
 def print_tables(figures: list[dict[str, Any]]) -> None:
-    """Prints milliseconds a clip, how many times faster than transformers, and the share of the floor."""
+    """Prints milliseconds a clip, how many times as fast as transformers, and how ours compares to the best rival."""
     key = lambda row: (row["task"], row["seconds"], row["batch"])  # noqa: E731
     tasks = dict.fromkeys(row["task"] for row in figures)
     for task in tasks:
@@ -262,6 +242,7 @@ def print_tables(figures: list[dict[str, Any]]) -> None:
         print("| --- |" + " --- |" * len(rows))
         for name in names:
             print(f"| {name} | " + " | ".join(cell(group, name) for group in rows.values()) + " |")
+        print("| ours to the best rival | " + " | ".join(compared(group) for group in rows.values()) + " |")
 
 
 def cell(group: list[dict[str, Any]], name: str) -> str:
@@ -273,6 +254,14 @@ def cell(group: list[dict[str, Any]], name: str) -> str:
     notes = [] if reference is None or row is reference else [f"{reference['median_s'] / row['median_s']:.1f}x"]
     notes += [f"{row['peak_mb']:.0f} MB"] if row.get("peak_mb") else []
     return f"{text} ({'; '.join(notes)})" if notes else text
+
+
+def compared(group: list[dict[str, Any]]) -> str:
+    row = next((row for row in group if "times_best_rival" in row), None)
+    if row is None:
+        return "-"
+    low, high = row["interval"]
+    return f"{row['times_best_rival']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def machine(threads: int) -> dict[str, Any]:

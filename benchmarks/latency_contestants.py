@@ -1,10 +1,10 @@
-"""Who takes part in `bench_latency.py`: ours, stock transformers, ONNX Runtime, CTranslate2; and products of matrices.
+"""Who takes part in `bench_latency.py`: ours, stock transformers, ONNX Runtime, CTranslate2.
 
-Rivals have what they gain from: as many threads, all graph optimisations, their weights packed. "spoken" are the
-chunks of spoken frames that ours encodes, to the same lengths; "window" is the 30 s that stock Whisper wants. ONNX
-Runtime runs what `whisper-ser export onnx` writes, waveform to probabilities. CTranslate2 gets our log-mel and stops
-at the encoder's states; it has no cut encoder, and is compared on all layers of tiny.en, whose file it reads.
-transformers hears the first 30 s of longer audio, the others all of it.
+Rivals have what they gain from: as many threads, all graph optimisations, ONNX Runtime's usual options, threads that
+wait busily among them. "spoken" are the chunks of spoken frames that ours encodes; "window" is the 30 s that stock
+Whisper wants. ONNX Runtime runs Whisper's encoder as torch's exporter gives it, with our log-mel before and our head
+behind it. CTranslate2 gets our log-mel and stops at the encoder's states; it has no cut encoder, and is compared on
+all layers of tiny.en, whose file it reads. transformers hears the first 30 s of longer audio, the others all of it.
 """
 
 import itertools
@@ -15,21 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from modeling_whisper_ser.packed_encoder_whisper_ser import Scale, _FloatProduct, _IntegerProduct, typical_voices
-from torch import nn
 from transformers import WhisperFeatureExtractor, WhisperForAudioClassification
-from whisper_ser.inference.speed import optimised
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
-from modeling_whisper_ser.encoder_whisper_ser import WhisperSerEncoder, even_chunks
+from modeling_whisper_ser.encoder_whisper_ser import WhisperSerEncoder
 from whisper_ser.demo.encoder import DEMO_ENCODER, demo_ctranslate2_folder, resolve_encoder
-from whisper_ser.inference.model import Recognizer
+from whisper_ser.inference.encoding import encoder_frames, even_chunks
+from whisper_ser.inference.engines.graph_export import quiet
+from whisper_ser.inference.model import LoadedModel, model_of
+from whisper_ser.inference.reference_waveform import VOICES, describe_waveform, waveform
 
 RATE = 16000
 WINDOW_SECONDS = 30
 LABELS = ["angry", "happy", "neutral", "sad"]
-PRODUCTS = "products"
-KINDS = ("float32", "float32 plain", "int8")
 Clips = list[np.ndarray]
 Run = Callable[[Clips], Any]
 
@@ -39,18 +37,16 @@ class Contestant:
     """One way to answer.
 
     Args:
-        task: the encoder and its layers; `PRODUCTS`.
+        task: the encoder and its layers.
         name: who it is.
         build: returns a function from waveforms `(samples,)` to whatever it gives.
         prepare: writes the files that `build` reads.
-        operations: of one call, where known.
     """
 
     task: str
     name: str
     build: Callable[[], Run]
-    prepare: Callable[[], None] | None = None
-    operations: float | None = None
+    prepare: Callable[[], object] | None = None
 
 
 def entrants(encoder: str, layer: int, threads: int, scratch: Path) -> list[Contestant]:
@@ -59,7 +55,7 @@ def entrants(encoder: str, layer: int, threads: int, scratch: Path) -> list[Cont
     Args:
         encoder: Whisper in Hugging Face's layout.
         layer: where the cut encoder ends.
-        threads: of rivals that do not go by torch's.
+        threads: of those that do not go by torch's.
         scratch: folder for exported files.
     """
     name = Path(resolve_encoder(encoder)).name
@@ -71,56 +67,58 @@ def entrants(encoder: str, layer: int, threads: int, scratch: Path) -> list[Cont
 
 
 def with_stock(task: str, encoder: str, layer: int | None, threads: int, scratch: Path) -> list[Contestant]:
-    return [
-        Contestant(task, "transformers window", lambda: stock(encoder)),
-        *own(task, encoder, layer),
-        *exported(task, encoder, layer, threads, scratch),
-    ]
+    found = own(task, encoder, layer, threads, scratch)
+    return [Contestant(task, "transformers window", lambda: stock(encoder)), *found]
 
 
 def with_ctranslate2(task: str, threads: int, scratch: Path) -> list[Contestant]:
-    found = [*own(task, DEMO_ENCODER, None), *exported(task, DEMO_ENCODER, None, threads, scratch)]
+    found = own(task, DEMO_ENCODER, None, threads, scratch)
     for precision, frames in itertools.product(("float32", "int8"), ("spoken", "window")):
         name = f"ctranslate2 {precision} {frames}"
         found.append(Contestant(task, name, lambda p=precision, f=frames: ctranslate2(p, f, threads)))
     return found
 
 
-def exported(task: str, encoder: str, layer: int | None, threads: int, scratch: Path) -> list[Contestant]:
-    found = []
-    for precision, frames in itertools.product(("float32", "int8"), ("spoken", "window")):
-        file = scratch / f"{task}, {precision} {frames}.onnx"
-        found.append(
-            Contestant(
-                task,
-                f"onnxruntime {precision} {frames}",
-                lambda f=file, window=frames == "window": onnxruntime(f, window, threads),
-                lambda f=file, p=precision, window=frames == "window": export(encoder, layer, p, window, f),
-            )
-        )
-    return found
-
-
-def own(task: str, encoder: str, layer: int | None) -> list[Contestant]:
+def own(task: str, encoder: str, layer: int | None, threads: int, scratch: Path) -> list[Contestant]:
+    file = scratch / f"{task}.onnx"
     return [
-        Contestant(task, f"ours {precision}", lambda p=precision: ours(encoder, layer, p))
-        for precision in ("plain", "float32", "int8")
+        Contestant(task, "ours", lambda: ours(encoder, layer), lambda: ours(encoder, layer)),
+        Contestant(task, "torch", lambda: plain(encoder, layer)),
+        Contestant(
+            task,
+            "onnxruntime spoken",
+            lambda: onnxruntime(encoder, layer, file, threads),
+            lambda: export_encoder(encoder, layer, file),
+        ),
     ]
 
 
-def cut_model(encoder: str, layer: int | None, **fields: Any) -> WhisperForEmotionClassification:
+def cut_model(encoder: str, layer: int | None) -> WhisperForEmotionClassification:
     """Returns a model up to `layer`, all layers by default, with a head of random weights."""
     torch.manual_seed(0)
     folder = resolve_encoder(encoder)
     if layer is None:
         layer = WhisperForEmotionClassification.from_encoder(folder, LABELS).config.encoder_config.encoder_layers
-    return WhisperForEmotionClassification.from_encoder(folder, LABELS, layer_index=layer, **fields).eval()
+    return WhisperForEmotionClassification.from_encoder(folder, LABELS, layer_index=layer).eval()
 
 
-def ours(encoder: str, layer: int | None, precision: str) -> Run:
-    plain = cut_model(encoder, layer)
-    model = plain if precision == "plain" else optimised(plain, precision)
-    extractor = WhisperSerFeatureExtractor(feature_size=model.config.encoder_config.num_mel_bins)
+def extractor_of(model: WhisperForEmotionClassification) -> WhisperSerFeatureExtractor:
+    return WhisperSerFeatureExtractor(feature_size=model.config.encoder_config.num_mel_bins)
+
+
+def engine(encoder: str, layer: int | None) -> LoadedModel:
+    model = cut_model(encoder, layer)
+    return model_of(model, extractor_of(model))
+
+
+def ours(encoder: str, layer: int | None) -> Run:
+    return engine(encoder, layer).probabilities
+
+
+def plain(encoder: str, layer: int | None) -> Run:
+    """The model in torch, which ours is held to."""
+    model = cut_model(encoder, layer)
+    extractor = extractor_of(model)
 
     @torch.inference_mode()
     def run(clips: Clips) -> torch.Tensor:
@@ -142,44 +140,62 @@ def stock(encoder: str) -> Run:
     return run
 
 
-def export(encoder: str, layer: int | None, precision: str, window: bool, file: Path) -> None:
-    from whisper_ser.export.onnx import export_onnx
+class PlainEncoder(torch.nn.Module):
+    """The encoder as anybody would export it: chunks of one length, weights inside."""
 
-    model = cut_model(encoder, layer, **({"chunk_seconds": WINDOW_SECONDS} if window else {}))
-    mels = model.config.encoder_config.num_mel_bins
-    extractor = WhisperSerFeatureExtractor(feature_size=mels, pad_to_seconds=WINDOW_SECONDS if window else None)
-    export_onnx(Recognizer(model, extractor), file, precision)
+    def __init__(self, encoder: WhisperSerEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.encoder.encode_chunks(features)
 
 
-def onnxruntime(file: Path, window: bool, threads: int) -> Run:
-    from whisper_ser.inference.engines.onnx_runtime import OnnxModel
+def export_encoder(encoder: str, layer: int | None, file: Path) -> None:
+    model = PlainEncoder(cut_model(encoder, layer).whisper_ser.encoder).eval()
+    with quiet():
+        program = torch.onnx.export(
+            model,
+            (torch.randn(3, 30, model.encoder.conv1.in_channels),),
+            dynamo=True,
+            verbose=False,
+            dynamic_shapes=({0: "chunks", 1: "mel_frames"},),
+        )
+    assert program is not None
+    program.save(file)
 
-    model = OnnxModel(file, threads)
-    return lambda clips: model.probabilities(windows(clips) if window else clips)
+
+def onnxruntime(encoder: str, layer: int | None, file: Path, threads: int) -> Run:
+    import onnxruntime as library
+
+    options = library.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = library.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    model = engine(encoder, layer)
+    (name,) = (one.name for one in session.get_inputs())
+    states = lambda mels: session.run(None, {name: mels})[0]  # noqa: E731
+    return in_equal_chunks(model, "spoken", states, joined=True)
 
 
 def ctranslate2(precision: str, frames: str, threads: int) -> Run:
-    import ctranslate2 as engine
+    import ctranslate2 as library
 
-    # Its threads and torch's are both OpenMP's. More of them than cores, and all wait without a core, and wake slowly.
-    torch.set_num_threads(1)
-    whisper = engine.models.Whisper(
+    whisper = library.models.Whisper(
         str(demo_ctranslate2_folder()), device="cpu", compute_type=precision, intra_threads=threads
     )
-    model = cut_model(DEMO_ENCODER, None)
 
     def states(mels: np.ndarray) -> np.ndarray:
         mels = np.ascontiguousarray(mels.transpose(0, 2, 1))
-        return np.asarray(whisper.encode(engine.StorageView.from_array(mels)))
+        return np.asarray(whisper.encode(library.StorageView.from_array(mels)))
 
-    agree(states, model.whisper_ser.encoder, precision)
-    return in_equal_chunks(model, frames, states)
+    agree(states, cut_model(DEMO_ENCODER, None).whisper_ser.encoder, precision)
+    return in_equal_chunks(engine(DEMO_ENCODER, None), frames, states)
 
 
 def agree(states: Callable[[np.ndarray], np.ndarray], encoder: WhisperSerEncoder, precision: str) -> None:
     """Raises if a rival computes something else than our plain encoder."""
     extractor = WhisperSerFeatureExtractor(feature_size=encoder.conv1.in_channels)
-    features = extractor(typical_voices(RATE)[0], return_tensors="pt")
+    features = extractor(recordings(2.0, 1)[0], return_tensors="pt")
     with torch.inference_mode():
         expected = encoder(**features)[0][0, 0].numpy()
     difference = np.linalg.norm(states(features["input_features"].numpy())[0] - expected) / np.linalg.norm(expected)
@@ -188,24 +204,40 @@ def agree(states: Callable[[np.ndarray], np.ndarray], encoder: WhisperSerEncoder
 
 
 def in_equal_chunks(
-    model: WhisperForEmotionClassification, frames: str, states: Callable[[np.ndarray], np.ndarray]
+    model: LoadedModel, frames: str, states: Callable[[np.ndarray], np.ndarray], joined: bool = False
 ) -> Run:
-    """Returns a function that encodes what ours does: rivals have no mask, and get chunks of one length together."""
-    mels = model.config.encoder_config.num_mel_bins
-    window = frames == "window"
-    longest = WINDOW_SECONDS * 50 if window else model.config.chunk_frames
-    extractor = WhisperSerFeatureExtractor(feature_size=mels, pad_to_seconds=WINDOW_SECONDS if window else None)
+    """Returns a function that encodes what ours does: rivals have no mask, and get chunks of one length together.
 
-    def run(clips: Clips) -> list[np.ndarray]:
-        features = extractor(windows(clips) if window else clips, sampling_rate=RATE, return_tensors="np")
-        lengths = features["attention_mask"].sum(1)
+    Args:
+        model: ours, whose log-mel they get.
+        frames: `"spoken"` or `"window"`.
+        states: from log-mel `(chunks, mel_frames, mels)` to states `([layers,] chunks, frames, width)`.
+        joined: give the states of each clip to our head.
+    """
+    window = frames == "window"
+    longest = WINDOW_SECONDS * 50 if window else model.settings.chunk_frames
+    silence = np.zeros(WINDOW_SECONDS * RATE if window else 0, np.float32)
+
+    def run(clips: Clips) -> Any:
+        heard = [np.concatenate([clip, silence])[: len(silence)] for clip in windows(clips)] if window else clips
+        mels = [model.settings.log_mel(clip) for clip in heard]
         chunks = [
-            clip[2 * start : 2 * (start + size)][:length]
-            for clip, length in zip(features["input_features"], lengths, strict=True)
-            for start, size in even_chunks(-(-int(length) // 2), longest)
+            (index, start, mel[2 * start : 2 * (start + size)])
+            for index, mel in enumerate(mels)
+            for start, size in even_chunks(encoder_frames(len(mel)), longest)
         ]
-        chunks.sort(key=len)
-        return [states(np.stack(list(group))) for _, group in itertools.groupby(chunks, key=len)]
+        chunks.sort(key=lambda chunk: len(chunk[2]))
+        found = []
+        for _, group in itertools.groupby(chunks, key=lambda chunk: len(chunk[2])):
+            together = list(group)
+            of_group = states(np.stack([mel for *_, mel in together]))
+            found += [(index, start, of_group[..., n, :, :]) for n, (index, start, _) in enumerate(together)]
+        if not joined:
+            return found
+        found.sort(key=lambda chunk: chunk[:2])
+        counts = np.bincount([index for index, *_ in found], [part.shape[1] for *_, part in found]).astype(int)
+        vectors = model.engine.frame_vectors(np.concatenate([part for *_, part in found], axis=1))
+        return model.pool(vectors, counts.tolist())
 
     return run
 
@@ -218,35 +250,7 @@ def windows(clips: Clips) -> Clips:
 
 def recordings(seconds: float, batch: int) -> Clips:
     """Returns voice-like waveforms, no two alike."""
-    voices = np.concatenate(typical_voices(RATE))
+    voices = np.concatenate([waveform(describe_waveform(voice, RATE)) for voice in VOICES])
     samples = round(seconds * RATE)
     endless = np.tile(voices, -(-(samples + batch * RATE) // len(voices)))
     return [endless[index * RATE : index * RATE + samples] for index in range(batch)]
-
-
-def products() -> list[Contestant]:
-    """Returns products of matrices, packed and plain, of which the best of a precision is what the floor goes by."""
-    found = []
-    for rows, inner, outer in ((200, 512, 2048), (1600, 512, 2048), (1600, 2048, 512)):
-        operations, shape = 2.0 * rows * inner * outer, f"{rows}x{inner}x{outer}"
-        for kind in KINDS if torch.cpu._is_vnni_supported() else KINDS[:2]:
-            found.append(
-                Contestant(
-                    PRODUCTS,
-                    f"{kind} {shape}",
-                    lambda k=kind, r=rows, i=inner, o=outer: product(k, r, i, o),
-                    operations=operations,
-                )
-            )
-    return found
-
-
-def product(kind: str, rows: int, inner: int, outer: int) -> Run:
-    weight, bias, x = torch.randn(outer, inner), torch.zeros(outer), torch.randn(rows, inner)
-    if kind == "float32 plain":
-        return lambda clips: nn.functional.linear(x, weight, bias)
-    if kind == "float32":
-        packed = _FloatProduct(weight, bias)
-        return lambda clips: packed(x)
-    integers, quantised = _IntegerProduct(weight, bias, Scale.of(-4, 4)), (x * 32 + 128).clamp(0, 255).byte()
-    return lambda clips: integers(quantised)

@@ -1,4 +1,4 @@
-"""What an export to ONNX keeps and gains: size, time and accuracy of torch, packed and exported forms of one model.
+"""What ONNX Runtime keeps and gains: size, time and accuracy of one model in torch, as we run it, and exported.
 
     python benchmarks/onnx_export.py --model outputs/emodb4/model --data_dir path/to/emodb4 --test_speakers 15 16
 
@@ -8,8 +8,8 @@ timing calls all forms one after the other, in another order each time; only rat
 """
 
 import argparse
-import functools
 import json
+import os
 import random
 import statistics
 import tempfile
@@ -24,18 +24,16 @@ import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from tqdm import tqdm
 from transformers.utils import logging
-from whisper_ser.inference.engines.onnx_runtime import OnnxModel
-from whisper_ser.inference.engines.products import PRECISIONS
-from whisper_ser.inference.speed import optimised
 
-from modeling_whisper_ser import PackingError
 from whisper_ser.audio.decoding import read_audio
 from whisper_ser.data.corpora.table import load_table
 from whisper_ser.export.onnx import export_onnx
-from whisper_ser.inference.model import Recognizer, load_model
+from whisper_ser.inference.engines.exported import ExportedModel
+from whisper_ser.inference.model import load_model, load_saved
 
 SETTLE_SECONDS = 0.3
 """Before each measurement: threads of whoever ran before wait busily for up to 0.2 s."""
+TORCH, ENGINE, EXPORTED = "torch", "ours", "exported"
 Answer = Callable[[np.ndarray], np.ndarray]
 """From a waveform `(samples,)` to probabilities `(labels,)`."""
 
@@ -57,18 +55,18 @@ def main() -> None:
     logging.disable_progress_bar()
     corpus = load_table(arguments.data_dir)
     with tempfile.TemporaryDirectory() as scratch:
-        files = {precision: Path(scratch) / f"{precision}.onnx" for precision in PRECISIONS}
-        sizes = {f"ONNX {form}": export_onnx(arguments.model, file, form).size for form, file in files.items()}
-        answers = forms(arguments.model, files, max(arguments.threads))
-        figures = accuracies(answers, corpus, OnnxModel(files["float32"]).labels, arguments.test_speakers)
+        file = Path(scratch) / "model.onnx"
+        sizes = {EXPORTED: export_onnx(arguments.model, file).size}
+        answers = forms(arguments.model, file, max(arguments.threads))
+        figures = accuracies(answers, corpus, ExportedModel(file).labels, arguments.test_speakers)
         clip = joined(corpus["path"], arguments.seconds)
         for threads in arguments.threads:
-            times = timed(forms(arguments.model, files, threads), clip, threads, arguments)
+            times = timed(forms(arguments.model, file, threads), clip, threads, arguments)
             for name, seconds in times.items():
                 figures[name].setdefault("median_s", {})[threads] = seconds
     folder = Path(arguments.model)
     if folder.is_dir():
-        sizes["torch"] = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        sizes[TORCH] = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     for name, size in sizes.items():
         figures[name]["bytes"] = size
     print_table(figures, arguments)
@@ -79,29 +77,23 @@ def main() -> None:
         arguments.output.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def forms(model: str, files: dict[str, Path], threads: int) -> dict[str, Answer]:
-    """Returns the forms of the model that this processor can run, torch's first."""
+def forms(name: str, file: Path, threads: int) -> dict[str, Answer]:
+    """Returns the forms of the model, torch's first."""
     torch.set_num_threads(threads)
-    plain = load_model(model, "cpu")
-    found: dict[str, Answer] = {"torch": functools.partial(by_torch, plain)}
-    for precision in PRECISIONS:
-        try:
-            packed = Recognizer(optimised(plain.model, precision), plain.extractor)
-        except PackingError as obstacle:
-            print(f"No packed {precision}: {obstacle}")
-            continue
-        found[f"packed {precision}"] = functools.partial(by_torch, packed)
-    for precision, file in files.items():
-        found[f"ONNX {precision}"] = functools.partial(by_onnx, OnnxModel(file, threads))
-    return found
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    model, extractor = load_saved(name)
 
+    @torch.inference_mode()
+    def by_torch(clip: np.ndarray) -> np.ndarray:
+        features = extractor(clip, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        return model.eval()(**features).logits[0].softmax(-1).numpy()
 
-def by_torch(recognizer: Recognizer, clip: np.ndarray) -> np.ndarray:
-    return recognizer.classify(recognizer.features([clip]))[0]
-
-
-def by_onnx(model: OnnxModel, clip: np.ndarray) -> np.ndarray:
-    return model.probabilities([clip])[0]
+    engine, exported = load_model(name, "cpu"), ExportedModel(file, threads)
+    return {
+        TORCH: by_torch,
+        ENGINE: lambda clip: engine.probabilities([clip])[0],
+        EXPORTED: lambda clip: exported.probabilities([clip])[0],
+    }
 
 
 def accuracies(
@@ -119,7 +111,7 @@ def accuracies(
     names = corpus.features["emotion"].names
     truth = np.array([labels.index(names[emotion]) for emotion in corpus["emotion"]])
     figures = {}
-    expected = np.stack(given["torch"])
+    expected = np.stack(given[TORCH])
     for name, rows in given.items():
         found = np.stack(rows)
         answered = found.argmax(1)
@@ -163,7 +155,7 @@ def timed(answers: dict[str, Answer], clip: np.ndarray, threads: int, arguments:
 
 
 def print_table(figures: dict[str, dict[str, Any]], arguments: Any) -> None:
-    counts = figures["torch"]
+    counts = figures[TORCH]
     print(
         f"\nUA on {counts['test_clips']} clips of speakers {', '.join(arguments.test_speakers)}; agreement with torch "
         f"on {counts['clips']} clips; milliseconds for {arguments.seconds:g} s (times as fast as torch)\n"

@@ -8,7 +8,9 @@ on what is said.
 """
 
 import argparse
+import functools
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -16,14 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from modeling_whisper_ser.packed_encoder_whisper_ser import typical_voices
 from transformers.utils import logging
 
-from modeling_whisper_ser import PackingError, WhisperForEmotionClassification, WhisperSerFeatureExtractor
+from whisper_ser.inference.model import load_model, load_saved
+from whisper_ser.inference.reference_waveform import VOICES, describe_waveform, waveform
 from whisper_ser.io import replacing
 from whisper_ser.paper.latency import processor_name
 
 SECONDS = (1, 4, 30)
+Answer = Callable[[np.ndarray], object]
 
 
 def main() -> None:
@@ -34,12 +37,14 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable_progress_bar()
     torch.set_num_threads(arguments.threads)
-    extractor = WhisperSerFeatureExtractor.from_pretrained(arguments.model)
-    models = runtimes(WhisperForEmotionClassification.from_pretrained(arguments.model).eval())
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    answers = runtimes(arguments.model)
+    rate = load_model(arguments.model, "cpu").sampling_rate
+    voice = waveform(describe_waveform(VOICES[0], rate))
     rows = []
     for seconds in SECONDS:
-        clip = np.resize(typical_voices(extractor.sampling_rate)[0], seconds * extractor.sampling_rate)
-        calls = {name: answering(model, extractor, clip) for name, model in models.items()}
+        clip = np.resize(voice, seconds * rate)
+        calls = {name: functools.partial(answer, clip) for name, answer in answers.items()}
         for name, milliseconds in medians(calls, arguments.repeats).items():
             rows.append({"runtime": name, "seconds": seconds, "milliseconds": round(milliseconds, 1)})
             print(f"{name:<16}{seconds:>4} s{milliseconds:>9.1f} ms")
@@ -55,26 +60,17 @@ def main() -> None:
     print(f"Written: {target}")
 
 
-def runtimes(model: WhisperForEmotionClassification) -> dict[str, WhisperForEmotionClassification]:
-    """Returns the model as it is loaded, and packed where this processor can."""
-    models = {"as loaded": model}
-    for precision in ("float32", "int8"):
-        try:
-            models[f"packed {precision}"] = model.packed(precision)
-        except PackingError as error:
-            print(error)
-    return models
+def runtimes(folder: Path) -> dict[str, Answer]:
+    """Returns the model by the stock classes, and as this package runs it on a CPU."""
+    model, extractor = load_saved(folder)
 
+    @torch.inference_mode()
+    def by_torch(clip: np.ndarray) -> torch.Tensor:
+        features = extractor(clip, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        return model.eval()(**features).logits.softmax(-1)
 
-def answering(
-    model: torch.nn.Module, extractor: WhisperSerFeatureExtractor, clip: np.ndarray
-) -> Callable[[], torch.Tensor]:
-    def answer() -> torch.Tensor:
-        with torch.inference_mode():
-            features = extractor(clip, sampling_rate=extractor.sampling_rate, return_tensors="pt")
-            return model(**features).logits.softmax(-1)
-
-    return answer
+    engine = load_model(folder, "cpu")
+    return {"transformers": by_torch, "ONNX Runtime": lambda clip: engine.probabilities([clip])}
 
 
 def medians(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:

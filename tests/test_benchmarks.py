@@ -10,7 +10,7 @@ import soundfile
 import torch
 from conftest import RATE, ROOT, speechlike
 
-from whisper_ser.data.audio_index import index_audio
+from whisper_ser.data.audio_index import listen
 
 
 def load(name: str):
@@ -34,20 +34,16 @@ def run(monkeypatch, name: str, *arguments) -> None:
 
 @pytest.mark.slow
 def test_latency_of_every_contestant_on_one_encoder(small_checkpoint, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
     output, tasks = tmp_path / "latency.json", [f"{small_checkpoint.name}, layer 2"]
-    given = ["--layers", 2, "--seconds", 4.5, "--batches", 2, "--repeats", 3, "--threads", 1]
+    given = ["--layer_index", 2, "--seconds", 4.5, "--batches", 2, "--repeats", 3, "--threads", 1]
     run(monkeypatch, "bench_latency", "--encoder", small_checkpoint, *given, "--tasks", *tasks, "--output", output)
     figures = {row["name"]: row for row in json.loads(output.read_text())["figures"]}
-    assert {"transformers window", "ours plain", "ours float32", "onnxruntime float32 spoken"} <= figures.keys()
+    assert {"transformers window", "ours", "torch", "onnxruntime spoken"} == figures.keys()
     assert all(row["median_s"] > 0 and row["task"] == tasks[0] for row in figures.values())
-    # 2 clips of 225 frames, in chunks of 113 and 112; width 32, 64 in between, 80 mels, 2 layers.
-    products = 2 * (225 * (2 * 3 * 80 * 32 + 3 * 32 * 32 + 2 * (4 * 32 * 32 + 2 * 32 * 64)))
-    attention = 2 * 2 * 2 * 32 * (113 * 113 + 112 * 112)
-    floor = figures["floor float32"]
-    assert floor["median_s"] * floor["operations_per_second"] == pytest.approx(2 * (products + attention))
-    assert "| ours float32 |" in capsys.readouterr().out
+    compared = figures["ours"]
+    low, high = compared["interval"]
+    assert compared["best_rival"] == "onnxruntime spoken" and low <= compared["times_best_rival"] <= high
+    assert "| ours to the best rival |" in capsys.readouterr().out
 
 
 def test_a_rival_that_computes_something_else_is_refused(small_checkpoint):
@@ -62,7 +58,7 @@ def test_a_rival_that_computes_something_else_is_refused(small_checkpoint):
 
 def test_rivals_get_every_spoken_frame_once(small_checkpoint):
     latency = load("latency_contestants")
-    model, seen = latency.cut_model(str(small_checkpoint), 1), []
+    model, seen = latency.engine(str(small_checkpoint), 1), []
     clips = [speechlike(4.5), speechlike(0.31), speechlike(4.5, seed=1)]
     latency.in_equal_chunks(model, "spoken", lambda mels: seen.append(mels.shape[:2]) or mels)(clips)
     assert sorted(seen) == [(1, 31), (2, 224), (2, 226)]
@@ -75,9 +71,9 @@ def test_repeated_recordings_are_all_new_to_the_store(tmp_path):
     soundfile.write(tmp_path / "a.wav", speechlike(0.2), RATE)
     soundfile.write(tmp_path / "b.wav", speechlike(0.3, seed=1), RATE)
     files = load("bench_corpus").repeated([str(tmp_path / "a.wav"), str(tmp_path / "b.wav")], 7, tmp_path)
-    records = index_audio(files, progress=False)
-    assert len({record.sample_hash for record in records.values()}) == 7
-    assert [round(records[file].seconds, 2) for file in files] == [0.2, 0.3, 0.2, 0.3, 0.2, 0.3, 0.2]
+    sounds = listen(files, progress=False)
+    assert len({sound.sample_hash for sound in sounds.values()}) == 7
+    assert [round(sounds[file].seconds, 2) for file in files] == [0.2, 0.3, 0.2, 0.3, 0.2, 0.3, 0.2]
 
 
 def test_gpu_benchmark_runs_on_a_cpu(small_checkpoint, tmp_path, monkeypatch, capsys):
@@ -96,41 +92,20 @@ def test_the_speed_of_a_model_goes_where_its_card_is_made_from(small_model, tmp_
     run(monkeypatch, "speed", tmp_path / "model", "--repeats", 2)
     speed = json.loads((tmp_path / "speed.json").read_text())
     found = {(row["runtime"], row["seconds"]) for row in speed["rows"]}
-    assert {("as loaded", 1), ("as loaded", 4), ("as loaded", 30)} <= found
+    assert found == {(runtime, seconds) for runtime in ("transformers", "ONNX Runtime") for seconds in (1, 4, 30)}
     assert all(row["milliseconds"] > 0 for row in speed["rows"]) and speed["threads"] == torch.get_num_threads()
-    assert "as loaded" in capsys.readouterr().out
+    assert "ONNX Runtime" in capsys.readouterr().out
 
 
 def test_an_exports_figures_are_those_of_the_model(trained, corpus, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
     output = tmp_path / "export.json"
     given = ["--test_speakers", "04", "05", "--threads", 1, "--repeats", 2, "--seconds", 1, "--output", output]
     run(monkeypatch, "onnx_export", "--model", trained / "model", "--data_dir", corpus, *given)
     figures = json.loads(output.read_text())["figures"]
-    torchs, floats, integers = (figures[name] for name in ("torch", "ONNX float32", "ONNX int8"))
-    assert (torchs["clips"], torchs["test_clips"]) == (36, 12)
-    assert torchs["agree"] == floats["agree"] == 36
-    assert torchs["largest_difference"] == 0 < floats["largest_difference"] < 1e-4
-    assert floats["ua"] == torchs["ua"] > 0.5
-    assert integers["bytes"] < floats["bytes"]
+    torchs = figures["torch"]
+    assert (torchs["clips"], torchs["test_clips"]) == (36, 12) and torchs["largest_difference"] == 0
+    for name in ("ours", "exported"):
+        assert figures[name]["agree"] == torchs["agree"] == 36
+        assert 0 < figures[name]["largest_difference"] < 1e-4 and figures[name]["ua"] == torchs["ua"] > 0.5
     assert all(row["median_s"]["1"] > 0 for row in figures.values())
-    assert "| ONNX int8 |" in capsys.readouterr().out
-
-
-def test_accuracy_and_time_of_int8(small_checkpoint, corpus, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("onnx")
-    output = tmp_path / "precision.json"
-    given = ["--layers", 1, 2, "--seconds", 1, "--threads", 1, "--repeats", 2, "--output", output]
-    run(monkeypatch, "precision", "--encoder", small_checkpoint, "--data_dir", corpus, *given)
-    figures = json.loads(output.read_text())
-    rows = {(row["layers"], row["form"]): row for row in figures["accuracy"]}
-    assert {layers for layers, _ in rows} == {"1", "2", "1+2"}
-    for layers in ("1", "2", "1+2"):
-        floats, integers = rows[layers, "float32"], rows[layers, "int8"]
-        assert (floats["differ"], floats["utterances"], floats["ua"] > 0.8) == (0, 36, True)
-        assert 0 < integers["error"] < 0.2
-        assert integers["differ"] <= 2
-    assert figures["megabytes"]["int8"] < figures["megabytes"]["float32"]
-    assert figures["times"][0]["ratio"] > 0
-    assert "| 1+2 | int8 |" in capsys.readouterr().out
+    assert "| exported |" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+import torch
 from conftest import RATE, ROOT
 from safetensors.torch import load_file
 from transformers import pipeline
@@ -14,6 +15,8 @@ from transformers import pipeline
 import whisper_ser
 from whisper_ser.audio.decoding import read_audio
 from whisper_ser.commands import train as run_train
+from whisper_ser.export.onnx import export_onnx
+from whisper_ser.inference.model import load_saved
 
 pytestmark = pytest.mark.real
 
@@ -107,39 +110,25 @@ def test_joined_emotions_can_be_read_off_a_timeline(run, clips):
 
 
 @pytest.fixture(scope="module")
-def exported(run, tmp_path_factory):
-    """The model as ONNX, by precision, and a function from clips to what torch answers."""
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    from whisper_ser.inference.engines.onnx_runtime import OnnxModel
+def by_torch(run):
+    """From clips to what torch answers."""
+    model, extractor = load_saved(run / "model")
 
-    from whisper_ser.export.onnx import export_onnx
+    @torch.inference_mode()
+    def answer(audio: list[np.ndarray]) -> np.ndarray:
+        logits = [model.eval()(**extractor(clip, return_tensors="pt")).logits for clip in audio]
+        return torch.cat(logits).softmax(-1).numpy()
 
-    folder, recognizer = tmp_path_factory.mktemp("onnx"), whisper_ser.load_model(run / "model", "cpu")
-    models = {
-        precision: OnnxModel(export_onnx(run / "model", folder / f"{precision}.onnx", precision).path)
-        for precision in ("float32", "int8")
-    }
-    return models, lambda clips: np.concatenate([recognizer.classify(recognizer.features([clip])) for clip in clips])
+    return answer
 
 
-def test_an_export_says_of_speech_what_the_model_says(clips, exported):
-    models, torchs = exported
+@pytest.mark.parametrize("form", ["folder", "exported"])
+def test_the_engine_and_an_export_say_of_speech_what_the_model_says(run, clips, by_torch, tmp_path, form):
+    source = run / "model" if form == "folder" else export_onnx(run / "model", tmp_path / "model.onnx").path
+    model = whisper_ser.load_model(source, "cpu")
     audio = [read_audio(path) for path in clips["path"]]
-    expected = torchs(audio)
-    floats = np.concatenate([models["float32"].probabilities([clip]) for clip in audio])
-    assert np.abs(floats - expected).max() < 1e-4
-    integers = np.concatenate([models["int8"].probabilities([clip]) for clip in audio])
-    # Eight bits move a clip between two labels by more than others: its probabilities are the steepest.
-    assert np.mean(np.abs(integers - expected).max(1) < 0.02) >= 0.9
-    assert np.mean(integers.argmax(1) == expected.argmax(1)) >= 0.97
-
-
-def test_an_export_hears_two_minutes_and_batches_as_the_model_does(clips, exported):
-    models, torchs = exported
+    found = np.concatenate([model.probabilities([clip]) for clip in audio])
+    assert np.abs(found - by_torch(audio)).max() < 1e-4
     rng = random.Random(2)
     audio = [joined(list(clips["path"]), seconds, rng) for seconds in (120, 1.1, 7.3, 33)]
-    expected = torchs(audio)
-    assert np.abs(models["float32"].probabilities(audio) - expected).max() < 1e-4
-    assert np.abs(models["float32"].probabilities(audio[:1]) - expected[:1]).max() < 1e-4
-    assert np.mean(np.abs(models["int8"].probabilities(audio) - expected)) < 0.02
+    assert np.abs(model.probabilities(audio) - by_torch(audio)).max() < 1e-4

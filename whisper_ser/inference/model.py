@@ -7,12 +7,11 @@ import contextlib
 import glob
 import hashlib
 import json
-import math
 import os
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ import numpy as np
 
 from whisper_ser.audio.log_mel import FRAMES_PER_SECOND, LogMel
 from whisper_ser.errors import CheckpointError, ExportError, InferenceError, WhisperSerError, user_errors
-from whisper_ser.inference.encoding import encode
+from whisper_ser.inference.encoding import encode, encoder_frames
 from whisper_ser.inference.engines import Engine
 from whisper_ser.inference.engines.exported import ExportedModel, is_exported
 from whisper_ser.inference.engines.graphs import FOLDER as GRAPH_FOLDER
@@ -86,9 +85,8 @@ class Settings:
         try:
             config = {**DEFAULTS, **config}
             labels = [str(label) for _, label in sorted((int(i), label) for i, label in config["id2label"].items())]
-            names = ("feature_size", "sampling_rate", "hop_length", "n_fft")
-            log_mel = LogMel(**{name: int(front_end[name]) for name in names})
-            log_mel = replace(log_mel, pad_to_seconds=front_end.get("pad_to_seconds"))
+            whole = {name: int(front_end[name]) for name in ("feature_size", "sampling_rate", "hop_length", "n_fft")}
+            log_mel = LogMel(**whole, pad_to_seconds=front_end.get("pad_to_seconds"))
             chunk_frames = round(config["chunk_seconds"] * FRAMES_PER_SECOND)
             found = cls(labels, log_mel, chunk_frames, int(config["frame_averaging"]), float(config["temperature"]))
             usable = labels and min(chunk_frames, found.frame_averaging, log_mel.hop_length) >= 1
@@ -147,8 +145,7 @@ class LoadedModel:
         Encoder states pass by: memory is bounded, however long a clip is.
         """
         averaging = self.settings.frame_averaging
-        # Two mel frames make an encoder frame, of which several may be averaged; what is left over counts as one.
-        counts = [math.ceil(math.ceil(len(mel) / 2) / averaging) for mel in mels]
+        counts = [-(-encoder_frames(len(mel)) // averaging) for mel in mels]
         vectors = [np.empty((count, self.frame_width), np.float32) for count in counts]
         filled = [0] * len(mels)
         for stretches in encode(mels, self.engine, self.settings.chunk_frames, averaging):
@@ -373,8 +370,7 @@ def _with_torch(name: str, folder: Path, device: Any) -> LoadedModel:
 
     model, extractor = load_saved(folder)
     placed: Any = model
-    placed = placed.to(torch.device(device or "cuda"))
-    loaded = model_of(placed, extractor, name)
+    loaded = model_of(placed.to(torch.device(device or "cuda")), extractor, name)
     # Of the files, as on a CPU: work that was begun there goes on here.
     return LoadedModel(name, loaded.settings, loaded.engine, _hash_of(check_as_saved(folder)))
 

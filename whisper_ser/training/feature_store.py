@@ -212,6 +212,7 @@ def fill(
     with tqdm(total=files, desc=what, unit="file", leave=False, disable=not shown) as progress:
         encoder: Any = FrozenEncoder(model.to(process.device), extractor, layers) if mine else None
         for number in mine:
+            assert encoder is not None
             shard: list[dict[str, np.ndarray]] = [{} for _ in layers]
             for batch in todo.shards[number]:
                 rate = extractor.sampling_rate

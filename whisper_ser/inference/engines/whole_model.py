@@ -1,7 +1,5 @@
 """A whole model as one graph, waveform to probabilities, for runtimes that have nothing else."""
 
-from typing import Any
-
 import numpy as np
 import onnx
 import torch
@@ -23,7 +21,7 @@ def whole_model_graph(model: WhisperForEmotionClassification, log_mel: LogMel) -
     """Returns the graph of `WholeModel`, with the model's weights in it; batch and length are open."""
     inputs = (torch.randn(2, 20000), torch.tensor([20000, 9000]))
     with quiet():
-        program: Any = torch.onnx.export(
+        program = torch.onnx.export(
             WholeModel(model, log_mel).eval(),
             inputs,
             dynamo=True,
@@ -33,6 +31,7 @@ def whole_model_graph(model: WhisperForEmotionClassification, log_mel: LogMel) -
             output_names=[PROBABILITIES],
             dynamic_shapes=({0: "batch", 1: "samples"}, {0: "batch"}),
         )
+    assert program is not None
     return without_source(program.model_proto)
 
 
@@ -68,7 +67,7 @@ class WholeModel(nn.Module):
         return self.model.classify(pooled).softmax(-1)
 
     def _padded(self, audio: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, int, torch.Tensor]:
-        """Returns audio mirrored at its ends, the mel frames to compute, and those of each clip `(batch,)`."""
+        """Returns audio mirrored at its ends, how many mel frames to compute, and those of each clip `(batch,)`."""
         hop, half = self.log_mel.hop_length, self.log_mel.n_fft // 2
         audio = torch.where(torch.arange(audio.shape[1]) < lengths.unsqueeze(1), audio, 0.0)
         if self.log_mel.pad_to_seconds is None:
