@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from modeling_whisper_ser.packed_encoder_whisper_ser import typical_voices
 from transformers import WhisperFeatureExtractor, WhisperForAudioClassification
 from transformers.utils import logging
 

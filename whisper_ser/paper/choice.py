@@ -71,6 +71,6 @@ def best_on_test(sweep: Sweep, settings: list[Setting]) -> Choice | None:
     return Choice(ON_TEST, {run: sweep.cells[best][run] for run in sweep.runs})
 
 
-def honest_or_flattering(sweep: Sweep, settings: list[Setting]) -> Choice | None:
+def choose_setting(sweep: Sweep, settings: list[Setting]) -> Choice | None:
     """Returns `nested` where it can be had, else `best_on_test`."""
     return nested(sweep, settings) or best_on_test(sweep, settings)

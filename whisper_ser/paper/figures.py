@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas
 
-from whisper_ser.paper.choice import Choice, honest_or_flattering
+from whisper_ser.paper.choice import Choice, choose_setting
 from whisper_ser.paper.results import Setting, Sweep, pooled_matrix, pooled_recall, spreads
 from whisper_ser.paper.tables import METRICS, counts
 from whisper_ser.report.figures import paint_confusion_matrix, plt
@@ -227,7 +227,7 @@ def _style(pooling: str) -> dict[str, Any]:
 def _choices(sweep: Sweep) -> Iterable[tuple[str, str, Choice]]:
     for encoder in sweep.encoders:
         for pooling in sweep.poolings:
-            if choice := honest_or_flattering(sweep, sweep.settings(encoder, pooling)):
+            if choice := choose_setting(sweep, sweep.settings(encoder, pooling)):
                 yield encoder, pooling, choice
 
 
