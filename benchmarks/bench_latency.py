@@ -7,8 +7,9 @@ Each contestant (see `latency_contestants.py`) lives in a process of its own, as
 library make those of another wait differently. Every repeat asks all of them one after the other, in another order
 each time, so that whatever else the machine does falls on all alike; a call to warm up goes before each that is timed.
 Figures are medians of the repeats; only ratios within one run mean something. `times_best_rival` is the median ratio
-of the best rival's time to ours, repeat by repeat, with its 95 % interval (bootstrap over repeats). Memory
-is the most that a process holds in a row, beyond what it held with all libraries imported and nothing loaded.
+of the time of the best rival of that precision to ours, repeat by repeat, with its 95% interval (bootstrap over
+repeats). Memory is the most that a process holds in a row, beyond what it held with all libraries imported and
+nothing loaded.
 """
 
 import argparse
@@ -198,17 +199,18 @@ def timed(group: list[Contestant], arguments: argparse.Namespace) -> list[dict[s
                 row = {"seconds": seconds, "batch": batch, "task": task, "name": one.name, "repeats": len(taken)}
                 row |= {"median_s": statistics.median(taken), "best_s": min(taken)}
                 row["peak_mb"] = max(answer["peak_mb"] for answer in answers[one.name])
-                figures.append(row | (against_rivals(times) if one.name == OURS else {}))
+                figures.append(row | (against_rivals(times, one.name) if one.name.startswith(OURS) else {}))
     return figures
 
 
-def against_rivals(times: dict[str, list[float]]) -> dict[str, Any]:
-    """Returns how many times as fast as the best float32 rival ours is, with the 95 % interval of the median."""
-    rivals = {name: taken for name, taken in times.items() if name.split()[0] in RIVALS and "int8" not in name}
+def against_rivals(times: dict[str, list[float]], ours: str) -> dict[str, Any]:
+    """Returns how many times as fast as the best rival of its precision ours is, with the median's 95% interval."""
+    precision = ours.split()[1]
+    rivals = {name: taken for name, taken in times.items() if name.split()[0] in RIVALS and precision in name}
     if not rivals:
         return {}
     best = min(rivals, key=lambda name: statistics.median(rivals[name]))
-    ratios = [theirs / own for theirs, own in zip(rivals[best], times[OURS], strict=True)]
+    ratios = [theirs / own for theirs, own in zip(rivals[best], times[ours], strict=True)]
     draw = random.Random(0)
     medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
     return {"best_rival": best, "times_best_rival": statistics.median(ratios), "interval": [medians[50], medians[-51]]}
@@ -242,7 +244,10 @@ def print_tables(figures: list[dict[str, Any]]) -> None:
         print("| --- |" + " --- |" * len(rows))
         for name in names:
             print(f"| {name} | " + " | ".join(cell(group, name) for group in rows.values()) + " |")
-        print("| ours to the best rival | " + " | ".join(compared(group) for group in rows.values()) + " |")
+        for name in names:
+            if name.startswith(OURS):
+                found = " | ".join(compared(group, name) for group in rows.values())
+                print(f"| {name} to the best rival | {found} |")
 
 
 def cell(group: list[dict[str, Any]], name: str) -> str:
@@ -256,8 +261,8 @@ def cell(group: list[dict[str, Any]], name: str) -> str:
     return f"{text} ({'; '.join(notes)})" if notes else text
 
 
-def compared(group: list[dict[str, Any]]) -> str:
-    row = next((row for row in group if "times_best_rival" in row), None)
+def compared(group: list[dict[str, Any]], name: str) -> str:
+    row = next((row for row in group if row["name"] == name and "times_best_rival" in row), None)
     if row is None:
         return "-"
     low, high = row["interval"]

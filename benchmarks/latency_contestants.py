@@ -3,7 +3,8 @@
 Rivals have what they gain from: as many threads, all graph optimisations, ONNX Runtime's usual options, threads that
 wait busily among them. "spoken" are the chunks of spoken frames that ours encodes; "window" is the 30 s that stock
 Whisper wants. ONNX Runtime runs Whisper's encoder as torch's exporter gives it, with our log-mel before and our head
-behind it. CTranslate2 gets our log-mel and stops at the encoder's states; it has no cut encoder, and is compared on
+behind it; its int8 is its own dynamic quantisation of that file, with weights of 7 bits so that it is right on every
+processor. CTranslate2 gets our log-mel and stops at the encoder's states; it has no cut encoder, and is compared on
 all layers of tiny.en, whose file it reads. transformers hears the first 30 s of longer audio, the others all of it.
 """
 
@@ -22,7 +23,7 @@ from modeling_whisper_ser.encoder_whisper_ser import WhisperSerEncoder
 from whisper_ser.demo.encoder import DEMO_ENCODER, demo_ctranslate2_folder, resolve_encoder
 from whisper_ser.inference.encoding import encoder_frames, even_chunks
 from whisper_ser.inference.engines.graph_export import quiet
-from whisper_ser.inference.model import LoadedModel, model_of
+from whisper_ser.inference.model import LoadedModel, load_model, model_of
 from whisper_ser.inference.reference_waveform import VOICES, describe_waveform, waveform
 
 RATE = 16000
@@ -80,15 +81,26 @@ def with_ctranslate2(task: str, threads: int, scratch: Path) -> list[Contestant]
 
 
 def own(task: str, encoder: str, layer: int | None, threads: int, scratch: Path) -> list[Contestant]:
-    file = scratch / f"{task}.onnx"
+    folder, file, int8_file = scratch / task, scratch / f"{task}.onnx", scratch / f"{task} int8.onnx"
+
+    def prepare_ours() -> None:
+        if not folder.exists():
+            save(encoder, layer, folder)
+
+    def prepare_rival() -> None:
+        if not file.exists():
+            export_encoder(encoder, layer, file)
+            quantise(file, int8_file)
+
     return [
-        Contestant(task, "ours", lambda: ours(encoder, layer), lambda: ours(encoder, layer)),
-        Contestant(task, "torch", lambda: plain(encoder, layer)),
+        Contestant(task, "ours float32", lambda: load_model(folder, "cpu").probabilities, prepare_ours),
+        Contestant(task, "ours int8", lambda: load_model(folder, "cpu", "int8").probabilities, prepare_ours),
+        Contestant(task, "torch float32", lambda: plain(encoder, layer)),
         Contestant(
-            task,
-            "onnxruntime spoken",
-            lambda: onnxruntime(encoder, layer, file, threads),
-            lambda: export_encoder(encoder, layer, file),
+            task, "onnxruntime float32 spoken", lambda: onnxruntime(encoder, layer, file, threads), prepare_rival
+        ),
+        Contestant(
+            task, "onnxruntime int8 spoken", lambda: onnxruntime(encoder, layer, int8_file, threads), prepare_rival
         ),
     ]
 
@@ -111,8 +123,13 @@ def engine(encoder: str, layer: int | None) -> LoadedModel:
     return model_of(model, extractor_of(model))
 
 
-def ours(encoder: str, layer: int | None) -> Run:
-    return engine(encoder, layer).probabilities
+def save(encoder: str, layer: int | None, folder: Path) -> None:
+    """Writes the model as training does, with its reference output and its graphs in the cache."""
+    model = cut_model(encoder, layer)
+    model.save_pretrained(folder)
+    extractor_of(model).save_pretrained(folder)
+    for precision in ("float32", "int8"):
+        load_model(folder, "cpu", precision)
 
 
 def plain(encoder: str, layer: int | None) -> Run:
@@ -163,6 +180,13 @@ def export_encoder(encoder: str, layer: int | None, file: Path) -> None:
         )
     assert program is not None
     program.save(file)
+
+
+def quantise(file: Path, target: Path) -> None:
+    """Writes what ONNX Runtime's own quantisation makes of an exported encoder."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(file, target, per_channel=True, reduce_range=True, op_types_to_quantize=["MatMul", "Gemm"])
 
 
 def onnxruntime(encoder: str, layer: int | None, file: Path, threads: int) -> Run:

@@ -38,12 +38,16 @@ def test_latency_of_every_contestant_on_one_encoder(small_checkpoint, tmp_path, 
     given = ["--layer_index", 2, "--seconds", 4.5, "--batches", 2, "--repeats", 3, "--threads", 1]
     run(monkeypatch, "bench_latency", "--encoder", small_checkpoint, *given, "--tasks", *tasks, "--output", output)
     figures = {row["name"]: row for row in json.loads(output.read_text())["figures"]}
-    assert {"transformers window", "ours", "torch", "onnxruntime spoken"} == figures.keys()
+    ours = {"ours float32", "ours int8"}
+    rivals = {"transformers window", "torch float32", "onnxruntime float32 spoken", "onnxruntime int8 spoken"}
+    assert ours | rivals == figures.keys()
     assert all(row["median_s"] > 0 and row["task"] == tasks[0] for row in figures.values())
-    compared = figures["ours"]
-    low, high = compared["interval"]
-    assert compared["best_rival"] == "onnxruntime spoken" and low <= compared["times_best_rival"] <= high
-    assert "| ours to the best rival |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    for name in ours:
+        low, high = figures[name]["interval"]
+        assert figures[name]["best_rival"] == f"onnxruntime {name.split()[1]} spoken"
+        assert low <= figures[name]["times_best_rival"] <= high
+        assert f"| {name} to the best rival |" in printed
 
 
 def test_a_rival_that_computes_something_else_is_refused(small_checkpoint):
