@@ -11,7 +11,7 @@ from typing import NamedTuple
 from datasets import Dataset
 
 from whisper_ser.data.corpora.dataset import Utterance, build_dataset
-from whisper_ser.data.corpora.published import READABLE
+from whisper_ser.data.corpora.published import READABLE, citation
 from whisper_ser.errors import CorpusError, format_problems
 
 logger = logging.getLogger(__name__)
@@ -19,13 +19,7 @@ logger = logging.getLogger(__name__)
 PARTS = ("train", "valid", "test")
 FIELDS = ("key", "wav", "emo")
 HOMEPAGE = "https://github.com/emo-box/EmoBox"
-CITATION = """@inproceedings{ma2024emobox,
-  title = {{EmoBox}: Multilingual Multi-corpus Speech Emotion Recognition Toolkit and Benchmark},
-  author = {Ma, Ziyang and Chen, Mingjie and Zhang, Hezhao and Zheng, Zhisheng and Chen, Wenxi and Li, Xiquan and
-    Ye, JiaXin and Chen, Xie and Hain, Thomas},
-  booktitle = {Proc. Interspeech},
-  year = {2024},
-}"""
+CITATION_KEY = "ma2024emobox"
 NAMED_OTHERWISE = {"cremad": "crema_d"}
 """What EmoBox calls a corpus that this package knows by another name."""
 LANGUAGES = {
@@ -118,7 +112,7 @@ def load_emobox(
     ]
     description = f"{manifest.name} in EmoBox's partition"
     return build_dataset(
-        utterances, names, manifest.name, description=description, citation=CITATION, homepage=HOMEPAGE
+        utterances, names, manifest.name, description=description, citation=citation(CITATION_KEY), homepage=HOMEPAGE
     )
 
 
