@@ -47,9 +47,8 @@ def read(folder: Path) -> list[Utterance]:
     for part, row in rows:
         key = part, f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
         if key in audio:
-            speaker = row["Speaker"]
-            emotion = EMOTIONS[row["Emotion"]]
-            utterances.append(Utterance(str(audio[key]), emotion, speaker, GENDER_OF_LEAD.get(speaker, ""), group=part))
+            gender = GENDER_OF_LEAD.get(row["Speaker"], "")
+            utterances.append(Utterance(str(audio[key]), EMOTIONS[row["Emotion"]], row["Speaker"], gender, group=part))
         elif key in videos:
             only_video += 1
     if only_video and not utterances:
