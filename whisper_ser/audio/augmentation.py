@@ -1,6 +1,6 @@
 """Waveform augmentations.
 
-The result depends on the waveform and on random draws only. No other recording is read, so no augmentation can bring a
+The result depends only on the waveform and on random draws. No other recording is read, so no augmentation can leak a
 voice of the test part into training.
 """
 
@@ -13,7 +13,7 @@ import soxr
 import torch
 
 Transform = Callable[[np.ndarray, np.random.Generator, int], np.ndarray]
-"""Takes a waveform `(samples,)`, the generator of all draws and the sampling rate in hertz; returns a waveform."""
+"""Takes a waveform `(samples,)`, the random generator and the sampling rate in hertz; returns a waveform."""
 
 SPEEDS = (0.9, 1.1)
 """Ko et al. 2015."""
@@ -22,7 +22,7 @@ VOCAL_TRACT_WARPS = (0.9, 1.1)
 """Factors of the resonances of the vocal tract, as in Jaitly and Hinton 2013."""
 SIGNAL_TO_NOISE_DB = (5.0, 25.0)
 REVERBERATION_SECONDS = (0.1, 0.8)
-"""Until the echo has fallen by 60 dB."""
+"""Times in which the echo falls by 60 dB."""
 DIRECT_TO_ECHO_DB = (0.0, 12.0)
 """From across the room to close to the microphone."""
 GAINS_DB = (-12.0, 12.0)
@@ -130,8 +130,8 @@ def pink_noise(samples: np.ndarray, generator: np.random.Generator, rate: int) -
 def babble(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
     """Returns several voices, as long as `samples`: the utterance itself, reversed, at other speeds and times.
 
-    The usual choice are other utterances. But augmented views are made once for all folds, and would bring voices of
-    the test part of a fold into its training.
+    Babble is usually made of other utterances. But augmented views are made once for all folds, so voices of the test
+    part of a fold would leak into its training.
     """
     voices = np.zeros(len(samples))
     for _ in range(BABBLE_VOICES):

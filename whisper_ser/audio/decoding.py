@@ -15,15 +15,15 @@ import soxr
 from whisper_ser.errors import AudioFileError
 
 MIN_SECONDS = 0.025
-"""One analysis window of Whisper's feature extractor."""
+"""The shortest recording: one analysis window of Whisper's feature extractor."""
 MIN_PEAK_TO_PEAK = 2.0**-15
-"""A recording of less is silent: the smallest step of 16-bit audio."""
+"""A recording with a smaller range counts as silent: the smallest step of 16-bit audio."""
 MAX_MAGNITUDE = 1e12
-"""Of a sample, where full scale is 1. Integers read as floats reach 2e9; beyond this limit sums could overflow."""
+"""The largest sample allowed, where full scale is 1. Integers read as floats reach 2e9; larger sums could overflow."""
 MIN_RATE, MAX_RATE = 1000, 10**6
-"""Hertz. A header may claim any rate: at 1 Hz a small file would be days of audio."""
+"""Sampling rates allowed, in hertz. A header may claim any: at 1 Hz a small file would be days of audio."""
 MAX_HOURS = 6
-"""The longest file that is read into memory: a few bytes of FLAC may decode to hours."""
+"""The longest file that is read into memory: a few bytes of FLAC can decode to hours."""
 BLOCK_SECONDS = 60
 BLOCK_SAMPLES = 2**24
 """The most samples read at a time, over all channels: a header may claim any length and any number of channels."""

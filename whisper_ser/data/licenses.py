@@ -1,6 +1,6 @@
-"""The licence of a trained head: the strictest of what it learnt from.
+"""The licence of a trained head: the strictest among those of its training data and its base model.
 
-No licence of a corpus speaks of model weights. This package takes the conservative reading: a trained head is an
+No licence of a corpus mentions model weights. This package takes the conservative reading: a trained head is an
 adaptation of its training data, and of the model it was fine-tuned from, and keeps all their obligations. Whisper's
 encoder is not part of the head and keeps its own licence.
 """
@@ -23,16 +23,16 @@ OBLIGATIONS: dict[str, frozenset[str]] = {
     "cc-by-nc-4.0": frozenset({NOTICE, ATTRIBUTION, NON_COMMERCIAL}),
     "cc-by-nc-sa-4.0": frozenset({NOTICE, ATTRIBUTION, NON_COMMERCIAL, SHARE_ALIKE}),
 }
-"""What each licence demands of an adaptation. From a licence that is not in this table nothing is derived: it forbids
-adaptations (cc-by-nc-nd-4.0), depends on an agreement, or has not been looked at."""
+"""What each licence requires of an adaptation. Nothing is derived from a licence that is not in this table: it forbids
+adaptations (cc-by-nc-nd-4.0), depends on an agreement, or has not been reviewed."""
 OTHER_HUB_LICENSES = ("agpl-3.0", "bsd-3-clause", "cc-by-nc-nd-4.0", "cc-by-nd-4.0", "gpl-3.0", "odc-by", "openrail")
 """Other common values of `license` in the metadata of a card (hf.co/docs/hub/repositories-licenses)."""
 CODE_LICENSE = "apache-2.0"
-"""Of this package, and of a head whose data demand no more."""
+"""The licence of this package, and of a head whose data require no more."""
 
 
 class LicenseError(WhisperSerError, ValueError):
-    """A licence that does not keep the obligations of the data, or that is not the name of one."""
+    """A licence that violates the obligations of the data, or text that does not name a licence."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class HeadLicense:
 
     @property
     def stated(self) -> bool:
-        """Whether the licence was stated by somebody rather than derived."""
+        """Whether a person stated the licence, rather than it being derived."""
         return self.id is not None and self.id != derive(self.sources.values())
 
     @property
@@ -65,7 +65,7 @@ class HeadLicense:
 def covers(license_id: str, source: str) -> bool:
     """Whether an adaptation of something under `source`, of `OBLIGATIONS`, may be released under `license_id`.
 
-    Share-alike demands the same licence: CC BY-SA, CC BY-NC-SA and ODbL exclude each other.
+    Share-alike requires the same licence: CC BY-SA, CC BY-NC-SA and ODbL exclude each other.
     """
     if SHARE_ALIKE in OBLIGATIONS[source]:
         return license_id == source
