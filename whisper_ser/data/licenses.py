@@ -88,19 +88,19 @@ def derive(sources: Iterable[str | None]) -> str | None:
 def head_license(sources: Mapping[str, str | None], stated: str | None = None) -> HeadLicense:
     """Returns the licence of a head that learnt from `sources`.
 
-    A stated licence has to cover every source whose obligations are known: nobody can waive the terms of somebody
-    else's corpus, while a stricter licence is always allowed. It is taken as stated where nothing can be derived: for
-    one's own data, for corpora that are licensed by agreement or forbid adaptations (who publishes has the permission,
-    or has not), and for corpora whose share-alike licences exclude each other. The card then says that it was stated.
-    Other terms that a publisher granted for a corpus of the table cannot be stated: that is between the two of them,
-    and no command line can check it.
+    A stated licence must cover every source whose obligations are known: nobody can waive the terms of someone else's
+    corpus, while a stricter licence is always allowed. It is accepted unchecked where nothing can be derived: for data
+    of the user's own, for corpora that are licensed by agreement or forbid adaptations (the user is responsible for
+    having permission), and for corpora whose share-alike licences exclude each other. The card then says that it was
+    stated.
+    Laxer terms that a publisher granted to the user cannot be stated, because they cannot be checked.
 
     Args:
         sources: licence of each corpus or model, `None` where unknown.
         stated: by the user, in any case (`--license`).
 
     Raises:
-        LicenseError: `stated` is no name of a licence, or laxer than a source.
+        LicenseError: `stated` does not name a licence, or is laxer than a source.
     """
     sources = dict(sources)
     if stated is None:
@@ -135,17 +135,17 @@ def read_license(config: Any) -> HeadLicense | None:
 
 
 def store_license(config: Any, license: HeadLicense) -> None:
-    """Puts the licence into the config of a model, where saving, fine-tuning, adaptation and export keep it."""
+    """Stores the licence in the config of a model, where saving, fine-tuning, adaptation and export keep it."""
     config.license = asdict(license)
 
 
 def inherit(sources: Mapping[str, str | None], base: HeadLicense | None, name: str) -> dict[str, str | None]:
-    """Returns what a head learnt from that was fine-tuned from another model: `sources` and those of the model.
+    """Returns the sources of a head that was fine-tuned from another model: `sources` and those of that model.
 
     Args:
         sources: of the fine-tuning.
         base: licence of the model; `None` where it does not say.
-        name: of the model, for one whose licence was stated or is unknown: it then counts as a source of its own.
+        name: of the model; if its licence was stated or is unknown, the model itself counts as a source.
     """
     if base is None:
         inherited: dict[str, str | None] = {f"the model {name}": None}
@@ -153,6 +153,6 @@ def inherit(sources: Mapping[str, str | None], base: HeadLicense | None, name: s
         inherited = {f"{', '.join(base.sources) or f'the model {name}'} (as stated)": base.id}
     else:
         inherited = base.sources
-    # The same name with another licence is another corpus, of which only one could be kept.
+    # The same name with another licence is another corpus; only one could be kept.
     clashes = {source for source in inherited if sources.get(source, inherited[source]) != inherited[source]}
     return {**sources, **inherited, **dict.fromkeys(clashes)}
