@@ -92,7 +92,7 @@ def match_names(files: Iterable[Path], pattern: str, rule: str) -> list[tuple[st
     """
     named, others, copies = [], [], defaultdict(list)
     for path in files:
-        match = re.search(rf"(?<![^/])(?:{pattern})$", f"{path.parent.name}/{path.stem}")
+        match = re.search(rf"(?<![^/])(?:{pattern})\Z", f"{path.parent.name}/{path.stem}")
         if match and path.suffix.lower() in READABLE:
             named.append((str(path), match))
             copies[match[0]].append(str(path))
