@@ -1,4 +1,4 @@
-"""Files on disk: atomic writes, checksums, and CSV cells that a spreadsheet does not run."""
+"""Files on disk: atomic writes, checksums, safetensors without torch, and CSV cells that are safe in spreadsheets."""
 
 import contextlib
 import glob
@@ -22,21 +22,21 @@ ABANDONED_SECONDS = 24 * 3600
 
 @contextlib.contextmanager
 def saving(folder: str | Path) -> Iterator[None]:
-    """Raises `CheckpointError` for what torch and safetensors raise, with few words, where files cannot be written."""
-    from safetensors import SafetensorError  # where models are only used, it may be absent
+    """Raises `CheckpointError` instead of the terse errors of torch and safetensors when files cannot be written."""
+    from safetensors import SafetensorError  # may be absent where models are only used
 
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
         raise CheckpointError(
-            f"{folder} could not be written ({error}). Is there free space on the disk? Then start the same command "
-            "again: it goes on from what is whole."
+            f"{folder} could not be written ({error}). Make sure that the disk has free space, then run the same "
+            "command again: it resumes from what is complete."
         ) from error
 
 
 @contextlib.contextmanager
 def replacing(target: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `target`; what was written there replaces `target` when the block ends well.
+    """Yields a temporary path beside `target`; its content replaces `target` if the block ends without an error.
 
     The path does not exist yet: write a file there, or make a folder.
     """
@@ -53,7 +53,7 @@ def replacing(target: str | Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Removes what writers of `target` left that were killed; a younger one may still be at work."""
+    """Removes temporary files of killed writers of `target`; recent ones may belong to a running writer."""
     for path in target.parent.glob(f".{glob.escape(target.name)}.????????"):
         with contextlib.suppress(OSError):
             if path.is_dir() and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
@@ -64,7 +64,7 @@ def _move(written: Path, target: Path, aside: Path) -> None:
     if not target.is_dir():
         os.replace(written, target)
         return
-    # A folder cannot be renamed over another: the old one steps aside for an instant.
+    # A folder cannot be renamed over another one: the old one is moved aside first.
     os.replace(target, aside)
     try:
         os.replace(written, target)
@@ -74,9 +74,9 @@ def _move(written: Path, target: Path, aside: Path) -> None:
 
 
 CHECKSUMS = "checksums.json"
-"""In a folder: the SHA-256 of each other file, by its name."""
+"""File in a folder with the SHA-256 of each other file, by name."""
 SEAL = "sha256"
-"""In a JSON object: the SHA-256 of all its other fields."""
+"""Field of a JSON object with the SHA-256 of all its other fields."""
 
 
 def file_sha256(path: Path) -> str:
@@ -86,7 +86,7 @@ def file_sha256(path: Path) -> str:
 
 
 def write_checksums(folder: Path) -> None:
-    """Writes `checksums.json` of the files that lie in `folder`."""
+    """Writes `checksums.json` for the files in `folder`."""
     hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
     hashes.pop(CHECKSUMS, None)
     with replacing(folder / CHECKSUMS) as path:
@@ -94,7 +94,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def changed_files(folder: Path) -> list[str]:
-    """Returns the names of the files that are not as `checksums.json` has them; its own, where it cannot be read."""
+    """Returns the names of the files that differ from `checksums.json`, or its own name if it cannot be read."""
     try:
         expected = dict(json.loads((folder / CHECKSUMS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -110,18 +110,18 @@ def _is(path: Path, sha256: str) -> bool:
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a JSON object with its own SHA-256 as the field `sha256`."""
+    """Returns a JSON object with its SHA-256 added as the field `sha256`."""
     return {**content, SEAL: _digest(content)}
 
 
 def read_sealed(path: Path, needs_seal: bool = False) -> dict[str, Any]:
-    """Returns the JSON object that a file holds.
+    """Returns the JSON object in a file, after checking its seal.
 
     Args:
-        needs_seal: refuse an object without one, as earlier versions wrote it.
+        needs_seal: refuse an object without a seal, as earlier versions wrote it.
 
     Raises:
-        DamagedFileError: no JSON object, or not the one that was sealed.
+        DamagedFileError: the file holds no JSON object, or not the one that was sealed.
         FileNotFoundError: there is no such file.
     """
     try:
@@ -137,7 +137,7 @@ def read_sealed(path: Path, needs_seal: bool = False) -> dict[str, Any]:
 
 def _digest(content: Mapping[str, Any]) -> str:
     others = {name: value for name, value in content.items() if name != SEAL}
-    # Through JSON, as which it will be read: keys become text.
+    # Converted to JSON and back, because reading turns keys into text.
     text = json.dumps(json.loads(json.dumps(others)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -148,10 +148,10 @@ def cache_folder() -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Returns the tensors of a safetensors file as float32 by name; float32 ones lie in the file until they are read.
+    """Returns the tensors of a safetensors file as float32 by name; float32 ones are memory-mapped.
 
     Raises:
-        CheckpointError: it is damaged, or has tensors of another type.
+        CheckpointError: the file is damaged, or has tensors that are not floats.
     """
     try:
         content = np.memmap(path, mode="r")
@@ -181,5 +181,5 @@ FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def escape_csv_formula(cell: Any) -> Any:
-    """Returns a cell; text that a spreadsheet would run as a formula is preceded by an apostrophe."""
+    """Returns a cell, with an apostrophe before text that a spreadsheet would run as a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_SIGNS) else cell

@@ -3,7 +3,9 @@
 import csv
 import logging
 import os
+import re
 from collections import Counter
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ import soundfile
 from conftest import ROOT
 from datasets import Dataset
 
+from whisper_ser.data.corpora import emobox
+from whisper_ser.data.corpora.published import citation
 from whisper_ser.data.corpora.registry import CORPORA, load_corpus
 from whisper_ser.errors import CorpusError
 
@@ -639,13 +643,20 @@ def test_every_corpus_knows_its_facts(name: str) -> None:
     assert set(spec.label_sets[0]) <= set(first)
 
 
+def test_every_entry_of_the_bibliography_is_cited() -> None:
+    text = resources.files("whisper_ser.data.corpora").joinpath("citations.bib").read_text(encoding="utf-8")
+    keys = re.findall(r"^@\w+\{(\w+),$", text, re.MULTILINE)
+    assert sorted(keys) == sorted([*(spec.citation_key for spec in CORPORA.values()), emobox.CITATION_KEY])
+    for key in keys:
+        assert re.match(rf"@\w+\{{{key},\n", citation(key)) and citation(key).endswith("\n}")
+
+
 @pytest.mark.parametrize("name", CORPORA)
 def test_the_page_of_corpora_says_what_the_loaders_know(name: str) -> None:
     spec = CORPORA[name]
     page = (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8")
     (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
     assert f"| {spec.homepage} | {spec.license} |" in row
-    assert ("fold`" in row or "fixed`" in row) == bool(spec.folds)
     if len(spec.counts) == 1:
         assert f"| {PUBLISHED_TOTALS[name]:,}" in row
     start = page.index(f"- `{name}`: ")

@@ -1,7 +1,6 @@
 """The demo corpus: the same bytes every time, balanced, learnable in principle, and never half there."""
 
 import csv
-import json
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import soundfile as sf
 from whisper_ser.demo import corpus as demo
 from whisper_ser.demo.corpus import build_demo_corpus
 from whisper_ser.errors import CorpusError
+from whisper_ser.io import write_checksums
 
 EMOTIONS = {"angry", "happy", "neutral", "sad"}
 
@@ -72,7 +72,7 @@ def test_every_speaker_says_six_sentences_in_each_emotion(built: Path) -> None:
 def test_the_table_names_every_audio_file_once(built: Path) -> None:
     names = [row["file_name"] for row in rows(built)]
     assert len(set(names)) == len(names)
-    assert set(names) | {"metadata.csv", "corpus.json"} == set(contents(built))
+    assert set(names) | {"metadata.csv", "corpus.json", "checksums.json"} == set(contents(built))
 
 
 def test_files_are_16_khz_mono_16_bit_flac_of_a_few_seconds(built: Path) -> None:
@@ -106,19 +106,23 @@ def test_a_complete_corpus_is_reused(copy: Path, builds: list[Path]) -> None:
     assert builds == []
 
 
-def edit_manifest(folder: Path, **changes: object) -> None:
-    manifest = json.loads((folder / "corpus.json").read_text())
-    (folder / "corpus.json").write_text(json.dumps(manifest | changes))
+def write_older_recipe(folder: Path) -> None:
+    (folder / "corpus.json").write_text('{"recipe_version": 0}')
+    write_checksums(folder)
 
 
 DAMAGE = {
     "audio file gone": lambda folder: (folder / "f1_sad_3.flac").unlink(),
     "audio file cut short": lambda folder: (folder / "m2_happy_1.flac").write_bytes(b"fLaC"),
     "table edited": lambda folder: (folder / "metadata.csv").write_text("file_name,emotion,speaker,gender\n"),
-    "manifest gone": lambda folder: (folder / "corpus.json").unlink(),
-    "manifest cut short": lambda folder: (folder / "corpus.json").write_text('{"recipe_version": 1, "sha'),
-    "manifest of nothing": lambda folder: edit_manifest(folder, sha256={}),
-    "other recipe": lambda folder: edit_manifest(folder, recipe_version=0),
+    "recipe gone": lambda folder: (folder / "corpus.json").unlink(),
+    "recipe cut short": lambda folder: (folder / "corpus.json").write_text('{"recipe_version": 1, "esp'),
+    "checksums gone": lambda folder: (folder / "checksums.json").unlink(),
+    "checksums cut short": lambda folder: (folder / "checksums.json").write_text('{"f1_sad_3.flac": "'),
+    "other recipe": write_older_recipe,
+    "as version 0.1.0 wrote it": lambda folder: (folder / "corpus.json").write_text(
+        '{"recipe_version": 1, "sha256": {}}'
+    ),
 }
 
 
@@ -132,7 +136,7 @@ def test_a_damaged_corpus_is_rebuilt(damage, built: Path, copy: Path, builds: li
 
 def test_files_of_an_older_recipe_are_replaced(built: Path, copy: Path, builds: list[Path]) -> None:
     (copy / "f9_bored_1.flac").write_bytes(b"old")
-    edit_manifest(copy, recipe_version=0, sha256={"f9_bored_1.flac": "0"})
+    write_older_recipe(copy)
     build_demo_corpus(copy)
     assert contents(copy) == contents(built)
 

@@ -128,7 +128,7 @@ def test_a_missing_tensor_is_named(small_whisper, folder):
     write_ctranslate2(folder / "model.bin", small_whisper)
     data = (folder / "model.bin").read_bytes()
     (folder / "model.bin").write_bytes(data.replace(b"encoder/layer_norm/gamma", b"encoder/layer_norm/gamme"))
-    with pytest.raises(CheckpointError, match="lacks the tensor encoder/layer_norm/gamma"):
+    with pytest.raises(CheckpointError, match="Missing key.*layer_norm.weight"):
         convert(folder)
 
 

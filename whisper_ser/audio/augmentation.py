@@ -1,6 +1,6 @@
 """Waveform augmentations.
 
-The result depends on the waveform and on random draws only. No other recording is read, so no augmentation can bring a
+The result depends only on the waveform and on random draws. No other recording is read, so no augmentation can leak a
 voice of the test part into training.
 """
 
@@ -13,7 +13,7 @@ import soxr
 import torch
 
 Transform = Callable[[np.ndarray, np.random.Generator, int], np.ndarray]
-"""Takes a waveform `(samples,)`, the generator of all draws and the sampling rate in hertz; returns a waveform."""
+"""Takes a waveform `(samples,)`, the random generator and the sampling rate in hertz; returns a waveform."""
 
 SPEEDS = (0.9, 1.1)
 """Ko et al. 2015."""
@@ -22,7 +22,7 @@ VOCAL_TRACT_WARPS = (0.9, 1.1)
 """Factors of the resonances of the vocal tract, as in Jaitly and Hinton 2013."""
 SIGNAL_TO_NOISE_DB = (5.0, 25.0)
 REVERBERATION_SECONDS = (0.1, 0.8)
-"""Until the echo has fallen by 60 dB."""
+"""Times in which the echo falls by 60 dB."""
 DIRECT_TO_ECHO_DB = (0.0, 12.0)
 """From across the room to close to the microphone."""
 GAINS_DB = (-12.0, 12.0)
@@ -76,7 +76,10 @@ def warp_vocal_tract(samples: np.ndarray, factor: float, rate: int) -> np.ndarra
 
     The resonances of each frame are the all-pole filter found by linear prediction (Makhoul 1975).
     """
-    spectrum = _spectrum(samples)
+    window = torch.hann_window(WINDOW, dtype=torch.float64)
+    waveform = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float64))
+    # The short-time spectrum `(bins, frames)`, complex128.
+    spectrum = torch.stft(waveform, WINDOW, HOP, window=window, pad_mode="constant", return_complex=True)
     lags = torch.fft.irfft(spectrum.abs().square(), n=WINDOW, dim=0)[: LPC_ORDER + 1].T.contiguous()
     # A little white noise: otherwise silence and pure tones make the equations singular.
     lags[:, 0] = lags[:, 0] * (1 + 1e-4) + 1e-9
@@ -88,7 +91,6 @@ def warp_vocal_tract(samples: np.ndarray, factor: float, rate: int) -> np.ndarra
     low = places.long().clamp(max=len(envelope) - 2)
     share = (places - low).unsqueeze(1)
     warped = (1 - share) * envelope[low] + share * envelope[low + 1]
-    window = torch.hann_window(WINDOW, dtype=torch.float64)
     return torch.istft(spectrum * (warped - envelope).exp(), WINDOW, HOP, window=window, length=len(samples)).numpy()
 
 
@@ -128,8 +130,8 @@ def pink_noise(samples: np.ndarray, generator: np.random.Generator, rate: int) -
 def babble(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
     """Returns several voices, as long as `samples`: the utterance itself, reversed, at other speeds and times.
 
-    The usual choice are other utterances. But augmented views are made once for all folds, and would bring voices of
-    the test part of a fold into its training.
+    Babble is usually made of other utterances. But augmented views are made once for all folds, so voices of the test
+    part of a fold would leak into its training.
     """
     voices = np.zeros(len(samples))
     for _ in range(BABBLE_VOICES):
@@ -165,53 +167,20 @@ CODECS: dict[str, tuple[int, str, str, float | None]] = {
 NOISES: tuple[Transform, ...] = (white_noise, pink_noise, babble)
 
 
-def _speed(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
-    return change_speed(samples, generator.uniform(*SPEEDS), rate)
-
-
-def _pitch(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
-    return shift_pitch(samples, generator.uniform(*SEMITONES), rate)
-
-
-def _vocal_tract(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
-    return warp_vocal_tract(samples, generator.uniform(*VOCAL_TRACT_WARPS), rate)
-
-
-def _reverb(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
-    seconds, direct_to_echo = generator.uniform(*REVERBERATION_SECONDS), generator.uniform(*DIRECT_TO_ECHO_DB)
-    return reverberate(samples, generator, seconds, direct_to_echo, rate)
-
-
-def _noise(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
-    make = NOISES[generator.integers(len(NOISES))]
-    return add_noise(samples, make(samples, generator, rate), generator.uniform(*SIGNAL_TO_NOISE_DB))
-
-
-def _codec(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
-    return transcode(samples, list(CODECS)[generator.integers(len(CODECS))], rate)
-
-
-def _gain(samples: np.ndarray, generator: np.random.Generator, rate: int) -> np.ndarray:
-    return samples * 10 ** (generator.uniform(*GAINS_DB) / 20)
-
-
 TRANSFORMS: dict[str, Transform] = {
-    "speed": _speed,
-    "pitch": _pitch,
-    "vocal_tract": _vocal_tract,
-    "reverb": _reverb,
-    "noise": _noise,
-    "codec": _codec,
-    "gain": _gain,
+    "speed": lambda samples, draw, rate: change_speed(samples, draw.uniform(*SPEEDS), rate),
+    "pitch": lambda samples, draw, rate: shift_pitch(samples, draw.uniform(*SEMITONES), rate),
+    "vocal_tract": lambda samples, draw, rate: warp_vocal_tract(samples, draw.uniform(*VOCAL_TRACT_WARPS), rate),
+    "reverb": lambda samples, draw, rate: reverberate(
+        samples, draw, draw.uniform(*REVERBERATION_SECONDS), draw.uniform(*DIRECT_TO_ECHO_DB), rate
+    ),
+    "noise": lambda samples, draw, rate: add_noise(
+        samples, NOISES[draw.integers(len(NOISES))](samples, draw, rate), draw.uniform(*SIGNAL_TO_NOISE_DB)
+    ),
+    "codec": lambda samples, draw, rate: transcode(samples, list(CODECS)[draw.integers(len(CODECS))], rate),
+    "gain": lambda samples, draw, rate: samples * 10 ** (draw.uniform(*GAINS_DB) / 20),
 }
 """In the order in which they are applied: voice, room, background, transmission, volume."""
-
-
-def _spectrum(samples: np.ndarray) -> torch.Tensor:
-    """Returns the short-time spectrum `(bins, frames)`, complex128."""
-    window = torch.hann_window(WINDOW, dtype=torch.float64)
-    waveform = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float64))
-    return torch.stft(waveform, WINDOW, HOP, window=window, pad_mode="constant", return_complex=True)
 
 
 def _of_length(samples: np.ndarray, length: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Whisper's log-mel spectrogram in NumPy, of the audio that is there and in bounded memory."""
+"""Whisper's log-mel spectrogram in NumPy, without padding to 30 s, in bounded memory."""
 
 import functools
 import math
@@ -14,7 +14,7 @@ FRAMES_PER_SECOND = 50
 """Encoder frames: mel frames every 10 ms, of which two make an encoder frame."""
 HIGHEST_HERTZ = 8000.0
 BLOCK_FRAMES = 64
-"""Mel frames transformed at a time: their spectra stay in the processor's cache."""
+"""Mel frames transformed at a time, so few that their spectra fit into the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +86,18 @@ class LogMel:
 
     def _padded(self, blocks: Iterable[np.ndarray], samples: int) -> tuple[np.ndarray, int]:
         """As `_unpadded`, of a recording padded or cut to so many samples."""
-        heard = [np.empty(0, np.float32)]
-        for block in blocks:  # all of them: who watches them pass counts the recording
-            if sum(map(len, heard)) < samples:
-                heard.append(block)
-        clip = np.concatenate(heard)[:samples]
+        parts = [np.empty(0, np.float32)]
+        for block in blocks:  # all of them are read: the caller measures the recording by them
+            if sum(map(len, parts)) < samples:
+                parts.append(block)
+        clip = np.concatenate(parts)[:samples]
         clip = np.pad(clip, (0, samples - len(clip)))
         frames = samples // self.hop_length
         return self._power(np.pad(clip, self.n_fft // 2, mode="reflect"), frames), frames
 
     def _power(self, samples: np.ndarray, frames: int) -> np.ndarray:
         """Returns the mel power `(frames, mels)` of the frames that begin every `hop_length` samples."""
-        window, heard, weights, begins = _window_and_filters(self.n_fft, self.feature_size, self.sampling_rate)
+        window, bins, weights, begins = _window_and_filters(self.n_fft, self.feature_size, self.sampling_rate)
         power = np.empty((frames, self.feature_size), np.float32)
         if not frames:
             return power
@@ -106,7 +106,7 @@ class LogMel:
             spectrum = np.fft.rfft(framed[begin : min(begin + BLOCK_FRAMES, frames)] * window)
             energy = spectrum.real**2 + spectrum.imag**2  # (block, bins)
             # A product with the filters would do the same, on threads of NumPy's own that wait busily.
-            power[begin : begin + BLOCK_FRAMES] = np.add.reduceat(energy[:, heard] * weights, begins, axis=1)
+            power[begin : begin + BLOCK_FRAMES] = np.add.reduceat(energy[:, bins] * weights, begins, axis=1)
         return power
 
 
@@ -114,17 +114,17 @@ class LogMel:
 def _window_and_filters(n_fft: int, mels: int, sampling_rate: int) -> tuple[np.ndarray, ...]:
     """Returns the window `(n_fft,)`, and the mel filters without their zeros.
 
-    The latter are the bins that each filter hears, one filter after the other, their weights, and where each filter
-    begins in these.
+    The filters are given as the bins of each, one filter after the other, the weights of these bins, and where each
+    filter begins.
     """
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
     filters = mel_filters(n_fft, mels, sampling_rate).astype(np.float32)
-    # A filter narrower than a bin may hear none: it gets one, with the weight 0.
-    bins = [np.flatnonzero(of_filter) if of_filter.any() else np.array([0]) for of_filter in filters.T]
-    heard = np.concatenate(bins)
-    owners = np.repeat(np.arange(mels), [len(of_filter) for of_filter in bins])
+    # A filter narrower than a bin may contain none: it gets one, with the weight 0.
+    bins_of_filter = [np.flatnonzero(column) if column.any() else np.array([0]) for column in filters.T]
+    bins = np.concatenate(bins_of_filter)
+    owners = np.repeat(np.arange(mels), list(map(len, bins_of_filter)))
     begins = np.searchsorted(owners, np.arange(mels))
-    return window.astype(np.float32), heard, filters[heard, owners], begins
+    return window.astype(np.float32), bins, filters[bins, owners], begins
 
 
 def mel_filters(n_fft: int, mels: int, sampling_rate: int) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""An index of audio files, each decoded once before training: length, hashes and a sketch of the fingerprint.
+"""The index of audio files, each decoded once before training: duration, hashes and a sketch of the fingerprint.
 
-The fingerprint is the fine structure of the magnitude spectrum of the whole utterance. Silence around it, a gain, a
-resampling or a codec hardly change it. The envelope of the spectrum, which two takes of one sentence by one actor
-share, is divided out.
+The fingerprint is the fine structure of the magnitude spectrum of the whole utterance. Silence before and after it,
+gain, resampling and codecs hardly change it. The envelope of the spectrum is divided out, because two takes of one
+sentence by one actor share it.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ from whisper_ser.errors import AudioFileError, CorpusError, format_problems
 SAMPLING_RATE = 16000
 BINS_PER_HERTZ = 2
 MIN_HERTZ, MAX_HERTZ = 200, 1800
-"""The band of the fingerprint: above mains hum, and strong enough in speech to outlast every codec."""
+"""The band of the fingerprint: above mains hum, and strong enough in speech to survive every codec."""
 FINGERPRINT_BINS = (MAX_HERTZ - MIN_HERTZ) * BINS_PER_HERTZ
 NEIGHBOUR_HERTZ = 10
-"""On either side: a bin is compared with the mean of these."""
+"""A bin is compared with the mean of all bins up to this far on either side."""
 SKETCH_SIGNS = np.random.default_rng(0).choice([-1.0, 1.0], FINGERPRINT_BINS)
 
 
 class AudioRecord(NamedTuple):
-    """What the index knows of an audio file.
+    """The facts about an audio file in the index.
 
     Attributes:
         path: of the file.
@@ -58,7 +58,7 @@ def index_audio(paths: list[str], progress: bool = True) -> dict[str, AudioRecor
 def scan_audio(paths: list[str], progress: bool = True) -> tuple[dict[str, AudioRecord], dict[str, str]]:
     """Returns the record of each usable file, and the reason why each other file cannot be used.
 
-    Of several processes each decodes its share of the files, and all processes get all records.
+    Each of several processes decodes its share of the files; all of them get all records.
     """
     process = PartialState()
     mine = paths[process.process_index :: process.num_processes]

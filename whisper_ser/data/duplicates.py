@@ -1,8 +1,8 @@
-"""Duplicate recordings, whatever their names, codecs, gains and sampling rates.
+"""Finds duplicate recordings, whatever their names, codecs, gains and sampling rates.
 
-Pairs are nominated by sketches of their fingerprints, which are small enough to be kept for every file and are
-compared by matrix products. The files of nominated pairs are read again, to compare their fingerprints and then
-their waveforms at the best lag.
+Candidate pairs are found by comparing sketches of fingerprints, which are small enough to keep for every file, with
+matrix products. The files of candidate pairs are read again, to compare their fingerprints and then their waveforms at
+the best lag.
 """
 
 from collections import defaultdict
@@ -24,8 +24,8 @@ from whisper_ser.data.audio_index import (
 )
 
 MIN_SKETCH_SIMILARITY = 0.15
-"""Estimates from sketches are off by 0.02 (standard deviation; 0.11 at most in a million pairs of real recordings), so
-that hardly a pair above `MIN_FINGERPRINT_SIMILARITY` is missed."""
+"""Estimates from sketches have an error of 0.02 (standard deviation; at most 0.11 in a million pairs of real
+recordings), so hardly any pair above `MIN_FINGERPRINT_SIMILARITY` is missed."""
 MIN_FINGERPRINT_SIMILARITY = 0.25
 """Among all pairs of RAVDESS and of four emotions of EmoDB, different recordings have at most 0.21. Recordings encoded
 again as MP3 or GSM at 8 kHz and 8 to 13 kbit/s, or as Opus at 16, have at least 0.5."""
@@ -33,9 +33,9 @@ MIN_CORRELATION = 0.65
 """Of waveforms. Different takes in these corpora have at most 0.54, recordings encoded again as above at least 0.9,
 and as Opus at its lowest bitrate 0.69."""
 MAX_SECONDS_APART = 0.5
-"""Between the durations of duplicates: MP3 at 8 kHz adds up to 0.22 s."""
+"""The largest difference between the durations of duplicates: MP3 at 8 kHz adds up to 0.22 s."""
 TILE = 1024
-"""Number of sketches compared with as many others at a time; as floats they take 13 MB."""
+"""Sketches compared with as many others at a time; as floats they take 13 MB."""
 FINGERPRINTS_KEPT = 512
 
 
@@ -53,7 +53,7 @@ def find_duplicates(records: Sequence[AudioRecord]) -> list[Duplicate]:
     Memory beyond `records` is bounded. Files are read again only for pairs whose sketches are similar.
     """
     found = []
-    full_fingerprint = lru_cache(FINGERPRINTS_KEPT)(_fingerprint_of_file)
+    full_fingerprint = lru_cache(FINGERPRINTS_KEPT)(lambda path: fingerprint(read_audio(path, SAMPLING_RATE)))
     for i, j in sorted({*_equal_samples(records), *_similar_sketches(records)}):
         one, other = records[i], records[j]
         if one.file_hash == other.file_hash:
@@ -81,11 +81,11 @@ def _similar_sketches(records: Sequence[AudioRecord]) -> Iterator[tuple[int, int
     order = sorted(range(len(records)), key=lambda index: records[index].seconds)
     seconds = np.array([records[index].seconds for index in order])
     sketches = np.stack([np.frombuffer(records[index].sketch, np.uint8) for index in order])
-    # The sketches of two vectors at the angle a differ in the share a / pi of their bits (Charikar 2002).
+    # The sketches of two vectors with the angle a between them differ in a / pi of their bits (Charikar 2002).
     least = FINGERPRINT_BINS * (1 - 2 * np.arccos(MIN_SKETCH_SIMILARITY) / np.pi)
     for start in range(0, len(order), TILE):
         rows = _signs(sketches[start : start + TILE])
-        # Sorted by duration, the partners of a tile are the tile itself and a stretch behind it.
+        # Sorted by duration, candidates for a tile are in the tile itself and in a range after it.
         longest = seconds[start : start + TILE][-1] + MAX_SECONDS_APART
         for first in range(start, int(np.searchsorted(seconds, longest, side="right")), TILE):
             columns = rows if first == start else _signs(sketches[first : first + TILE])
@@ -99,10 +99,6 @@ def _similar_sketches(records: Sequence[AudioRecord]) -> Iterator[tuple[int, int
 def _signs(sketches: np.ndarray) -> np.ndarray:
     """Returns packed bits `(files, bytes)` as 1 and -1, float32 `(files, bits)`."""
     return 2 * np.unpackbits(sketches, axis=1).astype(np.float32) - 1
-
-
-def _fingerprint_of_file(path: str) -> np.ndarray:
-    return fingerprint(read_audio(path, SAMPLING_RATE))
 
 
 def _correlation(one: str, other: str) -> float:

@@ -1,4 +1,4 @@
-"""The audit of folds: what the parts of a fold share that they must not, speakers and recordings."""
+"""The audit of folds: speakers and recordings that the parts of a fold share, and labels that cannot be learnt."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +44,7 @@ class AuditResult:
         folds: names of the folds.
         utterances: number of audio files compared.
         leaks: all leaks found.
-        notes: for readers: facts that are not leaks but should be known.
+        notes: facts that are not leaks but that a reader should know.
         without_speaker: number of utterances whose speaker is unknown, so that parts may share speakers.
     """
 

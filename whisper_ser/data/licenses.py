@@ -1,6 +1,6 @@
-"""The licence of a trained head: the strictest of what it learnt from.
+"""The licence of a trained head: the strictest among those of its training data and its base model.
 
-No licence of a corpus speaks of model weights. This package takes the conservative reading: a trained head is an
+No licence of a corpus mentions model weights. This package takes the conservative reading: a trained head is an
 adaptation of its training data, and of the model it was fine-tuned from, and keeps all their obligations. Whisper's
 encoder is not part of the head and keeps its own licence.
 """
@@ -23,16 +23,16 @@ OBLIGATIONS: dict[str, frozenset[str]] = {
     "cc-by-nc-4.0": frozenset({NOTICE, ATTRIBUTION, NON_COMMERCIAL}),
     "cc-by-nc-sa-4.0": frozenset({NOTICE, ATTRIBUTION, NON_COMMERCIAL, SHARE_ALIKE}),
 }
-"""What each licence demands of an adaptation. From a licence that is not in this table nothing is derived: it forbids
-adaptations (cc-by-nc-nd-4.0), depends on an agreement, or has not been looked at."""
+"""What each licence requires of an adaptation. Nothing is derived from a licence that is not in this table: it forbids
+adaptations (cc-by-nc-nd-4.0), depends on an agreement, or has not been reviewed."""
 OTHER_HUB_LICENSES = ("agpl-3.0", "bsd-3-clause", "cc-by-nc-nd-4.0", "cc-by-nd-4.0", "gpl-3.0", "odc-by", "openrail")
 """Other common values of `license` in the metadata of a card (hf.co/docs/hub/repositories-licenses)."""
 CODE_LICENSE = "apache-2.0"
-"""Of this package, and of a head whose data demand no more."""
+"""The licence of this package, and of a head whose data require no more."""
 
 
 class LicenseError(WhisperSerError, ValueError):
-    """A licence that does not keep the obligations of the data, or that is not the name of one."""
+    """A licence that violates the obligations of the data, or text that does not name a licence."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class HeadLicense:
 
     @property
     def stated(self) -> bool:
-        """Whether the licence was stated by somebody rather than derived."""
+        """Whether a person stated the licence, rather than it being derived."""
         return self.id is not None and self.id != derive(self.sources.values())
 
     @property
@@ -65,7 +65,7 @@ class HeadLicense:
 def covers(license_id: str, source: str) -> bool:
     """Whether an adaptation of something under `source`, of `OBLIGATIONS`, may be released under `license_id`.
 
-    Share-alike demands the same licence: CC BY-SA, CC BY-NC-SA and ODbL exclude each other.
+    Share-alike requires the same licence: CC BY-SA, CC BY-NC-SA and ODbL exclude each other.
     """
     if SHARE_ALIKE in OBLIGATIONS[source]:
         return license_id == source
@@ -88,19 +88,19 @@ def derive(sources: Iterable[str | None]) -> str | None:
 def head_license(sources: Mapping[str, str | None], stated: str | None = None) -> HeadLicense:
     """Returns the licence of a head that learnt from `sources`.
 
-    A stated licence has to cover every source whose obligations are known: nobody can waive the terms of somebody
-    else's corpus, while a stricter licence is always allowed. It is taken as stated where nothing can be derived: for
-    one's own data, for corpora that are licensed by agreement or forbid adaptations (who publishes has the permission,
-    or has not), and for corpora whose share-alike licences exclude each other. The card then says that it was stated.
-    Other terms that a publisher granted for a corpus of the table cannot be stated: that is between the two of them,
-    and no command line can check it.
+    A stated licence must cover every source whose obligations are known: nobody can waive the terms of someone else's
+    corpus, while a stricter licence is always allowed. It is accepted unchecked where nothing can be derived: for data
+    of the user's own, for corpora that are licensed by agreement or forbid adaptations (the user is responsible for
+    having permission), and for corpora whose share-alike licences exclude each other. The card then says that it was
+    stated.
+    Laxer terms that a publisher granted to the user cannot be stated, because they cannot be checked.
 
     Args:
         sources: licence of each corpus or model, `None` where unknown.
         stated: by the user, in any case (`--license`).
 
     Raises:
-        LicenseError: `stated` is no name of a licence, or laxer than a source.
+        LicenseError: `stated` does not name a licence, or is laxer than a source.
     """
     sources = dict(sources)
     if stated is None:
@@ -135,17 +135,17 @@ def read_license(config: Any) -> HeadLicense | None:
 
 
 def store_license(config: Any, license: HeadLicense) -> None:
-    """Puts the licence into the config of a model, where saving, fine-tuning, adaptation and export keep it."""
+    """Stores the licence in the config of a model, where saving, fine-tuning, adaptation and export keep it."""
     config.license = asdict(license)
 
 
 def inherit(sources: Mapping[str, str | None], base: HeadLicense | None, name: str) -> dict[str, str | None]:
-    """Returns what a head learnt from that was fine-tuned from another model: `sources` and those of the model.
+    """Returns the sources of a head that was fine-tuned from another model: `sources` and those of that model.
 
     Args:
         sources: of the fine-tuning.
         base: licence of the model; `None` where it does not say.
-        name: of the model, for one whose licence was stated or is unknown: it then counts as a source of its own.
+        name: of the model; if its licence was stated or is unknown, the model itself counts as a source.
     """
     if base is None:
         inherited: dict[str, str | None] = {f"the model {name}": None}
@@ -153,6 +153,6 @@ def inherit(sources: Mapping[str, str | None], base: HeadLicense | None, name: s
         inherited = {f"{', '.join(base.sources) or f'the model {name}'} (as stated)": base.id}
     else:
         inherited = base.sources
-    # The same name with another licence is another corpus, of which only one could be kept.
+    # The same name with another licence is another corpus; only one could be kept.
     clashes = {source for source in inherited if sources.get(source, inherited[source]) != inherited[source]}
     return {**sources, **inherited, **dict.fromkeys(clashes)}

@@ -4,7 +4,7 @@ import logging
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from datasets import Dataset
@@ -26,6 +26,13 @@ PARTS = {
 """Values of a split column, and the part that each stands for."""
 FIXED_COLUMNS = ("group", "fold")
 """Columns that may hold the fixed parts of a corpus."""
+COLUMN_OF_PROTOCOL = {
+    "group": ("group", "name the column, or leave speakers out with loso"),
+    "fold": ("fold", "name the fold column, or use another protocol"),
+    "loso": ("speaker", "name the speaker column, or use stratified"),
+    "speaker_groups": ("speaker", "name the speaker column, or use stratified"),
+}
+"""The column whose values are held out, and what to do where it is empty."""
 MAX_LOSO_SPEAKERS = 12
 NUM_GROUPS = 5
 
@@ -45,9 +52,12 @@ class Fold(NamedTuple):
     split: Split
 
 
-def training_paths(folds: Iterable[Fold], refit: bool = False) -> set[str]:
+def training_paths(folds: Sequence[Fold], refit: bool = False) -> set[str]:
     """Returns the paths of all utterances that train in any fold; with `refit`, validation utterances train too."""
-    return {path for fold in folds for part in fold.split[: 1 + refit] for path in part["path"]}
+    parts = [fold.split.train for fold in folds]
+    if refit:
+        parts += [fold.split.validation for fold in folds]
+    return {path for part in parts for path in part["path"]}
 
 
 def folds(
@@ -122,48 +132,34 @@ def usual_protocol(corpus: Dataset) -> str:
     """Returns the protocol that `auto` chooses for this corpus."""
     if _fixed_column(corpus):
         return "fixed"
-    if all(_column(corpus, "fold")):
+    if all(corpus["fold"][:]):
         return "fold"
-    speakers = _column(corpus, "speaker")
+    speakers = corpus["speaker"][:]
     if not all(speakers):
         return "stratified"
     return "loso" if len(set(speakers)) <= MAX_LOSO_SPEAKERS else "speaker_groups"
 
 
-def _column(corpus: Dataset, name: str) -> list[str]:
-    return corpus[name][:] if name in corpus.column_names else [""] * len(corpus)
-
-
-def _full_column(corpus: Dataset, name: str, protocol: str, instead: str) -> list[str]:
-    """Returns a column; raises unless it has a value everywhere, and at least two different values."""
-    values = _column(corpus, name)
-    empty = values.count("")
-    if empty:
-        raise ProtocolError(
-            f"{protocol} needs the {name} of every utterance, and {empty} of {len(values)} have none: {instead}."
-        )
-    if len(set(values)) < 2:
-        raise ProtocolError(f"{protocol} needs at least two {name}s, and the corpus has only {values[0]}: {instead}.")
-    return values
-
-
 def _held_out(corpus: Dataset, protocol: str, num_groups: int, seed: int) -> list[str]:
     """Returns the name of the fold that tests each utterance."""
-    if protocol == "group":
-        return _full_column(corpus, "group", protocol, "name the column, or leave speakers out with loso")
-    if protocol == "fold":
-        return _full_column(corpus, "fold", protocol, "name the fold column, or use another protocol")
     if protocol == "stratified":
         logger.warning(
             "Folds are stratified by label, not by speaker: a speaker may be in several parts, and the results do not "
             "show how well unknown speakers are recognised."
         )
         return _stratified(corpus["emotion"][:], num_groups, seed)
-    speakers = _full_column(corpus, "speaker", protocol, "name the speaker column, or use stratified")
-    if protocol == "loso":
-        return speakers
-    group = _speaker_groups(Counter(speakers), num_groups, seed)
-    return [group[speaker] for speaker in speakers]
+    name, instead = COLUMN_OF_PROTOCOL[protocol]
+    values = corpus[name][:]
+    if empty := values.count(""):
+        raise ProtocolError(
+            f"{protocol} needs the {name} of every utterance, and {empty} of {len(values)} have none: {instead}."
+        )
+    if len(set(values)) < 2:
+        raise ProtocolError(f"{protocol} needs at least two {name}s, and the corpus has only {values[0]}: {instead}.")
+    if protocol != "speaker_groups":
+        return values
+    group = _speaker_groups(Counter(values), num_groups, seed)
+    return [group[speaker] for speaker in values]
 
 
 def _speaker_groups(utterances: Counter[str], num_groups: int, seed: int) -> dict[str, str]:
@@ -212,7 +208,7 @@ def _leave_out(held_out: list[str], name: str) -> _Cut:
 def _fixed_column(corpus: Dataset) -> str | None:
     """Returns the column whose values are all names of parts, including train and test."""
     for name in FIXED_COLUMNS:
-        values = {value.lower() for value in _column(corpus, name)}
+        values = {value.lower() for value in corpus[name][:]}
         if values <= PARTS.keys() and {"train", "test"} <= {PARTS[value] for value in values}:
             return name
     return None
@@ -221,7 +217,7 @@ def _fixed_column(corpus: Dataset) -> str | None:
 def _fixed(corpus: Dataset) -> _Cut:
     column = _fixed_column(corpus)
     if column is None:
-        found = {name: sorted(set(_column(corpus, name)) - {""}) for name in FIXED_COLUMNS}
+        found = {name: sorted(set(corpus[name][:]) - {""}) for name in FIXED_COLUMNS}
         raise ProtocolError(
             f"fixed needs a column with one of {', '.join(PARTS)} for every utterance, including train and test: "
             + "; ".join(f"{name} has {', '.join(values[:10]) or 'nothing'}" for name, values in found.items())
@@ -249,7 +245,7 @@ def _fold(corpus: Dataset, cut: _Cut, validation_fraction: float, seed: int) -> 
 
 
 def _drawn_for_validation(corpus: Dataset, cut: _Cut, fraction: float, seed: int) -> list[int]:
-    speakers = _column(corpus, "speaker")
+    speakers = corpus["speaker"][:]
     if all(speakers[index] for index in cut.train):
         return _speakers_for_validation(corpus, cut, fraction, seed)
     by_label = _by_label(corpus["emotion"][:], cut.train, seed)
@@ -316,7 +312,8 @@ def split_by_speaker(
     _check_names(speakers, test_speakers or [], validation_speakers or [])
     free = [s for s in speakers if s not in {*(test_speakers or []), *(validation_speakers or [])}]
     random.Random(seed).shuffle(free)
-    test = test_speakers or _draw(free, test_fraction, len(speakers))
+    count = min(math.ceil(test_fraction * len(speakers) - 1e-9), len(free))
+    test = test_speakers or [free.pop() for _ in range(count)]
     if not free:
         raise ProtocolError(
             f"No speaker is left to train on: of {len(speakers)} speakers {', '.join(test)} test and "
@@ -338,9 +335,3 @@ def _check_names(speakers: list[str], test: list[str], validation: list[str]) ->
     shared = sorted({*test} & {*validation})
     if shared:
         raise ProtocolError(f"Speaker {', '.join(shared)} cannot both test and validate.")
-
-
-def _draw(free: list[str], fraction: float, speakers: int) -> list[str]:
-    """Takes the share of all `speakers` out of `free`."""
-    count = min(math.ceil(fraction * speakers - 1e-9), len(free))
-    return [free.pop() for _ in range(count)]

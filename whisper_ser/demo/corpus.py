@@ -9,17 +9,17 @@ espeak-ng comes with the `espeakng-loader` wheel (the `demo` extra; the library 
 
 import csv
 import ctypes
-import hashlib
 import importlib.util
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile as sf
@@ -29,12 +29,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from whisper_ser.errors import CorpusError
-from whisper_ser.io import replacing
+from whisper_ser.io import CHECKSUMS, changed_files, read_sealed, replacing, write_checksums
 
 RECIPE_VERSION = 1  # raise it whenever the samples or the table would come out differently
 SAMPLE_RATE = 16_000  # hertz
 METADATA_FILE = "metadata.csv"
-MANIFEST_FILE = "corpus.json"
+RECIPE_FILE = "corpus.json"
+AUDIO_NAME = re.compile(r"[fm]\d_[a-z]+_\d\.flac")  # of this recipe and of older ones
 COLUMNS = ("file_name", "emotion", "speaker", "gender")
 
 SPEAKERS = ("f1", "f2", "f3", "f4", "f5", "m1", "m2", "m3", "m5", "m7")  # espeak-ng's variants of the same names
@@ -48,8 +49,7 @@ SENTENCES = (
 )
 
 
-@dataclass(frozen=True)
-class Prosody:
+class Prosody(NamedTuple):
     """espeak-ng's voice parameters, or offsets to them.
 
     `rate` is in words per minute (espeak-ng's default is 175); `volume` (100 = full scale before its limiter), `pitch`
@@ -63,20 +63,12 @@ class Prosody:
 
     def shifted(self, offset: "Prosody") -> "Prosody":
         """Returns the sum of the two, parameter by parameter."""
-        return Prosody(
-            self.rate + offset.rate,
-            self.volume + offset.volume,
-            self.pitch + offset.pitch,
-            self.pitch_range + offset.pitch_range,
-        )
+        return Prosody(*(value + other for value, other in zip(self, offset, strict=True)))
 
-    def drawn(self, generator: random.Random) -> "Prosody":
+    def drawn(self, seed: str) -> "Prosody":
         """Returns random offsets around zero with these values as standard deviations, cut at two of them."""
-
-        def draw(deviation: float) -> float:
-            return max(-2.0, min(2.0, generator.gauss(0.0, 1.0))) * deviation
-
-        return Prosody(draw(self.rate), draw(self.volume), draw(self.pitch), draw(self.pitch_range))
+        generator = random.Random(seed)
+        return Prosody(*(max(-2.0, min(2.0, generator.gauss(0.0, 1.0))) * deviation for deviation in self))
 
 
 PLAIN = Prosody(rate=172, volume=85, pitch=45, pitch_range=45)
@@ -110,11 +102,11 @@ class Utterance:
 def planned_utterances() -> Iterator[Utterance]:
     """Yields the 240 utterances in the one order in which they are synthesised."""
     for speaker in SPEAKERS:
-        habit = PLAIN.shifted(SPEAKER_HABIT.drawn(random.Random(speaker)))
+        habit = PLAIN.shifted(SPEAKER_HABIT.drawn(speaker))
         for emotion, preset in EMOTIONS.items():
             for number, text in enumerate(SENTENCES, start=1):
                 name = f"{speaker}_{emotion}_{number}"
-                prosody = habit.shifted(preset).shifted(UTTERANCE_JITTER.drawn(random.Random(name)))
+                prosody = habit.shifted(preset).shifted(UTTERANCE_JITTER.drawn(name))
                 yield Utterance(f"{name}.flac", emotion, speaker, text, prosody)
 
 
@@ -141,23 +133,11 @@ def build_demo_corpus(folder: Path) -> Path:
 
 def _is_complete(folder: Path) -> bool:
     """Returns whether every file of this recipe is in `folder`, with the content it was written with."""
-    manifest = _read_manifest(folder)
-    expected = {METADATA_FILE, *(utterance.file_name for utterance in planned_utterances())}
-    checksums = manifest.get("sha256")
-    if manifest.get("recipe_version") != RECIPE_VERSION or not isinstance(checksums, dict):
-        return False
-    return set(checksums) == expected and all(
-        (folder / name).is_file() and _sha256(folder / name) == checksum for name, checksum in checksums.items()
-    )
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """Returns the content of `corpus.json`, or nothing where it is absent or unreadable."""
     try:
-        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return manifest if isinstance(manifest, dict) else {}
+        recipe = read_sealed(folder / RECIPE_FILE)
+    except OSError:
+        return False
+    return recipe.get("recipe_version") == RECIPE_VERSION and not changed_files(folder)
 
 
 def _refuse_to_overwrite_foreign_files(folder: Path) -> None:
@@ -166,10 +146,8 @@ def _refuse_to_overwrite_foreign_files(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise CorpusError(f"The demo corpus needs a folder, but {folder} is a file. Give a new or empty folder.")
-    checksums = _read_manifest(folder).get("sha256")
-    ours = {METADATA_FILE, MANIFEST_FILE, *(utterance.file_name for utterance in planned_utterances())}
-    ours |= set(checksums) if isinstance(checksums, dict) else set()  # an older recipe's names
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours)
+    names = sorted(path.name for path in folder.iterdir() if path.name not in (METADATA_FILE, RECIPE_FILE, CHECKSUMS))
+    foreign = [name for name in names if not AUDIO_NAME.fullmatch(name)]
     if foreign:
         raise CorpusError(
             f"{folder} holds no complete demo corpus but other files ({', '.join(foreign[:3])}"
@@ -198,7 +176,7 @@ def _write_corpus_in_child_process(folder: Path) -> None:
 
 
 def _write_corpus(folder: Path) -> None:
-    """Speaks every utterance into the new `folder`, then writes the table and, last, the manifest with checksums."""
+    """Speaks every utterance into the new `folder`, then writes the table and, last, the checksums."""
     folder.mkdir(parents=True)
     utterances = list(planned_utterances())
     espeak = Espeak()
@@ -208,26 +186,9 @@ def _write_corpus(folder: Path) -> None:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows([getattr(utterance, column) for column in COLUMNS] for utterance in utterances)
-    manifest = {
-        "recipe_version": RECIPE_VERSION,
-        "espeak_ng_version": espeak.version,
-        "sample_rate": SAMPLE_RATE,
-        "utterances": len(utterances),
-        "speakers": len(SPEAKERS),
-        "emotions": list(EMOTIONS),
-        "sha256": {path.name: _sha256(path) for path in sorted(folder.iterdir())},
-    }
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-def _to_16_khz(samples: NDArray[np.int16], sample_rate: int) -> NDArray[np.int16]:
-    """Returns `(samples,)` at 16 kHz. Rounded here, because soxr's own 16-bit output is dithered."""
-    resampled = soxr.resample(samples.astype(np.float32), sample_rate, SAMPLE_RATE, quality="HQ")
-    return np.clip(np.rint(resampled), -32768, 32767).astype(np.int16)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    recipe = {"recipe_version": RECIPE_VERSION, "espeak_ng_version": espeak.version}
+    (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    write_checksums(folder)
 
 
 class Espeak:
@@ -248,7 +209,7 @@ class Espeak:
         import espeakng_loader  # an optional extra
 
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
-        self._declare_signatures()
+        self._library.espeak_Info.restype = ctypes.c_char_p
         data_folder = os.fsencode(espeakng_loader.get_data_path())
         self.sample_rate = self._library.espeak_Initialize(self._OUTPUT_SYNCHRONOUS, 0, data_folder, self._DONT_EXIT)
         if self.sample_rate <= 0:
@@ -259,29 +220,13 @@ class Espeak:
         self._callback = callback_type(self._collect)  # kept here, or it would be freed while the library calls it
         self._library.espeak_SetSynthCallback(self._callback)
 
-    def _declare_signatures(self) -> None:
-        library = self._library
-        library.espeak_Initialize.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
-        library.espeak_Info.argtypes = [ctypes.c_void_p]
-        library.espeak_Info.restype = ctypes.c_char_p
-        library.espeak_SetVoiceByName.argtypes = [ctypes.c_char_p]
-        library.espeak_SetParameter.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int]
-        library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
-        library.espeak_Synth.argtypes = [
-            ctypes.c_char_p,  # text
-            ctypes.c_size_t,  # its bytes, with the final NUL
-            ctypes.c_uint,  # start position
-            ctypes.c_int,  # what positions count
-            ctypes.c_uint,  # end position, 0 = none
-            ctypes.c_uint,  # flags
-            ctypes.c_void_p,  # identifier of the message, not asked for
-            ctypes.c_void_p,  # user data, none
-        ]
-
     def write(self, utterance: Utterance, folder: Path) -> None:
         """Speaks the utterance into a FLAC file of its name in `folder` (16 kHz, mono, 16 bit)."""
-        samples = self.speak(utterance.text, utterance.speaker, utterance.prosody)
-        sf.write(folder / utterance.file_name, _to_16_khz(samples, self.sample_rate), SAMPLE_RATE, subtype="PCM_16")
+        samples = self.speak(utterance.text, utterance.speaker, utterance.prosody).astype(np.float32)
+        resampled = soxr.resample(samples, self.sample_rate, SAMPLE_RATE, quality="HQ")
+        # Rounded here, because soxr's own 16-bit output is dithered.
+        rounded = np.clip(np.rint(resampled), -32768, 32767).astype(np.int16)
+        sf.write(folder / utterance.file_name, rounded, SAMPLE_RATE, subtype="PCM_16")
 
     def _collect(self, samples: Any, count: int, events: int | None) -> int:
         if samples and count > 0:  # a last call without samples says that the text is over
@@ -292,12 +237,13 @@ class Espeak:
         """Returns `(samples,)` at `self.sample_rate` hertz, spoken by American English in the given voice variant."""
         self._blocks.clear()
         self._check("espeak_SetVoiceByName", f"en-us+{variant}".encode())
-        values = (prosody.rate, prosody.volume, prosody.pitch, prosody.pitch_range)
-        for (parameter, (low, high)), value in zip(self._LIMITS.items(), values, strict=True):
+        for (parameter, (low, high)), value in zip(self._LIMITS.items(), prosody, strict=True):
             self._check("espeak_SetParameter", parameter, max(low, min(high, round(value))), 0)
-        self._check("espeak_ng_SetRandSeed", 1)  # breath and flutter are noise
+        self._check("espeak_ng_SetRandSeed", ctypes.c_long(1))  # breath and flutter are noise
         encoded = text.encode()
-        self._check("espeak_Synth", encoded, len(encoded) + 1, 0, 1, 0, self._CHARS_UTF8, None, None)
+        size = ctypes.c_size_t(len(encoded) + 1)  # with the final NUL
+        # From the first character (position 0, counted by 1) to the end (0), without identifier and user data.
+        self._check("espeak_Synth", encoded, size, 0, 1, 0, self._CHARS_UTF8, None, None)
         if not self._blocks:
             raise CorpusError(f"espeak-ng returned no samples for {text!r} in the voice en-us+{variant}.")
         return np.concatenate(self._blocks)

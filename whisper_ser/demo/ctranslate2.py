@@ -6,62 +6,37 @@ includes the terminating zero, and its bytes.
 """
 
 import mmap
+import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from filelock import FileLock
 from safetensors.torch import save_file
 from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from whisper_ser.errors import CheckpointError
 from whisper_ser.io import cache_folder, changed_files, file_sha256, replacing, saving, write_checksums
 
 MODEL_FILE = "model.bin"
-FLOAT_TYPES = {0: torch.float32, 4: torch.float16, 5: torch.bfloat16}
-INTEGER_TYPES = {1: "int8", 2: "int16", 3: "int32"}
-
-# CTranslate2's names of the modules of an encoder layer, by those of transformers; q, k and v are stacked.
-STACKED = "self_attention/linear_0"
-LINEARS = {"self_attn.out_proj": "self_attention/linear_1", "fc1": "ffn/linear_0", "fc2": "ffn/linear_1"}
-NORMS = {"self_attn_layer_norm": "self_attention/layer_norm", "final_layer_norm": "ffn/layer_norm"}
-
-
-class Variable(NamedTuple):
-    """The type and shape of a tensor, and where its bytes are in the file."""
-
-    type: int
-    shape: tuple[int, ...]
-    offset: int
-    size: int
-
-
-class ModelFile(NamedTuple):
-    """An open `model.bin`."""
-
-    path: Path
-    data: mmap.mmap
-    variables: dict[str, Variable]
-
-    def content(self, name: str) -> bytes:
-        """Returns the bytes of a variable."""
-        variable = self.variables[name]
-        return self.data[variable.offset : variable.offset + variable.size]
-
-    def tensor(self, name: str) -> torch.Tensor:
-        """Returns a floating-point variable."""
-        if name not in self.variables:
-            raise CheckpointError(f"{self.path} lacks the tensor {name}: is the file complete?")
-        variable = self.variables[name]
-        if variable.type not in FLOAT_TYPES:
-            kind = INTEGER_TYPES.get(variable.type, f"type {variable.type}")
-            raise CheckpointError(
-                f"{self.path} is quantised ({name} is {kind}); expected float16, float32 or bfloat16."
-            )
-        return torch.frombuffer(bytearray(self.content(name)), dtype=FLOAT_TYPES[variable.type]).reshape(
-            variable.shape
-        )
+TYPES = (torch.float32, torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16)
+STACKED = "self_attention/linear_0/"
+"""The linear maps to queries, keys and values, one below the other."""
+RENAMED = (
+    ("position_encodings/encodings", "embed_positions.weight"),
+    ("layer_norm/gamma", "layer_norm.weight"),
+    ("layer_norm/beta", "layer_norm.bias"),
+    ("self_attention/layer_norm", "self_attn_layer_norm"),
+    ("self_attention/linear_1", "self_attn.out_proj"),
+    ("ffn/layer_norm", "final_layer_norm"),
+    ("ffn/linear_0", "fc1"),
+    ("ffn/linear_1", "fc2"),
+    ("/", "."),
+)
+"""Parts of the names of tensors, as CTranslate2 and as transformers write them."""
 
 
 def is_ctranslate2(folder: Path) -> bool:
@@ -99,13 +74,19 @@ def read_encoder(path: Path) -> tuple[WhisperConfig, dict[str, torch.Tensor]]:
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            model = ModelFile(path, data, _index(data))
-            config = _config(model)
-            tensors = _encoder_tensors(model, config.encoder_layers)
+            variables = _encoder_variables(data)
+        heads = int(variables.pop("num_heads"))
+        _refuse_quantised(path, variables)
+        tensors = dict(pair for name, variable in variables.items() for pair in _renamed(name, variable))
+        config = _config(tensors, heads)
+        with torch.device("meta"):
+            encoder = WhisperEncoder(config)
+        tensors = {name: tensor for name, tensor in tensors.items() if name in encoder.state_dict()}
+        encoder.load_state_dict(tensors, assign=True)  # raises if a tensor is missing or has another shape
     except OSError:
         raise
     except Exception as error:  # damage shows as errors of many types
-        reason = (str(error).strip().splitlines() or [""])[0]
+        reason = " ".join(str(error).split())
         raise CheckpointError(
             f"{path} is not a complete CTranslate2 Whisper model ({type(error).__name__}: {reason}). PyTorch pickles "
             "are not read; convert them to safetensors."
@@ -113,7 +94,8 @@ def read_encoder(path: Path) -> tuple[WhisperConfig, dict[str, torch.Tensor]]:
     return config, {f"model.encoder.{name}": tensor for name, tensor in tensors.items()}
 
 
-def _index(data: mmap.mmap) -> dict[str, Variable]:
+def _encoder_variables(data: mmap.mmap) -> dict[str, torch.Tensor]:
+    """Returns the variables `encoder/*` by the rest of their names."""
     position = 0
 
     def unpack(layout: str) -> tuple[Any, ...]:
@@ -138,55 +120,45 @@ def _index(data: mmap.mmap) -> dict[str, Variable]:
         (rank,) = unpack("B")
         shape = unpack(f"{rank}I")
         dtype, size = unpack("BI")
-        variables[name] = Variable(dtype, shape, position, size)
-        position += size
-        if position > len(data):
+        if position + size > len(data):
             raise ValueError(f"{name} ends beyond the file")
+        if name.startswith("encoder/"):
+            content = bytearray(data[position : position + size])
+            variables[name.removeprefix("encoder/")] = torch.frombuffer(content, dtype=TYPES[dtype]).reshape(shape)
+        position += size
     return variables
 
 
-def _config(model: ModelFile) -> WhisperConfig:
-    variables = model.variables
-    width, mels, _ = variables["encoder/conv1/weight"].shape
-    layers = 0
-    while f"encoder/layer_{layers}/ffn/linear_0/weight" in variables:
-        layers += 1
+def _refuse_quantised(path: Path, variables: dict[str, torch.Tensor]) -> None:
+    for name, variable in variables.items():
+        if variable.dim() and not variable.is_floating_point():
+            kind = str(variable.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{path} is quantised (encoder/{name} is {kind}); expected float16, float32 or bfloat16."
+            )
+
+
+def _renamed(name: str, variable: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields a variable as the tensors that transformers makes of it, with their names."""
+    name = re.sub(r"^layer_(?=\d)", "layers.", name)
+    if STACKED in name:
+        for letter, part in zip("qkv", variable.chunk(3), strict=True):
+            renamed = name.replace(STACKED, f"self_attn.{letter}_proj.").replace("/", ".")
+            if not renamed.endswith("k_proj.bias"):  # Whisper's keys have no bias: it is stored as zeros
+                yield renamed, part.clone()
+        return
+    for theirs, ours in RENAMED:
+        name = name.replace(theirs, ours)
+    yield name, variable
+
+
+def _config(tensors: dict[str, torch.Tensor], heads: int) -> WhisperConfig:
+    width, mels, _ = tensors["conv1.weight"].shape
     return WhisperConfig(
         num_mel_bins=mels,
         d_model=width,
-        encoder_layers=layers,
-        encoder_attention_heads=int.from_bytes(model.content("encoder/num_heads"), "little"),
-        encoder_ffn_dim=variables["encoder/layer_0/ffn/linear_0/weight"].shape[0],
-        max_source_positions=variables["encoder/position_encodings/encodings"].shape[0],
+        encoder_layers=sum(name.endswith("fc1.weight") for name in tensors),
+        encoder_attention_heads=heads,
+        encoder_ffn_dim=len(tensors["layers.0.fc1.weight"]),
+        max_source_positions=len(tensors["embed_positions.weight"]),
     )
-
-
-def _encoder_tensors(model: ModelFile, layers: int) -> dict[str, torch.Tensor]:
-    """Returns the tensors by their names in transformers' Whisper encoder."""
-
-    def read(name: str) -> torch.Tensor:
-        return model.tensor(f"encoder/{name}")
-
-    tensors = {"embed_positions.weight": read("position_encodings/encodings")}
-
-    def add_linear(name: str, stored: str) -> None:
-        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = read(f"{stored}/weight"), read(f"{stored}/bias")
-
-    def add_norm(name: str, stored: str) -> None:
-        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = read(f"{stored}/gamma"), read(f"{stored}/beta")
-
-    add_linear("conv1", "conv1")
-    add_linear("conv2", "conv2")
-    add_norm("layer_norm", "layer_norm")
-    for layer in range(layers):
-        for name, stored in LINEARS.items():
-            add_linear(f"layers.{layer}.{name}", f"layer_{layer}/{stored}")
-        for name, stored in NORMS.items():
-            add_norm(f"layers.{layer}.{name}", f"layer_{layer}/{stored}")
-        weights = read(f"layer_{layer}/{STACKED}/weight").chunk(3)
-        biases = read(f"layer_{layer}/{STACKED}/bias").chunk(3)
-        for name, weight, bias in zip("qkv", weights, biases, strict=True):
-            tensors[f"layers.{layer}.self_attn.{name}_proj.weight"] = weight.clone()
-            if name != "k":  # Whisper's keys have no bias: it is stored as zeros
-                tensors[f"layers.{layer}.self_attn.{name}_proj.bias"] = bias.clone()
-    return tensors

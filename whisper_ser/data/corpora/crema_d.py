@@ -1,21 +1,13 @@
 """CREMA-D: 91 actors speak twelve English sentences in six emotions."""
 
 import csv
-from functools import partial
 from pathlib import Path
 
 from whisper_ser.data.corpora.dataset import Utterance
-from whisper_ser.data.corpora.published import CorpusSpec, audio_below, files_below, matched, utterances_by_name
+from whisper_ser.data.corpora.published import CorpusSpec, audio_below, files_below, match_names
 
-EMOTIONS = {
-    "ANG": "angry",
-    "DIS": "disgust",
-    "FEA": "fearful",
-    "HAP": "happy",
-    "NEU": "neutral",
-    "SAD": "sad",
-}
-NAME = r"(1\d{3})_[A-Z]{3}_(ANG|DIS|FEA|HAP|NEU|SAD)_(?:LO|MD|HI|XX?)"  # 1040_ITH_SAD_X is published with one X
+EMOTIONS = {"ANG": "angry", "DIS": "disgust", "FEA": "fearful", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
+NAME = rf"(1\d{{3}})_[A-Z]{{3}}_({'|'.join(EMOTIONS)})_(?:LO|MD|HI|XX?)"  # 1040_ITH_SAD_X is published with one X
 
 
 def read(folder: Path) -> list[Utterance]:
@@ -25,21 +17,13 @@ def read(folder: Path) -> list[Utterance]:
     audio = audio_below(folder)
     # The repository has the same recordings as MP3 in a folder beside this one.
     published = [path for path in audio if path.parent.name == "AudioWAV"]
-    rule = "such as 1001_DFA_ANG_XX: actor, sentence, emotion, level"
-    return utterances_by_name(published or audio, partial(_utterance, genders=genders), rule)
+    named = match_names(published or audio, NAME, "such as 1001_DFA_ANG_XX: actor, sentence, emotion, level")
+    return [Utterance(path, EMOTIONS[name[2]], name[1], genders.get(name[1], "")) for path, name in named]
 
 
 def _genders(table: Path) -> dict[str, str]:
     with open(table, encoding="utf-8-sig", newline="") as file:
         return {row.get("ActorID", ""): (row.get("Sex") or "").strip().lower() for row in csv.DictReader(file)}
-
-
-def _utterance(path: Path, genders: dict[str, str]) -> Utterance | None:
-    match = matched(NAME, path)
-    if not match:
-        return None
-    actor, emotion = match.groups()
-    return Utterance(str(path), EMOTIONS[emotion], actor, genders.get(actor, ""))
 
 
 CREMA_D = CorpusSpec(
@@ -48,29 +32,12 @@ CREMA_D = CorpusSpec(
     language="en",
     license="Open Database License 1.0, contents under the Database Contents License",
     license_id="odbl",
-    citation="""@article{cao2014cremad,
-  title = {{CREMA-D}: Crowd-Sourced Emotional Multimodal Actors Dataset},
-  author = {Cao, Houwei and Cooper, David G. and Keutmann, Michael K. and Gur, Ruben C. and Nenkova, Ani and
-    Verma, Ragini},
-  journal = {IEEE Transactions on Affective Computing},
-  volume = {5},
-  number = {4},
-  pages = {377--390},
-  year = {2014},
-  doi = {10.1109/TAFFC.2014.2336244},
-}""",
+    citation_key="cao2014cremad",
     homepage="https://github.com/CheyneyComputerScience/CREMA-D",
     layout="  AudioWAV/1001_DFA_ANG_XX.wav ...\n  VideoDemographics.csv (for the gender; may be absent)",
     label_sets=(("angry", "disgust", "fearful", "happy", "neutral", "sad"),),
     counts={
-        "all": {
-            "angry": 1271,
-            "disgust": 1271,
-            "fearful": 1271,
-            "happy": 1271,
-            "neutral": 1087,
-            "sad": 1271,
-        }
+        "all": {"angry": 1271, "disgust": 1271, "fearful": 1271, "happy": 1271, "neutral": 1087, "sad": 1271},
     },
     read=read,
 )

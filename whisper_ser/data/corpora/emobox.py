@@ -3,15 +3,15 @@
 import json
 import logging
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from datasets import Dataset
 
 from whisper_ser.data.corpora.dataset import Utterance, build_dataset
-from whisper_ser.data.corpora.published import READABLE
+from whisper_ser.data.corpora.published import READABLE, citation
 from whisper_ser.errors import CorpusError, format_problems
 
 logger = logging.getLogger(__name__)
@@ -19,13 +19,7 @@ logger = logging.getLogger(__name__)
 PARTS = ("train", "valid", "test")
 FIELDS = ("key", "wav", "emo")
 HOMEPAGE = "https://github.com/emo-box/EmoBox"
-CITATION = """@inproceedings{ma2024emobox,
-  title = {{EmoBox}: Multilingual Multi-corpus Speech Emotion Recognition Toolkit and Benchmark},
-  author = {Ma, Ziyang and Chen, Mingjie and Zhang, Hezhao and Zheng, Zhisheng and Chen, Wenxi and Li, Xiquan and
-    Ye, JiaXin and Chen, Xie and Hain, Thomas},
-  booktitle = {Proc. Interspeech},
-  year = {2024},
-}"""
+CITATION_KEY = "ma2024emobox"
 NAMED_OTHERWISE = {"cremad": "crema_d"}
 """What EmoBox calls a corpus that this package knows by another name."""
 LANGUAGES = {
@@ -58,13 +52,15 @@ SPEAKER_IN_KEY = {
 
 
 class _Entry(NamedTuple):
-    """A line of a manifest, and the file that it was read from."""
+    """A line of a manifest, and where it stands; `fold` is empty where there are no fold folders."""
 
     key: str
     wav: str
     emotion: str
     is_segment: bool
-    where: str
+    fold: str
+    part: str
+    file: str
 
 
 def load_emobox(
@@ -93,32 +89,32 @@ def load_emobox(
     """
     manifest = Path(manifest).resolve()
     label_map = _label_map(manifest)
-    entries, fold_of, part_of = _placed(_lists(manifest))
-    unknown = sorted({entry.emotion for entry in entries.values()} - set(label_map))
+    entries, has_folds = _partition(manifest)
+    unknown = sorted({entry.emotion for entry in entries} - set(label_map))
     if unknown:
         raise CorpusError(f"{manifest / 'label_map.json'} has no label for {', '.join(unknown)}.")
-    names = list(labels or sorted({label_map[entry.emotion] for entry in entries.values()}))
+    names = list(labels or sorted({label_map[entry.emotion] for entry in entries}))
     if absent := [name for name in names if name not in label_map.values()]:
         raise CorpusError(f"{manifest / 'label_map.json'} has no label {', '.join(absent)}: {label_map}.")
-    kept = [entry for _, entry in sorted(entries.items()) if label_map[entry.emotion] in names]
-    paths = _audio_paths(manifest, kept, Path(audio_root) if audio_root else None, allow_incomplete)
+    kept = [entry for entry in entries if label_map[entry.emotion] in names]
+    paths = _audio_paths(manifest, kept, Path(audio_root or manifest.parent.parent), allow_incomplete)
     language = next((code for code, sets in LANGUAGES.items() if manifest.name in sets), "")
     speakers = _speakers(manifest, kept)
     utterances = [
         Utterance(
-            path=str(path),
+            path=str(paths[entry.key]),
             emotion=label_map[entry.emotion],
             speaker=speakers.get(entry.key, ""),
             language=language,
-            group=part_of.get(entry.key, ""),
-            fold=fold_of.get(entry.key, ""),
+            group="" if has_folds else entry.part,
+            fold=entry.fold if has_folds else "",
         )
-        for entry, path in zip(kept, paths, strict=True)
-        if path
+        for entry in kept
+        if paths[entry.key]
     ]
     description = f"{manifest.name} in EmoBox's partition"
     return build_dataset(
-        utterances, names, manifest.name, description=description, citation=CITATION, homepage=HOMEPAGE
+        utterances, names, manifest.name, description=description, citation=citation(CITATION_KEY), homepage=HOMEPAGE
     )
 
 
@@ -135,22 +131,36 @@ def _label_map(manifest: Path) -> dict[str, str]:
         raise CorpusError(f"{path} is not a JSON object of emotions and labels ({error}).") from error
 
 
-def _lists(manifest: Path) -> dict[str, dict[str, list[_Entry]]]:
-    """Returns the lists of each fold: fold -> part -> entries. Without fold folders, the fold is empty."""
+def _partition(manifest: Path) -> tuple[list[_Entry], bool]:
+    """Returns an entry of each utterance, sorted by key, and whether there are several folds.
+
+    With several folds, it is the entry of the list that tests the utterance.
+    """
     folders = {path.name.removeprefix("fold_"): path for path in manifest.glob("fold_*") if path.is_dir()}
-    lists = {}
+    entries: dict[str, list[_Entry]] = defaultdict(list)
     for fold, folder in sorted((folders or {"": manifest}).items()):
-        # MER2023 has further lists, test1 to test3, with other fields, which overlap its test list.
-        ending = f"_fold_{fold}.jsonl" if fold else ".jsonl"
-        files = {part: sorted(folder.glob(f"*_{part}{ending}")) for part in PARTS}
-        lists[fold] = {part: [e for file in found for e in _entries(file)] for part, found in files.items()}
-        for part in ("train", "test"):
-            if not lists[fold][part]:
-                raise CorpusError(f"{folder} has no utterances in *_{part}{ending}.")
-    return lists
+        for part in PARTS:
+            # MER2023 has further lists, test1 to test3, with other fields, which overlap its test list.
+            lists = f"*_{part}_fold_{fold}.jsonl" if fold else f"*_{part}.jsonl"
+            found = [entry for file in sorted(folder.glob(lists)) for entry in _entries(file, fold, part)]
+            if not found and part != "valid":
+                raise CorpusError(f"{folder} has no utterances in {lists}.")
+            for entry in found:
+                entries[entry.key].append(entry)
+    has_folds = len(folders) > 1
+    problems = [problem for listed in entries.values() for problem in _problems(listed, has_folds)]
+    if problems:
+        raise CorpusError(
+            f"The manifest is not a partition into folds ({len(problems)} problems); each utterance must be tested "
+            f"once and be in one list of a fold:\n{format_problems(problems)}"
+        )
+    return [
+        next(entry for entry in listed if entry.part == "test" or not has_folds)
+        for _, listed in sorted(entries.items())
+    ], has_folds
 
 
-def _entries(path: Path) -> Iterator[_Entry]:
+def _entries(path: Path, fold: str, part: str) -> Iterator[_Entry]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
@@ -165,53 +175,34 @@ def _entries(path: Path) -> Iterator[_Entry]:
             raise CorpusError(
                 f"{path}, line {number} is not a JSON object with {', '.join(FIELDS)} ({error!r})."
             ) from error
-        yield _Entry(key, wav, emotion, "start_time" in row, f"{path.parent.name}/{path.name}")
+        is_segment = "start_time" in row
+        wav = str(Path(wav).with_name(f"{key}.wav")) if is_segment else wav
+        yield _Entry(key, wav, emotion, is_segment, fold, part, f"{path.parent.name}/{path.name}")
 
 
-def _placed(
-    lists: dict[str, dict[str, list[_Entry]]],
-) -> tuple[dict[str, _Entry], dict[str, str], dict[str, str]]:
-    """Returns the utterances of all folds by key, and the fold that tests each or, of a single split, its part."""
-    entries: dict[str, _Entry] = {}
-    tested_in, parts_in = defaultdict(list), defaultdict(list)
-    problems = []
-    for fold, parts in lists.items():
-        for part, part_entries in parts.items():
-            for entry in part_entries:
-                first = entries.setdefault(entry.key, entry)
-                if (first.wav, first.emotion) != (entry.wav, entry.emotion):
-                    problems.append(f"{entry.key} differs between {first.where} and {entry.where}")
-                parts_in[entry.key, fold].append(part)
-                if part == "test":
-                    tested_in[entry.key].append(fold)
-    problems += [
-        f"{key} is in {' and '.join(parts)} of {f'fold {fold}' if fold else 'the one split'}"
-        for (key, fold), parts in parts_in.items()
-        if len(parts) > 1
-    ]
-    single = len(lists) == 1
-    if not single:
-        problems += [f"{key} is in no test list" for key in entries if not tested_in[key]]
-        problems += [f"{k} is tested in folds {', '.join(f)}" for k, f in tested_in.items() if len(set(f)) > 1]
-    if problems:
-        raise CorpusError(
-            f"The manifest is not a partition into folds ({len(problems)} problems); each utterance must be tested "
-            f"once and be in one list of a fold:\n{format_problems(problems)}"
-        )
-    if single:
-        return entries, {}, {key: parts[0] for (key, _), parts in parts_in.items()}
-    return entries, {key: folds[0] for key, folds in tested_in.items()}, {}
+def _problems(listed: Sequence[_Entry], has_folds: bool) -> Iterator[str]:
+    """Yields what is wrong with the lists that one utterance is in."""
+    first = listed[0]
+    for entry in listed:
+        if (first.wav, first.emotion) != (entry.wav, entry.emotion):
+            yield f"{first.key} differs between {first.file} and {entry.file}"
+    for fold, count in Counter(entry.fold for entry in listed).items():
+        if count > 1:
+            parts = " and ".join(entry.part for entry in listed if entry.fold == fold)
+            yield f"{first.key} is in {parts} of {f'fold {fold}' if fold else 'the one split'}"
+    testing = list(dict.fromkeys(entry.fold for entry in listed if entry.part == "test"))
+    if has_folds and not testing:
+        yield f"{first.key} is in no test list"
+    if len(testing) > 1:
+        yield f"{first.key} is tested in folds {', '.join(testing)}"
 
 
 def _audio_paths(
-    manifest: Path, entries: Sequence[_Entry], audio_root: Path | None, allow_incomplete: bool
-) -> list[Path | None]:
-    """Returns the audio file of each entry, `None` for one that is missing."""
-    root = audio_root or manifest.parent.parent
-    if any(entry.is_segment for entry in entries):
-        entries = [e._replace(wav=str(Path(e.wav).with_name(f"{e.key}.wav"))) if e.is_segment else e for e in entries]
-    paths = [_audio_path(root, manifest.name, entry.wav) for entry in entries]
-    missing = [entry.wav for entry, path in zip(entries, paths, strict=True) if path is None]
+    manifest: Path, entries: Sequence[_Entry], root: Path, allow_incomplete: bool
+) -> Mapping[str, Path | None]:
+    """Returns the audio file of each entry by its key, `None` for one that is missing."""
+    paths = {entry.key: _audio_path(root, manifest.name, entry.wav) for entry in entries}
+    missing = [entry.wav for entry in entries if paths[entry.key] is None]
     if not missing:
         return paths
     if len(missing) < len(entries) and allow_incomplete:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from whisper_ser.data.corpora.dataset import Utterance
-from whisper_ser.data.corpora.published import GENDERS, READABLE, CorpusSpec, audio_below, matched, root_with
+from whisper_ser.data.corpora.published import GENDERS, CorpusSpec, audio_below, match_names
 from whisper_ser.errors import CorpusError, format_problems
 
 EMOTIONS = {
@@ -22,7 +22,9 @@ EMOTIONS = {
 }
 # [6.2901 - 8.2357]	Ses01F_impro01_F000	neu	[2.5000, 2.5000, 2.5000]
 LABEL_LINE = re.compile(r"\[[\d.]+ - [\d.]+\]\t(?P<name>\S+)\t(?P<emotion>[a-z]{3})\t\[")
-NAME = r"(?P<dialogue>Ses0(?P<session>[1-5])[FM]_(?:impro|script)\w*)_[FM]\w{3}"
+# The letter after the session is that of the actor with the motion-capture markers; the letter at the beginning of the
+# last part is that of the speaker.
+NAME = r"Ses0([1-5])[FM]_(?:impro|script)\w*_([FM])\w{3}"
 
 
 def read(folder: Path) -> list[Utterance]:
@@ -31,23 +33,31 @@ def read(folder: Path) -> list[Utterance]:
     Raises:
         CorpusError: lists lines of the label files that cannot be read, or audio files with other names.
     """
-    root = root_with(folder, "Session[1-5]/dialog/EmoEvaluation")
+    root = _root(folder)
     if root is None:
         return []
-    strangers = [
-        str(path)
-        for session in sorted(root.glob("Session[1-5]/sentences/wav"))
-        for path in audio_below(session)
-        if path.suffix.lower() not in READABLE or not matched(NAME, path)
-    ]
-    if strangers:
-        raise CorpusError(
-            f"{len(strangers)} audio files of {root} are not named like those of IEMOCAP (such as "
-            f"Ses01F_impro01_F000.wav). Move them elsewhere:\n{format_problems(strangers)}"
-        )
     labels = _labels(root)
-    found = ((_audio_of(root, name), name, emotion) for name, emotion in labels.items())
-    return [_utterance(path, name, emotion) for path, name, emotion in found if path]
+    audio = [path for wav in sorted(root.glob("Session[1-5]/sentences/wav")) for path in audio_below(wav)]
+    named = match_names(audio, NAME, "such as Ses01F_impro01_F000: session, dialogue, speaker, turn")
+    return [_utterance(path, labels[name[0]], *name.groups()) for path, name in named if name[0] in labels]
+
+
+def _utterance(path: str, emotion: str, session: str, letter: str) -> Utterance:
+    speaker = f"Ses0{session}{letter}"
+    return Utterance(path, emotion, speaker, GENDERS[letter], group=f"Session{session}", fold=session)
+
+
+def _root(folder: Path) -> Path | None:
+    """Returns `folder`, or the one folder in it, that has label files; else `None`."""
+    tables = "Session[1-5]/dialog/EmoEvaluation"
+    if any(folder.glob(tables)):
+        return folder
+    roots = [path for path in sorted(folder.iterdir()) if path.is_dir() and any(path.glob(tables))]
+    if len(roots) > 1:
+        raise CorpusError(
+            f"{folder} holds several copies of the corpus; name one:\n{format_problems([str(r) for r in roots])}"
+        )
+    return roots[0] if roots else None
 
 
 def _labels(root: Path) -> dict[str, str]:
@@ -73,28 +83,6 @@ def _labels(root: Path) -> dict[str, str]:
     return labels
 
 
-def _audio_of(root: Path, name: str) -> Path | None:
-    match = re.fullmatch(NAME, name)
-    if match is None:
-        return None
-    stem = root / f"Session{match['session']}" / "sentences" / "wav" / match["dialogue"] / name
-    return next((path for ending in READABLE if (path := stem.with_name(name + ending)).is_file()), None)
-
-
-def speaker_of(name: str) -> str:
-    """Returns the speaker of an utterance, such as `Ses01M` of `Ses01F_impro01_M000`.
-
-    The letter after the session is that of the actor with the motion-capture markers; the letter at the beginning of
-    the last part is that of the speaker.
-    """
-    return name[:5] + name.rsplit("_", 1)[1][0]
-
-
-def _utterance(path: Path, name: str, emotion: str) -> Utterance:
-    speaker, session = speaker_of(name), name[4]
-    return Utterance(str(path), emotion, speaker, GENDERS[speaker[-1]], group=f"Session{session}", fold=session)
-
-
 def _in_subset(utterance: Utterance, subset: str) -> bool:
     return subset == "all" or "_impro" in Path(utterance.path).stem
 
@@ -105,17 +93,7 @@ IEMOCAP = CorpusSpec(
     language="en",
     license="IEMOCAP licence agreement (free for academic research, on request)",
     license_id=None,
-    citation="""@article{busso2008iemocap,
-  title = {{IEMOCAP}: Interactive emotional dyadic motion capture database},
-  author = {Busso, Carlos and Bulut, Murtaza and Lee, Chi-Chun and Kazemzadeh, Abe and Mower, Emily and Kim, Samuel and
-    Chang, Jeannette N. and Lee, Sungbok and Narayanan, Shrikanth S.},
-  journal = {Language Resources and Evaluation},
-  volume = {42},
-  number = {4},
-  pages = {335--359},
-  year = {2008},
-  doi = {10.1007/s10579-008-9076-6},
-}""",
+    citation_key="busso2008iemocap",
     homepage="https://sail.usc.edu/iemocap/iemocap_release.htm",
     layout="  Session1/dialog/EmoEvaluation/Ses01F_impro01.txt ...\n"
     "  Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav ...\n  ... Session5/",
@@ -144,5 +122,4 @@ IEMOCAP = CorpusSpec(
     read=read,
     merged={"excited": "happy"},
     in_subset=_in_subset,
-    folds="five, each holding out one session and its two speakers",
 )

@@ -29,14 +29,8 @@ PART_OF_FOLDER = {
     "dev": "dev",
     "test": "test",
 }
-LEADS = {
-    "Chandler": "male",
-    "Joey": "male",
-    "Monica": "female",
-    "Phoebe": "female",
-    "Rachel": "female",
-    "Ross": "male",
-}
+GENDER_OF_LEAD = dict.fromkeys(("Monica", "Phoebe", "Rachel"), "female")
+GENDER_OF_LEAD |= dict.fromkeys(("Chandler", "Joey", "Ross"), "male")
 COLUMNS = ("Speaker", "Emotion", "Dialogue_ID", "Utterance_ID")
 CONVERT = "ffmpeg -i dia0_utt0.mp4 -ac 1 -ar 16000 dia0_utt0.wav"
 
@@ -53,9 +47,8 @@ def read(folder: Path) -> list[Utterance]:
     for part, row in rows:
         key = part, f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
         if key in audio:
-            speaker = row["Speaker"]
-            emotion = EMOTIONS[row["Emotion"]]
-            utterances.append(Utterance(str(audio[key]), emotion, speaker, LEADS.get(speaker, ""), group=part))
+            gender = GENDER_OF_LEAD.get(row["Speaker"], "")
+            utterances.append(Utterance(str(audio[key]), EMOTIONS[row["Emotion"]], row["Speaker"], gender, group=part))
         elif key in videos:
             only_video += 1
     if only_video and not utterances:
@@ -108,14 +101,7 @@ MELD = CorpusSpec(
     language="en",
     license="GPL-3.0 (that of its repository; the recordings are of a TV series)",
     license_id=None,
-    citation="""@inproceedings{poria2019meld,
-  title = {{MELD}: A Multimodal Multi-Party Dataset for Emotion Recognition in Conversations},
-  author = {Poria, Soujanya and Hazarika, Devamanyu and Majumder, Navonil and Naik, Gautam and Cambria, Erik and
-    Mihalcea, Rada},
-  booktitle = {Proc. ACL},
-  pages = {527--536},
-  year = {2019},
-}""",
+    citation_key="poria2019meld",
     homepage="https://affective-meld.github.io",
     layout="  train/train_sent_emo.csv, dev_sent_emo.csv, test_sent_emo.csv\n"
     "  train/train_splits/dia0_utt0.wav ...\n  dev_splits_complete/dia0_utt0.wav ...\n"
@@ -135,5 +121,4 @@ MELD = CorpusSpec(
         }
     },
     read=read,
-    folds="fixed train, dev and test parts (in the column group); they share most of their speakers",
 )

@@ -1,9 +1,10 @@
 """RAVDESS, the speech part: 24 actors speak two sentences in eight emotions."""
 
+import re
 from pathlib import Path
 
 from whisper_ser.data.corpora.dataset import Utterance
-from whisper_ser.data.corpora.published import CorpusSpec, audio_below, matched, utterances_by_name
+from whisper_ser.data.corpora.published import CorpusSpec, audio_below, match_names
 
 EMOTIONS = {
     "01": "neutral",
@@ -24,24 +25,20 @@ EMOBOX_FOLDS = {
     "6": ("06", "13", "17", "22"),
 }
 FOLD_OF_ACTOR = {actor: fold for fold, actors in EMOBOX_FOLDS.items() for actor in actors}
-SPEECH = r"03-01-(0[1-8])-0[12]-0[12]-0[12]-(\d\d)"
+SPEECH = rf"03-01-(0[1-8])-0[12]-0[12]-0[12]-({'|'.join(FOLD_OF_ACTOR)})"
 SONG = r"03-02-0[1-6]-0[12]-0[12]-0[12]-\d\d"
 
 
 def read(folder: Path) -> list[Utterance]:
     """Returns the spoken utterances in `folder` or below it; songs are passed over."""
-    speech = [path for path in audio_below(folder) if not matched(SONG, path)]
+    speech = [path for path in audio_below(folder) if not re.fullmatch(SONG, path.stem)]
     rule = "such as 03-01-05-01-02-01-18: audio, speech, emotion, intensity, statement, repetition, actor"
-    return utterances_by_name(speech, _utterance, rule)
+    return [_utterance(path, *name.groups()) for path, name in match_names(speech, SPEECH, rule)]
 
 
-def _utterance(path: Path) -> Utterance | None:
-    match = matched(SPEECH, path)
-    if not match or match[2] not in FOLD_OF_ACTOR:
-        return None
-    emotion, actor = match.groups()
+def _utterance(path: str, emotion: str, actor: str) -> Utterance:
     gender = "male" if int(actor) % 2 else "female"
-    return Utterance(str(path), EMOTIONS[emotion], actor, gender, fold=FOLD_OF_ACTOR[actor])
+    return Utterance(path, EMOTIONS[emotion], actor, gender, fold=FOLD_OF_ACTOR[actor])
 
 
 RAVDESS = CorpusSpec(
@@ -50,33 +47,11 @@ RAVDESS = CorpusSpec(
     language="en",
     license="CC BY-NC-SA 4.0",
     license_id="cc-by-nc-sa-4.0",
-    citation="""@article{livingstone2018ravdess,
-  title = {The {Ryerson} Audio-Visual Database of Emotional Speech and Song ({RAVDESS}): A dynamic, multimodal set of
-    facial and vocal expressions in {North American English}},
-  author = {Livingstone, Steven R. and Russo, Frank A.},
-  journal = {PLoS ONE},
-  volume = {13},
-  number = {5},
-  pages = {e0196391},
-  year = {2018},
-  doi = {10.1371/journal.pone.0196391},
-}""",
+    citation_key="livingstone2018ravdess",
     homepage="https://zenodo.org/records/1188976",
     layout="  Actor_01/03-01-01-01-01-01-01.wav ...\n  Actor_24/03-01-01-01-01-01-24.wav ...",
     label_sets=(("angry", "calm", "disgust", "fearful", "happy", "neutral", "sad", "surprised"),),
-    counts={
-        "all": {
-            "angry": 192,
-            "calm": 192,
-            "disgust": 192,
-            "fearful": 192,
-            "happy": 192,
-            "neutral": 96,  # the only emotion without a strong intensity
-            "sad": 192,
-            "surprised": 192,
-        }
-    },
+    # Neutral is the only emotion without a strong intensity.
+    counts={"all": {**dict.fromkeys(EMOTIONS.values(), 192), "neutral": 96}},
     read=read,
-    folds="EmoBox's six, by actor: "
-    + "; ".join(f"{fold}: {' '.join(actors)}" for fold, actors in EMOBOX_FOLDS.items()),
 )

@@ -35,6 +35,8 @@ FACTS = ("gender", "language")
 """Optional columns, in upper or lower case, which may have empty cells."""
 GENDERS = {"f": "female", "m": "male"}
 REQUIRED = ("path", "label")
+UTTERANCE_FIELDS = ("label", "speaker", "gender", "language", "split", "fold")
+"""What the fields of `Utterance` after the path are filled with."""
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 METADATA = tuple(f"metadata{suffix}" for suffix in TABLES)
 """File names of the table of an `audiofolder`."""
@@ -43,23 +45,18 @@ AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff")
 MAX_LABELS = 100
 """With more, the labels must be named: the column is probably not that of the emotion."""
 MAX_LABEL_LENGTH = 100
-SPLIT_OF_DATASET = "(split)"
-"""Name of the column that holds the split of each row of a dataset."""
+SPLIT_COLUMN = "(split)"
+"""Name of the column that holds the split of each row of a dataset or of folders."""
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class _Row(NamedTuple):
-    """One row: its audio as in the table, and the other cells as text, empty where the table has none."""
+    """One row: its audio as in the table, the other cells as text by their roles, and the columns that are empty."""
 
     where: str
     audio: Any
-    label: str
-    speaker: str = ""
-    fold: str = ""
-    split: str = ""
-    gender: str = ""
-    language: str = ""
-    empty: tuple[str, ...] = ()
+    text: dict[str, str]
+    empty: list[str]
 
 
 class _Table(NamedTuple):
@@ -124,15 +121,15 @@ def load_table(
     folder = path
     if metadata or path.is_file():
         file = metadata[0] if metadata else path
-        folder = Path(audio_dir or file.parent)
-        rows = _rows_of(_read_table(file), columns, str(file))
+        source, folder = str(file), Path(audio_dir or file.parent)
+        table = _read_table(file)
     elif path.is_dir() and any(_audio_below(path)):
         _refuse({**columns, "audio_dir": audio_dir}, f"{source} is a folder of audio without a table")
-        rows = _labelled_by_folder(path)
+        table = _labelled_by_folder(path)
     else:
         _refuse({"audio_dir": audio_dir}, f"{source} is a dataset that holds its audio")
-        rows = _rows_of(_read_dataset(source, split_column is None), columns, source)
-    rows = _relabelled(rows, label_aliases or {}, labels if drop_other_labels else None)
+        table = _read_dataset(source, split_column is None)
+    rows = _relabelled(_rows_of(table, columns, source), label_aliases or {}, labels if drop_other_labels else None)
     cache = Path(cache_dir or Path(HF_HOME) / "whisper_ser" / "audio")
     utterances = _checked(rows, labels, folder, cache, source)
     found = sorted({utterance.emotion for utterance in utterances})
@@ -170,8 +167,8 @@ def _checked(
     for row in rows:
         if row.empty:
             problems.append(f"{row.where}: {' and '.join(row.empty)} is empty")
-        elif labels and row.label not in labels:
-            problems.append(f"{row.where}: unknown emotion {row.label!r}; expected {', '.join(labels)}")
+        elif labels and row.text["label"] not in labels:
+            problems.append(f"{row.where}: unknown emotion {row.text['label']!r}; expected {', '.join(labels)}")
         try:
             path = _audio_path(row.audio, folder, cache)
         except ValueError as error:
@@ -179,10 +176,7 @@ def _checked(
             continue
         # A table that names a file twice is wrong; audio embedded twice in a dataset is left to the audit.
         listed_paths[path] += not isinstance(row.audio, Mapping)
-        gender = GENDERS.get(row.gender.lower(), row.gender.lower())
-        utterances.append(
-            Utterance(path, row.label, row.speaker, gender, row.language, group=row.split, fold=row.fold)
-        )
+        utterances.append(Utterance(path, *(row.text.get(field, "") for field in UTTERANCE_FIELDS)))
     problems += [f"{path} is listed {n} times" for path, n in listed_paths.items() if n > 1]
     if problems:
         raise CorpusError(f"{source} has {len(problems)} rows that cannot be used:\n{format_problems(problems)}")
@@ -200,12 +194,12 @@ def _relabelled(rows: Iterable[_Row], aliases: Mapping[str, str], keep: Sequence
     """Yields the rows with their labels renamed, only those in `keep` if given; logs what is left out."""
     unused, dropped = set(aliases), Counter[str]()
     for row in rows:
-        unused.discard(row.label)
-        label = aliases.get(row.label, row.label)
+        unused.discard(row.text["label"])
+        label = aliases.get(row.text["label"], row.text["label"])
         if keep and label and label not in keep:
             dropped[label] += 1
         else:
-            yield row._replace(label=label)
+            yield row._replace(text={**row.text, "label": label})
     if unused:
         logger.warning("label_aliases renames %s, which no row has.", ", ".join(sorted(unused)))
     if dropped:
@@ -253,7 +247,7 @@ def _parse_jsonl(text: str) -> _Table:
 
 
 def _read_dataset(source: str, split_is_group: bool) -> _Table:
-    """Returns the rows of a dataset; if it has several splits, the column `SPLIT_OF_DATASET` has their names."""
+    """Returns the rows of a dataset; if it has several splits, the column `SPLIT_COLUMN` has their names."""
     if not Path(source).is_dir() and (Path(source).suffix in TABLES or not HUB_ID.fullmatch(source)):
         raise CorpusError(f"There is no {source}. Expected a table, a folder, or the id of a dataset on the Hub.")
     try:
@@ -267,7 +261,7 @@ def _read_dataset(source: str, split_is_group: bool) -> _Table:
     rows = ((where, row) for table in tables for where, row in table.rows)
     columns = list(tables[0].columns)
     if len(tables) > 1 and split_is_group:
-        columns.append(SPLIT_OF_DATASET)
+        columns.append(SPLIT_COLUMN)
     return _Table(columns, rows)
 
 
@@ -280,7 +274,7 @@ def _of_dataset(dataset: Dataset, split: str = "") -> _Table:
     def rows() -> Iterator[tuple[str, dict[str, Any]]]:
         for number, row in enumerate(dataset, 1):
             names = {c: None if row[c] in (None, -1) else f.int2str(row[c]) for c, f in class_labels.items()}
-            yield f"{split} row {number}".strip(), {**row, **names, SPLIT_OF_DATASET: split}
+            yield f"{split} row {number}".strip(), {**row, **names, SPLIT_COLUMN: split}
 
     return _Table(dataset.column_names, rows())
 
@@ -291,15 +285,17 @@ def _of_dataset(dataset: Dataset, split: str = "") -> _Table:
 def _rows_of(table: _Table, named: dict[str, str | None], source: str) -> Iterator[_Row]:
     """Yields the rows of a table, with the columns assigned to their roles."""
     columns = {role: _column(role, name, table.columns, source) for role, name in named.items()}
-    if SPLIT_OF_DATASET in table.columns:
-        columns["split"] = SPLIT_OF_DATASET
+    if SPLIT_COLUMN in table.columns:
+        columns["split"] = SPLIT_COLUMN
     audio = columns.pop("path") or ""
     facts = {column.lower(): column for column in table.columns if column.lower() in FACTS}
     for where, cells in table.rows:
         text = {role: _text(cells.get(column)) for role, column in columns.items() if column}
-        empty = tuple(str(columns[role]) for role, value in text.items() if not value)
+        empty = [str(columns[role]) for role, value in text.items() if not value]
         known = {fact: _text(cells.get(column)) for fact, column in facts.items()}
-        yield _Row(where, cells.get(audio), **text, **known, empty=empty)
+        gender = known.get("gender", "").lower()
+        known["gender"] = GENDERS.get(gender, gender)
+        yield _Row(where, cells.get(audio), text | known, empty)
 
 
 def _column(role: str, named: str | None, columns: list[str], source: str) -> str | None:
@@ -354,7 +350,7 @@ def _audio_below(folder: Path) -> Iterator[Path]:
     return (file for file in sorted(folder.rglob("*")) if file.suffix.lower() in AUDIO and file.is_file())
 
 
-def _labelled_by_folder(folder: Path) -> Iterator[_Row]:
+def _labelled_by_folder(folder: Path) -> _Table:
     files = [file.relative_to(folder).parts for file in _audio_below(folder)]
     has_parts = all(len(parts) > 1 and parts[0].lower() in PARTS for parts in files)
     depth = 2 if has_parts else 1
@@ -363,6 +359,9 @@ def _labelled_by_folder(folder: Path) -> Iterator[_Row]:
         raise CorpusError(
             f"{folder} has {len(loose)} files outside folders named after a label:\n{format_problems(loose)}"
         )
-    for parts in files:
-        name = "/".join(parts)
-        yield _Row(name, name, parts[depth - 1], split=parts[0] * has_parts)
+    names = ["/".join(parts) for parts in files]
+    rows = [
+        (name, {"file_name": name, "emotion": parts[depth - 1], SPLIT_COLUMN: parts[0]})
+        for name, parts in zip(names, files, strict=True)
+    ]
+    return _Table(["file_name", "emotion", *([SPLIT_COLUMN] if has_parts else [])], rows)

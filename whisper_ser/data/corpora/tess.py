@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from whisper_ser.data.corpora.dataset import Utterance
-from whisper_ser.data.corpora.published import CorpusSpec, audio_below, matched, utterances_by_name
+from whisper_ser.data.corpora.published import CorpusSpec, audio_below, match_names
 
 EMOTIONS = {
     "angry": "angry",
@@ -14,20 +14,13 @@ EMOTIONS = {
     "ps": "surprised",  # pleasant surprise
     "sad": "sad",
 }
-NAME = rf"(OAF?|YAF)_[a-z]+_({'|'.join(EMOTIONS)})"  # one published file begins with OA
+NAME = rf"(OA|YA)F?_[a-z]+_({'|'.join(EMOTIONS)})"  # one published file begins with OA
 
 
 def read(folder: Path) -> list[Utterance]:
     """Returns the utterances in `folder` or below it."""
-    return utterances_by_name(audio_below(folder), _utterance, "such as OAF_back_angry: speaker, word, emotion")
-
-
-def _utterance(path: Path) -> Utterance | None:
-    match = matched(NAME, path)
-    if not match:
-        return None
-    speaker = "OAF" if match[1].startswith("O") else "YAF"
-    return Utterance(str(path), EMOTIONS[match[2]], speaker, "female")
+    named = match_names(audio_below(folder), NAME, "such as OAF_back_angry: speaker, word, emotion")
+    return [Utterance(path, EMOTIONS[name[2]], f"{name[1]}F", "female") for path, name in named]
 
 
 TESS = CorpusSpec(
@@ -36,16 +29,10 @@ TESS = CorpusSpec(
     language="en",
     license="CC BY-NC-ND 4.0",
     license_id="cc-by-nc-nd-4.0",
-    citation="""@misc{pichorafuller2020tess,
-  title = {{Toronto} Emotional Speech Set ({TESS})},
-  author = {Pichora-Fuller, M. Kathleen and Dupuis, Kate},
-  publisher = {Borealis},
-  year = {2020},
-  doi = {10.5683/SP2/E8H2MF},
-}""",
+    citation_key="pichorafuller2020tess",
     homepage="https://tspace.library.utoronto.ca/handle/1807/24487",
     layout="  OAF_angry/OAF_back_angry.wav ...\n  YAF_angry/YAF_back_angry.wav ... (or all files in one folder)",
     label_sets=(("angry", "disgust", "fearful", "happy", "neutral", "sad", "surprised"),),
-    counts={"all": dict.fromkeys(("angry", "disgust", "fearful", "happy", "neutral", "sad", "surprised"), 400)},
+    counts={"all": dict.fromkeys(EMOTIONS.values(), 400)},
     read=read,
 )
