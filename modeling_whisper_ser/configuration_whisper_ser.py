@@ -3,6 +3,7 @@
 import copy
 import difflib
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from transformers import PreTrainedConfig, WhisperConfig
@@ -143,7 +144,7 @@ class WhisperSerConfig(PreTrainedConfig):
         loaded = kwargs.pop("loaded", False)
         for name in REMOTE_CODE_FIELDS:
             kwargs.pop(name, None)
-        _refuse_near_misses(kwargs)
+        check_names(kwargs, allow_newer=True)
         self._check_form_of_ensemble()
         if not loaded:
             self._refuse_retired_queries()
@@ -189,17 +190,6 @@ class WhisperSerConfig(PreTrainedConfig):
         """The labels in the order of the logits."""
         names: dict[Any, str] = dict(self.id2label or {})
         return [names[index] for index in sorted(names)]
-
-    @property
-    def frame_width(self) -> int:
-        """The total width of the frame vectors that the heads pool."""
-        width = self.encoder_config.d_model
-        return sum(
-            (len(head.layer_indices or []) if head.layer_mixing in ("none", "concat") else 1) * width
-            if head.pooling_type == "statistics"
-            else head.d_model
-            for head in self.of_heads()
-        )
 
     def of_heads(self) -> list[Self]:
         """Returns the configuration of each head: of each member of the ensemble, or this one."""
@@ -382,21 +372,20 @@ def _check_fraction(name: str, value: Any) -> None:
         raise ConfigError(f"{name}={value!r} must be a number from 0 up to, but not including, 1.")
 
 
-def _refuse_near_misses(unknown: dict[str, Any]) -> None:
-    """Raises for names like `poling_type`, which `PreTrainedConfig` accepts; fields of a newer transformers pass."""
-    own = list(WhisperSerConfig.__annotations__)
-    for name in unknown:
-        close = difflib.get_close_matches(name, own, n=1, cutoff=0.8)
-        if close and not hasattr(PreTrainedConfig, name):
-            raise ConfigError(f"WhisperSerConfig has no field {name!r}; did you mean {close[0]!r}?")
+def check_names(names: Iterable[str], also: Sequence[str] = (), allow_newer: bool = False) -> None:
+    """Raises `ConfigError` for names, such as `poling_type`, that are no fields; `PreTrainedConfig` accepts any.
 
-
-def refuse_unknown(fields: dict[str, Any], others: tuple[str, ...] = ()) -> None:
-    """Raises for names that are neither fields of `WhisperSerConfig` nor of labels; `others` are only suggested."""
-    known = [*WhisperSerConfig.__annotations__, "id2label", "label2id", "num_labels", "problem_type"]
-    for name in fields:
-        if name not in known:
-            close = difflib.get_close_matches(name, [*known, *others], n=1, cutoff=0.5)
+    Args:
+        names: as they were given.
+        also: other names that are valid.
+        allow_newer: only near misses are errors, so that fields of a newer transformers pass.
+    """
+    known = [*WhisperSerConfig.__annotations__, "id2label", "label2id", "num_labels", "problem_type", *also]
+    for name in names:
+        if name in known or (allow_newer and hasattr(PreTrainedConfig, name)):
+            continue
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8 if allow_newer else 0.5)
+        if close or not allow_newer:
             hint = f"; did you mean {close[0]!r}?" if close else "."
             raise ConfigError(f"WhisperSerConfig has no field {name!r}{hint}")
 

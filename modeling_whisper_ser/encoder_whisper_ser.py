@@ -20,9 +20,10 @@ FRAMES_PER_PASS = 8000
 """Encoder frames computed at a time, which bounds the memory for long audio."""
 
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
-CTRANSLATE2_HINT = (
-    "If it is a CTranslate2 model (model.bin, the format of faster-whisper), download it to a folder: training with "
-    "--encoder FOLDER converts it, and so does whisper_ser.demo.ctranslate2.convert(folder)."
+EXPECTED_CHECKPOINT = (
+    "Expected a Hub id such as openai/whisper-base, or a folder with config.json and model.safetensors. PyTorch "
+    "pickles are not read: convert them to safetensors. A CTranslate2 folder (model.bin, as of faster-whisper) "
+    "is converted by training with --encoder FOLDER, and by whisper_ser.demo.ctranslate2.convert(folder)."
 )
 
 
@@ -210,17 +211,14 @@ def load_whisper_config(name_or_path: str | os.PathLike, **hub: Any) -> WhisperC
         **hub: `revision`, `token`, `cache_dir`, `local_files_only` of the Hub download.
 
     Raises:
-        EncoderCheckpointError: no readable config.json there, a model of another kind, or a CTranslate2 folder.
+        EncoderCheckpointError: no readable config.json there, or a model of another kind.
     """
     name = os.fspath(name_or_path)
-    files = os.listdir(name) if os.path.isdir(name) else []
-    if "model.bin" in files and not any(file.endswith(".safetensors") for file in files):
-        raise EncoderCheckpointError(f"{name!r} is not read: it has no safetensors. {CTRANSLATE2_HINT}")
     with _checkpoint_errors(name):
         fields, _ = WhisperConfig.get_config_dict(name, **hub)
         kind = fields.get("model_type")
         if kind is None:
-            raise EncoderCheckpointError(f"{name!r} has no config.json with a model_type. {CTRANSLATE2_HINT}")
+            raise EncoderCheckpointError(f"{name!r} has no config.json with a model_type. {EXPECTED_CHECKPOINT}")
         if kind != "whisper":
             raise EncoderCheckpointError(f"{name!r} is a {kind!r} model, not a Whisper one.")
         return WhisperConfig(**fields)
@@ -236,9 +234,8 @@ def _checkpoint_errors(name: str) -> Iterator[None]:
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise EncoderCheckpointError(
-            f"No Whisper encoder could be loaded from {name!r} ({type(error).__name__}: {reason}). Expected a Hub id "
-            "such as openai/whisper-base, or a folder with config.json and model.safetensors. PyTorch pickles are not "
-            "read: convert them to safetensors."
+            f"No Whisper encoder could be loaded from {name!r} ({type(error).__name__}: {reason}). "
+            + EXPECTED_CHECKPOINT
         ) from error
 
 

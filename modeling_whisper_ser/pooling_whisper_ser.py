@@ -111,6 +111,28 @@ def build_mixing(config: WhisperSerConfig) -> JoinedLayers | WeightedLayers | At
             return JoinedLayers(config)
 
 
+@torch.no_grad()
+def mean_and_deviation(parts: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns mean and standard deviation `(..., channels)` over the rows of all `parts` `(..., rows, channels)`.
+
+    Moments are merged part by part (Chan et al. 1979), which is stable for means far above the deviation.
+
+    Raises:
+        ValueError: there are no parts.
+    """
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for part in parts:
+        variance, centre = (moment.double() for moment in torch.var_mean(part.float(), dim=-2, correction=0))
+        rows = part.shape[-2]
+        count += rows
+        distance = centre - mean
+        mean = mean + distance * (rows / count)
+        squares = squares + rows * (variance + distance.square() * (1 - rows / count))
+    if count == 0:
+        raise ValueError("A standardisation needs the states of at least one utterance.")
+    return mean, (squares / count).sqrt()
+
+
 class MeanPooling(nn.Module):
     """The mean over the frames."""
 
@@ -143,17 +165,11 @@ class StatisticsPooling(nn.Module):
         variance = (packing.mean(hidden.square()) - mean.square()).clamp(min=0)
         return torch.cat([mean, (variance + 1e-6).sqrt()], dim=-1)
 
-    @torch.no_grad()
     def fit(self, statistics: Iterable[torch.Tensor]) -> None:
         """Sets mean and deviation over utterances from the `statistics` `(1, 2 * width)` of each."""
-        count, total, squares = 0, torch.zeros(self.mean.shape).double(), torch.zeros(self.mean.shape).double()
-        for (vector,) in statistics:
-            count += 1
-            total += vector
-            squares += vector.double().square()
-        mean = total / count
+        mean, deviation = mean_and_deviation(statistics)
         self.mean.copy_(mean)
-        self.deviation.copy_((squares / count - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3))
+        self.deviation.copy_(deviation.clamp(min=1e-3))
 
 
 class _MultiHeadPooling(nn.Module):
@@ -182,35 +198,16 @@ class _MultiHeadPooling(nn.Module):
             scores = scores.tanh()
         return scores.masked_fill(~packing.mask.unsqueeze(1), float("-inf")).softmax(dim=-1)
 
-    def _join(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Returns `(batch, d_model)`; `values` are padded, `(batch, longest, heads, head_dim)`."""
-        mean = _averages(weights, values)  # (batch, heads, head_dim)
+    def _attend(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Returns `(batch, d_model)`: the values `(batch, longest, inner)` averaged under the weights of each head."""
+        values = self._split(values)  # (batch, longest, heads, head_dim)
+        mean = torch.einsum("bhf,bfhd->bhd", weights, values)  # (batch, heads, head_dim)
         if not self.statistics:
             return self.out(mean.flatten(1))
-        variance = _averages(weights, (values - mean.unsqueeze(1)).square())  # (batch, heads, head_dim)
+        squares = (values - mean.unsqueeze(1)).square()  # (batch, longest, heads, head_dim)
+        variance = torch.einsum("bhf,bfhd->bhd", weights, squares)  # (batch, heads, head_dim)
         # The gradient of the square root is infinite at 0, the variance of a one-frame utterance.
         return self.out(torch.cat([mean, (variance + 1e-6).sqrt()], dim=-1).flatten(1))
-
-    def _join_hidden(self, weights: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """Returns `_join` of the values of `hidden` `(batch, longest, d_model)`.
-
-        The average is taken before the projection to values, with which it commutes: one vector per head is projected
-        instead of every frame.
-        """
-        if self.statistics:
-            return self._join(weights, self._split(self.value(hidden)))
-        means = weights @ hidden  # (batch, heads, d_model)
-        values = torch.einsum("bhd,hvd->bhv", means, self._by_head(self.value))  # (batch, heads, head_dim)
-        return self.out(values.flatten(1))
-
-    def _by_head(self, linear: nn.Linear) -> torch.Tensor:
-        """Returns the weight of a projection to the heads as `(heads, head_dim, d_model)`."""
-        return linear.weight.unflatten(0, (self.heads, self.head_dim))
-
-
-def _averages(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Returns the mean `(batch, heads, head_dim)` of `values` under `weights` `(batch, heads, longest)`."""
-    return (weights.unsqueeze(2) @ values.transpose(1, 2)).squeeze(2)
 
 
 class AttentivePooling(_MultiHeadPooling):
@@ -233,13 +230,10 @@ class AttentivePooling(_MultiHeadPooling):
         nn.init.zeros_(self.score_bias)
 
     def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
-        scores = packing.pad(self._scores(self.hidden(hidden)))  # (batch, longest, heads)
-        weights = self._weights(scores, packing)  # (batch, heads, longest)
-        return self._join_hidden(weights, packing.pad(hidden)), weights
-
-    def _scores(self, activated: torch.Tensor) -> torch.Tensor:
-        """`(frames, heads * head_dim)` before the tanh -> `(frames, heads)`."""
-        return (self._split(self.dropout(activated.tanh())) * self.score_weight).sum(-1) + self.score_bias
+        activated = self._split(self.dropout(self.hidden(hidden).tanh()))  # (frames, heads, head_dim)
+        scores = (activated * self.score_weight).sum(-1) + self.score_bias  # (frames, heads)
+        weights = self._weights(packing.pad(scores), packing)  # (batch, heads, longest)
+        return self._attend(weights, packing.pad(self.value(hidden))), weights
 
 
 class QKVPooling(_MultiHeadPooling):
@@ -268,17 +262,11 @@ class QKVPooling(_MultiHeadPooling):
 
     def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
         query = self._split(self.dropout(self._queries(hidden, packing)))  # (batch, heads, head_dim)
-        if self.training:
-            # Dropout acts on the key and value of each frame, so they have to be computed.
-            joint = nn.functional.linear(hidden, torch.cat([self.key.weight, self.value.weight]))
-            keys, values = (self._split(x) for x in packing.pad(self.dropout(joint)).split(self.inner, dim=-1))
-            weights = self._weights((keys * query.unsqueeze(1)).sum(-1), packing)  # (batch, heads, longest)
-            return self._join(weights, values), weights
-        # With one query per head, q . (W_K h) = (W_K' q) . h: no key has to be computed.
-        directions = torch.einsum("bhk,hkd->bhd", query, self._by_head(self.key))  # (batch, heads, d_model)
-        padded = packing.pad(hidden)  # (batch, longest, d_model)
-        weights = self._weights(padded @ directions.transpose(1, 2), packing)  # (batch, heads, longest)
-        return self._join_hidden(weights, padded), weights
+        projected = self.dropout(torch.cat([self.key(hidden), self.value(hidden)], dim=-1))  # (frames, 2 * inner)
+        keys, values = packing.pad(projected).split(self.inner, dim=-1)  # each (batch, longest, inner)
+        scores = (self._split(keys) * query.unsqueeze(1)).sum(-1)  # (batch, longest, heads)
+        weights = self._weights(scores, packing)  # (batch, heads, longest)
+        return self._attend(weights, values), weights
 
     def _queries(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
         """Returns the queries of all sources `(batch, heads * head_dim)`."""

@@ -21,7 +21,7 @@ from modeling_whisper_ser import (
 )
 from whisper_ser.commands import train as run_train
 from whisper_ser.errors import RecipeError
-from whisper_ser.inference.model import load_model
+from whisper_ser.inference.model import load_model, load_saved
 from whisper_ser.inference.predict import predict
 from whisper_ser.inference.reference_output import read_reference_output, write_reference_output
 from whisper_ser.inference.reference_waveform import check_probabilities, waveform
@@ -148,7 +148,6 @@ def test_it_saves_and_loads_as_one(ensemble, batch, tmp_path):
     loaded = AutoModelForAudioClassification.from_pretrained(tmp_path)
     assert loaded.config.ensemble == MEMBERS and loaded.config.temperature == 1.7
     close(loaded(**batch).logits, expected)
-    assert torch.allclose(loaded.packed()(**batch).logits, expected, atol=1e-3)
     answers = pipeline("audio-classification", model=str(tmp_path))(speechlike(1.0))
     probabilities = dict(zip(LABELS, expected[0].softmax(-1).tolist(), strict=True))
     assert {one["label"]: one["score"] for one in answers} == pytest.approx(probabilities, abs=1e-5)
@@ -185,10 +184,11 @@ def test_recordings_windows_and_streams_hear_all_members(small_checkpoint, tmp_p
     # 70 s go stretch by stretch, and windows are pooled from frame vectors.
     folder = save_small_ensemble(small_checkpoint, tmp_path)
     audio = np.concatenate([speechlike(7.0, pitch, seed=pitch) for pitch in range(90, 290, 20)])
-    recognizer = load_model(folder)
-    features = recognizer.features([audio])
+    model, extractor = load_saved(folder)
     with torch.no_grad():
-        expected = recognizer.model(**features).logits[0].softmax(-1).tolist()
+        logits = model(**extractor(audio, sampling_rate=RATE, return_tensors="pt")).logits
+    expected = logits[0].softmax(-1).tolist()
+    recognizer = load_model(folder)
     (prediction,) = predict(audio, recognizer)
     assert [prediction.probabilities[label] for label in LABELS] == pytest.approx(expected, abs=1e-4)
     whole = timeline(audio, recognizer, cut="even").whole

@@ -97,7 +97,6 @@ def test_the_folder_holds_the_model_and_no_training_state(saved):
         "encoder_whisper_ser.py",
         "feature_extraction_whisper_ser.py",
         "modeling_whisper_ser.py",
-        "packed_encoder_whisper_ser.py",
         "pooling_whisper_ser.py",
     }
 
