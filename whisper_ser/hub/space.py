@@ -20,13 +20,9 @@ from whisper_ser.page.models import MODEL_VARIABLE
 PACKAGES = (modeling_whisper_ser, whisper_ser)
 EXTRAS = ("demo",)
 """Optional dependencies of `app.py`: the voice of its examples. Gradio is part of every Space."""
-APP = """import sys
+APP = """from whisper_ser.commands.app import main
 
-from whisper_ser.cli import run
-from whisper_ser.commands.app import main
-
-if __name__ == "__main__":
-    sys.exit(run(main, sys.argv[1:], "app.py"))
+main([])
 """
 ABOUT = """
 Try [{model}](/{model}): upload or record speech, see which emotion the voice resembles, when, and where the model

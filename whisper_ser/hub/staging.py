@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import asdict
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from whisper_ser.data.licenses import head_license, inherit, read_license
 from whisper_ser.errors import PublishError
 from whisper_ser.evaluation.metrics import EvaluationError
 from whisper_ser.evaluation.results import METRICS
-from whisper_ser.inference.engines.graphs import FOLDER as GRAPH_FOLDER
 from whisper_ser.inference.engines.graphs import write_graphs
 from whisper_ser.inference.reference_output import REFERENCE_OUTPUT, replace_setting
 from whisper_ser.io import read_sealed
@@ -27,10 +25,8 @@ from whisper_ser.training.settings import all_settings, is_harmless, metadata
 
 SPEED = "speed.json"
 """File of measured times beside `metrics.json`, if there is one."""
-NEEDED = ("config.json", "preprocessor_config.json", "modeling_whisper_ser.py", REFERENCE_OUTPUT, RECIPE)
-GRAPH_FILES = "*.onnx"
-ALLOWED = (*NEEDED, "*_whisper_ser.py", "*.safetensors", "*.safetensors.index.json", "README.md", CONFUSION_MATRIX)
-CODE = "*_whisper_ser.py"
+NEEDED = ("config.json", "preprocessor_config.json", REFERENCE_OUTPUT, RECIPE)
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 AUTO_MAP = {
     "config.json": {
         "AutoConfig": "configuration_whisper_ser.WhisperSerConfig",
@@ -52,7 +48,11 @@ def stage(
     about_corpus: str | None = None,
     license: str | None = None,
 ) -> dict[str, Any]:
-    """Copies the model to the new folder `target` with a new card, figure and code; returns the metrics shown.
+    """Writes the upload of a model into the new folder `target`; returns the metrics that its card shows.
+
+    Settings, weights, recipe and reference output are copied from the model; nothing else that lies in its folder
+    leaves the machine. Code and the graphs for ONNX Runtime, which have no weights, are those of this package; card
+    and figure are made from the metrics.
 
     Args:
         model: `<run>/model`.
@@ -64,12 +64,12 @@ def stage(
         license: of the model, where none follows from its data (`head_license`).
 
     Raises:
-        PublishError: the folder is not a saved model, holds other files, or has no metrics; the cross-validation is
-            of another recipe or corpus.
+        PublishError: the folder is not a saved model, or has no metrics; the cross-validation is of another recipe or
+            corpus.
         LicenseError: `license` contradicts the data.
         DamagedFileError: the metrics are not what the run wrote.
     """
-    check_files(model)
+    _check_complete(model)
     run = model.resolve().parent
     metrics = _metrics(run / METRICS, f"{model} has no metrics beside it")
     corpus = {**metrics["corpus"], **_facts(about_corpus)}
@@ -80,8 +80,11 @@ def stage(
         # Its metrics lack the facts of --about_corpus.
         cross_validation = {**cross_validation, "corpus": corpus}
     speed = run / SPEED
-    shutil.copytree(model, target)
-    _replace_code(target)
+    target.mkdir(parents=True)
+    for file in [*(model / name for name in NEEDED), *(path for one in WEIGHTS for path in model.glob(one))]:
+        shutil.copy(file, target)
+    for file in Path(modeling_whisper_ser.__file__).parent.glob("*_whisper_ser.py"):
+        shutil.copy(file, target)
     write_graphs(target)
     _complete_license(target, corpus["name"], about_corpus, license)
     try:
@@ -110,47 +113,17 @@ def _complete_license(folder: Path, corpus: str, about_corpus: str | None, state
         replace_setting(folder, "license", asdict(license))
 
 
-def _replace_code(folder: Path) -> None:
-    """Replaces the model code in `folder`, which could be anybody's and is run by the checks, by this package's.
-
-    Raises:
-        PublishError: the settings there name other code.
-    """
-    for path in folder.glob(CODE):
-        path.unlink()
-    for path in Path(modeling_whisper_ser.__file__).parent.glob(CODE):
-        shutil.copy(path, folder)
+def _check_complete(folder: Path) -> None:
+    """Raises `PublishError` unless `folder` holds a saved model whose settings name the code of this package."""
+    if not (folder / "config.json").is_file():
+        raise PublishError(f"{folder} holds no model: give the folder model/ of a run, such as outputs/demo/model.")
+    if lacking := [name for name in NEEDED if not (folder / name).is_file()]:
+        raise PublishError(f"{folder} lacks {', '.join(lacking)}; it {OLD_RUN}")
     for name, expected in AUTO_MAP.items():
         settings = _read(folder / name)
         found = settings.get("auto_map") if isinstance(settings, dict) else None
         if found != expected:
             raise PublishError(f"The auto_map of {name} names code that is not part of this package: {found}.")
-
-
-def check_files(folder: Path) -> None:
-    """Raises `PublishError` unless `folder` holds a saved model and nothing else.
-
-    Only files of a model are allowed: no recordings, predictions, optimiser state, checkpoints or pickles.
-    """
-    if not (folder / "config.json").is_file():
-        raise PublishError(f"{folder} holds no model: give the folder model/ of a run, such as outputs/demo/model.")
-    graphs = folder / GRAPH_FOLDER
-    inside = sorted(graphs.iterdir()) if graphs.is_dir() and not graphs.is_symlink() else []
-    entries = [entry for entry in sorted(folder.iterdir()) if not (inside and entry == graphs)]
-    foreign = [e.name for e in entries if e.is_symlink() or not e.is_file() or not _allowed(e.name)]
-    foreign += [f"{GRAPH_FOLDER}/{e.name}" for e in inside if e.is_symlink() or not e.match(GRAPH_FILES)]
-    if foreign:
-        raise PublishError(
-            f"{folder} holds files that are not part of a model and would be published with it: {', '.join(foreign)}. "
-            "Training data, optimiser state, checkpoints and pickles are never uploaded: move them away."
-        )
-    lacking = [name for name in NEEDED if not (folder / name).is_file()]
-    if lacking:
-        raise PublishError(f"{folder} lacks {', '.join(lacking)}; it {OLD_RUN}")
-
-
-def _allowed(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in ALLOWED)
 
 
 def _metrics(path: Path, problem: str) -> dict[str, Any]:
