@@ -22,11 +22,11 @@ from .pooling_whisper_ser import (
     JoinedLayers,
     Packing,
     QKVPooling,
+    Standardisation,
     StatisticsPooling,
     WeightedLayers,
     build_mixing,
     build_pooling,
-    mean_and_deviation,
 )
 
 
@@ -70,33 +70,6 @@ class WhisperSerClassifierOutput(ModelOutput):
     frame_states: torch.Tensor | None = None
     frame_mask: torch.Tensor | None = None
     pooling_attentions: torch.Tensor | None = None
-
-
-class ChannelStandardisation(nn.Module):
-    """Standardises every channel of the encoder states to mean 0 and deviation 1; the identity until it is fitted.
-
-    A few channels of Whisper's states are hundreds of times larger than the rest and would dominate them.
-    """
-
-    mean: torch.Tensor
-    deviation: torch.Tensor
-
-    def __init__(self, config: WhisperSerConfig) -> None:
-        super().__init__()
-        shape = (len(config.layer_indices), config.encoder_config.d_model)
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("deviation", torch.ones(shape))
-
-    def fit(self, utterances: Iterable[torch.Tensor]) -> None:
-        """Sets mean and deviation over all frames of the utterances, given their states `(layers, frames, width)`."""
-        mean, deviation = mean_and_deviation(utterances)
-        self.mean.copy_(mean)
-        # A constant channel has no information; dividing by its deviation would only magnify rounding errors.
-        self.deviation.copy_(deviation.clamp(min=1e-5))
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """Standardises `(layers, frames, width)`."""
-        return (states - self.mean.unsqueeze(1)) / self.deviation.unsqueeze(1)
 
 
 class HeadParts:
@@ -255,7 +228,7 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
         elif isinstance(module, WhisperSerEncoder):
             weight = module.embed_positions.weight
             init.copy_(weight, sinusoids(*weight.shape))
-        elif isinstance(module, ChannelStandardisation | StatisticsPooling):
+        elif isinstance(module, Standardisation):
             init.zeros_(module.mean)
             init.ones_(module.deviation)
 
@@ -282,7 +255,8 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
             self.encoder = WhisperSerEncoder(config)
         else:
             self.encoder = AbsentEncoder()  # type: ignore[assignment]
-        self.standardisation = ChannelStandardisation(config)
+        # A few channels of Whisper's states are hundreds of times larger than the rest and would dominate them.
+        self.standardisation = Standardisation((len(config.layer_indices), config.encoder_config.d_model))
         if config.ensemble is None:
             self.build_parts(config)
         else:
@@ -302,12 +276,8 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
 
     def train(self, mode: bool = True) -> Self:
         """Sets the mode of all modules except the frozen part of the encoder, which stays in evaluation mode."""
-        self.training = mode
-        for module in self.children():
-            if module is not self.encoder:
-                module.train(mode)
-            elif module.training or self.config.unfreeze_last_n:
-                module.eval()
+        super().train(mode)
+        self.encoder.eval()
         for module in _unfrozen(self.encoder, self.config.unfreeze_last_n):
             module.train(mode)
         return self

@@ -1,4 +1,4 @@
-"""Layer mixing and pooling: from the encoder states of an utterance to one vector.
+"""Standardisation, layer mixing and pooling: from the encoder states of an utterance to one vector.
 
 Frames come packed: those of all utterances of a batch joined, without padding. A mixing makes one sequence of frames
 of the layers read, `(layers, frames, width)` -> `(frames, channels)`. A pooling takes `hidden` `(frames, d_model)` and
@@ -57,6 +57,52 @@ class Packing(NamedTuple):
         return self.pad(packed).masked_fill(~self.mask.unsqueeze(2), float("-inf")).amax(1)
 
 
+class Standardisation(nn.Module):
+    """Standardises channels to mean 0 and deviation 1; the identity until it is fitted.
+
+    Args:
+        shape: of mean and deviation `(..., channels)`.
+        smallest: deviation that is divided by at least. A constant channel has no information; dividing by its own
+            deviation would only magnify rounding errors.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, shape: tuple[int, ...], smallest: float = 1e-5) -> None:
+        super().__init__()
+        self.smallest = smallest
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("deviation", torch.ones(shape))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Standardises `(..., rows, channels)`."""
+        return (values - self.mean.unsqueeze(-2)) / self.deviation.unsqueeze(-2)
+
+    @torch.no_grad()
+    def fit(self, parts: Iterable[torch.Tensor]) -> None:
+        """Sets mean and deviation to those over the rows of all `parts` `(..., rows, channels)`.
+
+        Moments are merged part by part (Chan et al. 1979), which is stable for means far above the deviation.
+
+        Raises:
+            ValueError: there are no parts.
+        """
+        count = 0
+        mean, squares = (torch.zeros(self.mean.shape, dtype=torch.float64) for _ in range(2))
+        for part in parts:
+            variance, centre = (x.double() for x in torch.var_mean(part.float(), dim=-2, correction=0))
+            rows = part.shape[-2]
+            count += rows
+            distance = centre - mean  # (..., channels)
+            mean += distance * (rows / count)
+            squares += rows * (variance + distance.square() * (1 - rows / count))
+        if count == 0:
+            raise ValueError("A standardisation needs the states of at least one utterance.")
+        self.mean.copy_(mean)
+        self.deviation.copy_((squares / count).sqrt().clamp(min=self.smallest))
+
+
 class JoinedLayers(nn.Module):
     """The layers side by side, `(frames, layers * width)`; a single layer is returned unchanged."""
 
@@ -111,28 +157,6 @@ def build_mixing(config: WhisperSerConfig) -> JoinedLayers | WeightedLayers | At
             return JoinedLayers(config)
 
 
-@torch.no_grad()
-def mean_and_deviation(parts: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns mean and standard deviation `(..., channels)` over the rows of all `parts` `(..., rows, channels)`.
-
-    Moments are merged part by part (Chan et al. 1979), which is stable for means far above the deviation.
-
-    Raises:
-        ValueError: there are no parts.
-    """
-    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
-    for part in parts:
-        variance, centre = (moment.double() for moment in torch.var_mean(part.float(), dim=-2, correction=0))
-        rows = part.shape[-2]
-        count += rows
-        distance = centre - mean
-        mean = mean + distance * (rows / count)
-        squares = squares + rows * (variance + distance.square() * (1 - rows / count))
-    if count == 0:
-        raise ValueError("A standardisation needs the states of at least one utterance.")
-    return mean, (squares / count).sqrt()
-
-
 class MeanPooling(nn.Module):
     """The mean over the frames."""
 
@@ -140,36 +164,25 @@ class MeanPooling(nn.Module):
         return packing.mean(hidden), None
 
 
-class StatisticsPooling(nn.Module):
+class StatisticsPooling(Standardisation):
     """Mean and standard deviation of the states over the frames, `(batch, 2 * width)`.
 
     The projector comes after it, as in x-vectors (Snyder et al. 2018). Each of the `2 * width` statistics is
     standardised over the training utterances: a channel's deviation is large, and varies little between utterances.
     """
 
-    mean: torch.Tensor
-    deviation: torch.Tensor
-
     def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(2 * width))
-        self.register_buffer("deviation", torch.ones(2 * width))
+        super().__init__((2 * width,), smallest=1e-3)
 
-    def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return (self.statistics(hidden, packing) - self.mean) / self.deviation, None
+    def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        return super().forward(self.statistics(hidden, packing)), None
 
     def statistics(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
         """`(frames, width)` -> mean and deviation of each utterance, not yet standardised, `(batch, 2 * width)`."""
         mean = packing.mean(hidden)  # (batch, width)
         # E[x^2] - E[x]^2 is accurate enough because the states are standardised, and costs half of E[(x - E[x])^2].
-        variance = (packing.mean(hidden.square()) - mean.square()).clamp(min=0)
+        variance = (packing.mean(hidden.square()) - mean.square()).clamp(min=0)  # (batch, width)
         return torch.cat([mean, (variance + 1e-6).sqrt()], dim=-1)
-
-    def fit(self, statistics: Iterable[torch.Tensor]) -> None:
-        """Sets mean and deviation over utterances from the `statistics` `(1, 2 * width)` of each."""
-        mean, deviation = mean_and_deviation(statistics)
-        self.mean.copy_(mean)
-        self.deviation.copy_(deviation.clamp(min=1e-3))
 
 
 class _MultiHeadPooling(nn.Module):
