@@ -91,12 +91,13 @@ class WhisperSerEncoder(nn.Module):
             states = self.encode_chunks(pad_sequence(mels, batch_first=True), padding)
             for index, chunk in enumerate(group):
                 pieces[chunk] = states[:, index, : chunk.frames].transpose(0, 1)  # (frames, layers, width)
-        clips: list[list[torch.Tensor]] = [[] for _ in mel_frames]
-        for chunk in chunks:
-            clips[chunk.clip].append(pieces.pop(chunk))
-        joined = [average_frames(torch.cat(clip), self.config.frame_averaging) for clip in clips]
-        states = pad_sequence(joined, batch_first=True).transpose(1, 2)
-        return states, _mask([len(clip) for clip in joined], states.shape[2], states.device)
+        clips = [
+            torch.cat([pieces[chunk] for chunk in chunks if chunk.clip == clip]) for clip in range(len(mel_frames))
+        ]  # each (encoder frames, layers, width)
+        averaged = [average_frames(clip, self.config.frame_averaging) for clip in clips]
+        states = pad_sequence(averaged, batch_first=True).transpose(1, 2)  # (batch, layers, frames, width)
+        counts = torch.tensor([len(clip) for clip in averaged], device=states.device)
+        return states, torch.arange(states.shape[2], device=states.device) < counts.unsqueeze(1)
 
     @contextlib.contextmanager
     def reading(self, layers: Sequence[int]) -> Iterator[None]:
@@ -265,10 +266,6 @@ def _passes(chunks: list[Chunk]) -> Iterator[list[Chunk]]:
             group = []
         group.append(chunk)
     yield group
-
-
-def _mask(lengths: list[int], longest: int, device: torch.device) -> torch.Tensor:
-    return torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]
 
 
 def _real_frames(features: torch.Tensor, mask: torch.Tensor | None, mels: int) -> list[int]:

@@ -29,6 +29,11 @@ class Target(NamedTuple):
     private: bool = False
     create_pr: bool = False
 
+    @property
+    def repository(self) -> dict[str, Any]:
+        """Name and type, as arguments of the client."""
+        return {"repo_id": self.repo_id, "repo_type": self.repo_type}
+
 
 class Published(NamedTuple):
     """An upload: the page to look at, and the commit."""
@@ -47,20 +52,19 @@ def push(api: HfApi, folder: Path, target: Target, message: str) -> Published:
     Raises:
         PublishError: says what failed and how to go on; no model on the Hub is ever half written.
     """
-    repository = {"repo_id": target.repo_id, "repo_type": target.repo_type}
     with explain_hub_error(target.repo_id, api.endpoint):
         api.whoami()
         info = _look_up(api, target)
     with explain_hub_error(target.repo_id, api.endpoint, UNFINISHED):
         if info is None:
             sdk = "gradio" if target.repo_type == "space" else None
-            api.create_repo(**repository, private=target.private or None, space_sdk=sdk)
-            info = api.repo_info(**repository)
+            api.create_repo(**target.repository, private=target.private or None, space_sdk=sdk)
+            info = api.repo_info(**target.repository)
         if target.revision != MAIN:
-            api.create_branch(**repository, branch=target.revision, revision=info.sha, exist_ok=True)
+            api.create_branch(**target.repository, branch=target.revision, revision=info.sha, exist_ok=True)
         names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
         commit = api.create_commit(
-            **repository,
+            **target.repository,
             operations=[
                 *(CommitOperationAdd(name, str(folder / name)) for name in names),
                 *(CommitOperationDelete(name) for name in _files(info) if name not in names and _is_stale(name)),
@@ -81,12 +85,11 @@ def _look_up(api: HfApi, target: Target) -> Any:
     Raises:
         PublishError: the repository is public, against `--private`, or does not hold a model or Space of this package.
     """
-    repository = {"repo_id": target.repo_id, "repo_type": target.repo_type}
     info: Any
     try:
-        info = api.repo_info(**repository, revision=target.revision)
+        info = api.repo_info(**target.repository, revision=target.revision)
     except RevisionNotFoundError:
-        info = api.repo_info(**repository)
+        info = api.repo_info(**target.repository)
     except RepositoryNotFoundError as error:
         if error.response.status_code != 404:  # 401: the token is wrong
             raise

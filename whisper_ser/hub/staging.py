@@ -50,18 +50,18 @@ def stage(
 ) -> dict[str, Any]:
     """Writes the upload of a model into the new folder `target`; returns the metrics that its card shows.
 
-    Settings, weights, recipe and reference output are copied from the model; nothing else that lies in its folder
-    leaves the machine. Code and the graphs for ONNX Runtime, which have no weights, are those of this package; card
-    and figure are made from the metrics.
+    Settings, weights, recipe and reference output are copied from the model; nothing else in its folder is uploaded.
+    Code and the graphs for ONNX Runtime, which have no weights, are those of this package. Card and figure are made
+    from the metrics.
 
     Args:
         model: `<run>/model`.
         target: does not exist yet.
         model_id: `user/name`.
         results: `metrics.json` of a cross-validation of the same recipe, whose figures the card shows first.
-        about_corpus: facts about a table of one's own: the published corpus that it is, by name, or a JSON file with
+        about_corpus: facts about a table of your own: the name of the published corpus that it is, or a JSON file with
             `languages`, `license`, `homepage` and `citation`.
-        license: of the model, where none follows from its data (`head_license`).
+        license: of the model, if none follows from its data (`head_license`).
 
     Raises:
         PublishError: the folder is not a saved model, or has no metrics; the cross-validation is of another recipe or
@@ -100,7 +100,7 @@ def stage(
 
 
 def _complete_license(folder: Path, corpus: str, about_corpus: str | None, stated: str | None) -> None:
-    """Stores the licence in `config.json` where the command line, or a newer version, knows more than the run did."""
+    """Stores the licence in `config.json` if the command line or this version knows more than the run did."""
     config = WhisperSerConfig.from_pretrained(folder)
     saved = read_license(config)
     sources: dict[str, str | None] = dict(saved.sources) if saved else {corpus: None}
@@ -146,17 +146,12 @@ def _read(path: Path) -> Any:
 
 
 def _facts(about_corpus: str | None) -> dict[str, Any]:
-    """Returns the facts that `--about_corpus` gives about a table of one's own."""
+    """Returns the facts of `--about_corpus` about a table of your own."""
     if about_corpus is None:
         return {}
     if about_corpus in CORPORA:
         spec = CORPORA[about_corpus]
-        return {
-            "languages": [spec.language],
-            "license": spec.license,
-            "homepage": spec.homepage,
-            "citation": spec.citation,
-        }
+        return {"languages": [spec.language], **{name: getattr(spec, name) for name in CORPUS_FACTS[1:]}}
     if not Path(about_corpus).is_file():
         raise PublishError(
             f"--about_corpus {about_corpus} is neither a JSON file nor a corpus known by name ({', '.join(CORPORA)})."
@@ -176,7 +171,7 @@ def _check_same(cross_validation: dict[str, Any], metrics: dict[str, Any], resul
     if "folds" not in cross_validation:
         raise PublishError(f"{results} has the results of a single split, not of a cross-validation.")
     theirs, ours = (translate(_read(folder / RECIPE)) for folder in (results.parent, model.resolve().parent))
-    # What affects results but folds and seeds; encoders are compared by name.
+    # All that affects results except folds and seeds; encoders are compared by name.
     about = {name: metadata(one) for name, one in all_settings().items() if not is_harmless(one)}
     compared = sorted(
         name
@@ -184,12 +179,9 @@ def _check_same(cross_validation: dict[str, Any], metrics: dict[str, Any], resul
         if about[name]["belongs"] not in ("folds", "seed", "grid") and not about[name].get("checkpoint")
     )
     pairs = [(name, theirs.get(name), ours.get(name)) for name in compared]
+    pairs += [(name, cross_validation[name], metrics[name]) for name in ("labels", "base_model")]
+    corpora = cross_validation["corpus"], metrics["corpus"]
+    pairs += [(f"corpus {name}", *(corpus[name] for corpus in corpora)) for name in ("name", "utterances")]
     other = [f"{name} {their} not {our}" for name, their, our in pairs if their != our]
-    for name in ("labels", "base_model"):
-        if cross_validation[name] != metrics[name]:
-            other.append(f"{name} {cross_validation[name]} not {metrics[name]}")
-    for name in ("name", "utterances"):
-        if cross_validation["corpus"][name] != metrics["corpus"][name]:
-            other.append(f"corpus {name} {cross_validation['corpus'][name]} not {metrics['corpus'][name]}")
     if other:
         raise PublishError(f"{results} is of another recipe or corpus than {model}: {'; '.join(other)}.")

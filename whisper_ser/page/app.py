@@ -97,7 +97,7 @@ def page(models: dict[str, LoadedModel], examples: dict[str, Path]) -> gr.Blocks
     return blocks
 
 
-def examples_part(examples: dict[str, Path], audio: gr.Audio) -> gr.Examples:
+def examples_part(examples: dict[str, Path], audio: gr.Audio) -> Any:
     """Returns the examples to choose from."""
     return gr.Examples(
         [[str(path)] for path in examples.values()],
