@@ -36,13 +36,14 @@ class MissingWeightsError(ValueError):
 
 @dataclass
 class WhisperSerModelOutput(ModelOutput):
-    """What `WhisperSerModel` returns.
+    """Outputs of `WhisperSerModel`.
 
     Args:
         pooler_output: the utterance as one vector `(batch, d_model)`; for an ensemble the members' vectors side by
             side, `(batch, members * d_model)`.
-        frame_states: the encoder states of the layers read `(batch, layers, frames, width)`, on request.
-        frame_mask: true on the real frames of these `(batch, frames)`, on request.
+        frame_states: the encoder states of the layers read, on request: `(batch, layers, frames, width)`, or as they
+            were given.
+        frame_mask: true on real frames `(batch, frames)`, on request.
         pooling_attentions: attention weights of the pooling heads `(batch, heads, frames)`, on request; for an
             ensemble those of all members with attention.
     """
@@ -55,7 +56,7 @@ class WhisperSerModelOutput(ModelOutput):
 
 @dataclass
 class WhisperSerClassifierOutput(ModelOutput):
-    """What `WhisperForEmotionClassification` returns: loss, logits, and the fields of `WhisperSerModelOutput`.
+    """Outputs of `WhisperForEmotionClassification`: loss, logits, and the fields of `WhisperSerModelOutput`.
 
     Args:
         loss: cross entropy, if labels were given; for an ensemble the sum of the members' losses. It does not use the
@@ -140,7 +141,8 @@ class Member(HeadParts, nn.Module):
 
     def project(self, states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
         """As `HeadParts.project`, given the states of all layers that the model reads."""
-        return super().project(states[self.rows], packing)
+        own = states if len(self.rows) == len(states) else states[self.rows]  # (layers, frames, width)
+        return super().project(own, packing)
 
 
 class WhisperSerPreTrainedModel(PreTrainedModel):
@@ -454,7 +456,8 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         maps = {} if labels is None else _label_maps(labels)
         config = WhisperSerConfig(encoder_config=load_whisper_config(name_or_path, **hub), **{**maps, **fields})
         encoder = load_encoder(name_or_path, config, **hub)
-        # With an encoder at first: a seed gives the head that it has always given, behind the encoder's draws.
+        # The encoder that this builds is replaced, but its random numbers are drawn before the head's, so that a seed
+        # gives the head that it has always given.
         model = cls(encoder.config)
         model.whisper_ser.encoder = encoder
         model.freeze_encoder()
@@ -516,6 +519,7 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         return self._combine(self._head_logits(pooled))
 
     def _head_logits(self, pooled: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the logits `(batch, num_labels)` of each head."""
         vectors = self.dropout(pooled).split(self.config.d_model, dim=1)  # of each head (batch, d_model)
         return [classifier(vector) for classifier, vector in zip(self.classifiers, vectors, strict=True)]
 
@@ -537,13 +541,14 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         return mixed, [(share, labels), (1 - share, labels[partners])]
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Returns the cross entropy `()` of one head's logits `(batch, num_labels)`."""
         weights, logits = self.config.class_weights, logits.float()
         if self.config.class_priors is not None:
             logits = logits + logits.new_tensor(self.config.class_priors).log()
         return nn.functional.cross_entropy(
             logits,
             labels,
-            weight=None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device),
+            weight=None if weights is None else logits.new_tensor(weights),
             label_smoothing=self.config.label_smoothing,
         )
 
