@@ -115,8 +115,8 @@ class HeadParts:
             return self.mixing(states)
         if packing is not None and self.training and self.input_dropout.p > 0:
             ones = states.new_ones(len(packing.mask), states.shape[0], states.shape[2])
-            gains = self.input_dropout(ones)  # (batch, layers, width)
-            states = states * gains[packing.owners].transpose(0, 1)  # (layers, frames, width)
+            gains = self.input_dropout(ones).transpose(0, 1)  # (layers, batch, width)
+            states = states * gains.index_select(1, packing.owners)  # (layers, frames, width)
         return self.projector_norm(self.projector(self.mixing(states)))  # (frames, d_model)
 
     def pool(self, vectors: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:

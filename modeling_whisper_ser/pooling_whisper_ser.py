@@ -77,7 +77,9 @@ class Standardisation(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Standardises `(..., rows, channels)`."""
-        return (values - self.mean.unsqueeze(-2)) / self.deviation.unsqueeze(-2)
+        scale = self.deviation.reciprocal()
+        # One pass over the values: (values - mean) / deviation.
+        return torch.addcmul((-self.mean * scale).unsqueeze(-2), values, scale.unsqueeze(-2))
 
     @torch.no_grad()
     def fit(self, parts: Iterable[torch.Tensor]) -> None:
