@@ -26,8 +26,8 @@ main([])
 """
 ABOUT = """
 Try [{model}](/{model}): upload or record speech, and see which emotion the voice resembles, when, and which moments
-the model weighed most. It names what a voice resembles in acted recordings, not what a person feels: do not use it to
-judge people.
+the model weighed most. It names what a voice resembles in acted recordings, not what a person feels:
+do not use it to judge people.
 
 The variable `{variable}` in the settings of the Space names the model; separated by commas, it names several to choose
 from. Private ones need a secret `HF_TOKEN` that may read them.
