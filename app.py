@@ -1,6 +1,6 @@
-"""Open a page on which people try models: the same as `whisper-ser app`. A Hugging Face Space starts here, too.
+"""Open a web page for trying models: the same as `whisper-ser app`.
 
-Such as: python app.py outputs/emodb4/model user/whisper-base-ser-ravdess
+Example: python app.py outputs/emodb4/model user/whisper-base-ser-ravdess
 """
 
 import sys

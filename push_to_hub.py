@@ -1,6 +1,6 @@
 """Publish a trained model on the Hugging Face Hub: the same as `whisper-ser push`.
 
-Such as: python push_to_hub.py outputs/emodb4/model --repo_id user/whisper-base-ser-emodb4 --dry_run
+Example: python push_to_hub.py outputs/emodb4/model --repo_id user/whisper-base-ser-emodb4 --dry_run
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Train, fine-tune and test a speech emotion recognition model: the same as `whisper-ser train`.
 
-Such as: python run_train.py recipes/emodb4.json --data_dir path/to/emodb4 --encoder openai/whisper-base
+Example: python run_train.py recipes/emodb4.json --data_dir path/to/emodb4 --encoder openai/whisper-base
 """
 
 import sys

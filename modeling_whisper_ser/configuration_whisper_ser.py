@@ -3,6 +3,7 @@
 import copy
 import difflib
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 from transformers import PreTrainedConfig, WhisperConfig
@@ -10,6 +11,7 @@ from transformers import PreTrainedConfig, WhisperConfig
 POOLING_TYPES = ("mean", "attentive", "qkv", "statistics")
 LAYER_MIXINGS = ("none", "concat", "weighted", "attention")
 SCORE_ACTIVATIONS = ("none", "tanh")
+CHOICES = {"pooling_type": POOLING_TYPES, "layer_mixing": LAYER_MIXINGS, "score_activation": SCORE_ACTIVATIONS}
 POOLING_QUERIES = ("mean", "learnt", "max")
 MEMBER_FIELDS = (
     "layer_indices",
@@ -143,7 +145,7 @@ class WhisperSerConfig(PreTrainedConfig):
         loaded = kwargs.pop("loaded", False)
         for name in REMOTE_CODE_FIELDS:
             kwargs.pop(name, None)
-        _refuse_near_misses(kwargs)
+        check_names(kwargs, allow_newer=True)
         self._check_form_of_ensemble()
         if not loaded:
             self._refuse_retired_queries()
@@ -155,10 +157,9 @@ class WhisperSerConfig(PreTrainedConfig):
             raise ConfigError(f"encoder_config={self.encoder_config!r} must be a WhisperConfig or its dict.")
         if self.layer_indices is None:
             self.layer_indices = self._layers_of_members()
-        if self.layer_index is None and self.layer_indices:
-            self.layer_index = self.layer_indices[-1]
         if self.layer_index is None:
-            self.layer_index = math.ceil(self.encoder_config.encoder_layers / 2)
+            middle = math.ceil(self.encoder_config.encoder_layers / 2)
+            self.layer_index = self.layer_indices[-1] if self.layer_indices else middle
         if self.layer_indices is None:
             self.layer_indices = [self.layer_index]
         if self.pooling_queries is None:
@@ -190,17 +191,6 @@ class WhisperSerConfig(PreTrainedConfig):
         names: dict[Any, str] = dict(self.id2label or {})
         return [names[index] for index in sorted(names)]
 
-    @property
-    def frame_width(self) -> int:
-        """The total width of the frame vectors that the heads pool."""
-        width = self.encoder_config.d_model
-        return sum(
-            (len(head.layer_indices or []) if head.layer_mixing in ("none", "concat") else 1) * width
-            if head.pooling_type == "statistics"
-            else head.d_model
-            for head in self.of_heads()
-        )
-
     def of_heads(self) -> list[Self]:
         """Returns the configuration of each head: of each member of the ensemble, or this one."""
         return [self] if self.ensemble is None else [self._of_member(member) for member in self.ensemble]
@@ -230,11 +220,7 @@ class WhisperSerConfig(PreTrainedConfig):
     def check_values(self) -> None:
         """Raises `ConfigError` for an invalid field. Models call it again, as fields can be set after creation."""
         self._check_form_of_ensemble()
-        for name, allowed in (
-            ("pooling_type", POOLING_TYPES),
-            ("layer_mixing", LAYER_MIXINGS),
-            ("score_activation", SCORE_ACTIVATIONS),
-        ):
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not one of {', '.join(map(repr, allowed))}.")
         queries = self.pooling_queries
@@ -250,15 +236,15 @@ class WhisperSerConfig(PreTrainedConfig):
                 f"num_pooling_heads={self.num_pooling_heads} times pooling_head_dim={self.pooling_head_dim} is more "
                 f"than {MAX_WIDTH}."
             )
-        self._check_encoder()
         for name in ("input_dropout", "pooling_dropout", "classifier_dropout", "label_smoothing"):
-            _check_fraction(name, getattr(self, name))
+            if not is_number(getattr(self, name)) or not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be a number of at least 0 and below 1.")
         if not is_number(self.temperature) or self.temperature <= 0:
             raise ConfigError(f"temperature={self.temperature!r} must be a number above 0.")
         if not is_number(self.mixup) or self.mixup < 0:
             raise ConfigError(f"mixup={self.mixup!r} must be a number of at least 0.")
+        self._check_encoder()
         self._check_layers()
-        self._check_chunks()
         self._check_labels()
         if self.ensemble is not None:
             self._check_ensemble()
@@ -298,7 +284,7 @@ class WhisperSerConfig(PreTrainedConfig):
                 )
 
     def _check_encoder(self) -> None:
-        """Raises for an encoder that is impossible or far larger than any Whisper."""
+        """Raises for an encoder that is impossible or larger than any Whisper, and for chunks that do not fit it."""
         whisper = self.encoder_config
         for name, largest in MAX_ENCODER_SIZES.items():
             check_integer(f"encoder_config.{name}", getattr(whisper, name), 1, largest)
@@ -313,6 +299,12 @@ class WhisperSerConfig(PreTrainedConfig):
                 f"encoder_config describes an encoder of more than {MAX_ENCODER_WEIGHTS:.0e} weights, larger than any "
                 "Whisper."
             )
+        longest = whisper.max_source_positions / FRAMES_PER_SECOND
+        if not is_number(self.chunk_seconds) or not 0.5 <= self.chunk_seconds <= longest:
+            raise ConfigError(
+                f"chunk_seconds={self.chunk_seconds!r} must lie between 0.5 and {longest:g}, the seconds that the "
+                "encoder has positions for."
+            )
 
     def _check_layers(self) -> None:
         layers = self.encoder_config.encoder_layers
@@ -325,19 +317,10 @@ class WhisperSerConfig(PreTrainedConfig):
             )
         for layer in self.layer_indices:
             check_integer("layer_indices", layer, 1, layers)
-        if list(self.layer_indices) != sorted(set(self.layer_indices)) or list(self.layer_indices[-1:]) != [
-            self.layer_index
-        ]:
+        ascending = list(self.layer_indices) == sorted({*self.layer_indices})
+        if not ascending or list(self.layer_indices[-1:]) != [self.layer_index]:
             raise ConfigError(
                 f"layer_indices={self.layer_indices!r} must ascend to {self.layer_index}, the layer_index."
-            )
-
-    def _check_chunks(self) -> None:
-        longest = self.encoder_config.max_source_positions / FRAMES_PER_SECOND
-        if not is_number(self.chunk_seconds) or not 0.5 <= self.chunk_seconds <= longest:
-            raise ConfigError(
-                f"chunk_seconds={self.chunk_seconds!r} must lie between 0.5 and {longest:g}, the seconds that the "
-                "encoder has positions for."
             )
 
     def _check_labels(self) -> None:
@@ -377,26 +360,20 @@ def check_integer(name: str, value: Any, lowest: int, highest: int) -> None:
         raise ConfigError(f"{name}={value!r} must be a whole number from {lowest} to {highest}.")
 
 
-def _check_fraction(name: str, value: Any) -> None:
-    if not is_number(value) or not 0 <= value < 1:
-        raise ConfigError(f"{name}={value!r} must be a number from 0 up to, but not including, 1.")
+def check_names(names: Iterable[str], also: Sequence[str] = (), allow_newer: bool = False) -> None:
+    """Raises `ConfigError` for names, such as `poling_type`, that are no fields; `PreTrainedConfig` accepts any.
 
-
-def _refuse_near_misses(unknown: dict[str, Any]) -> None:
-    """Raises for names like `poling_type`, which `PreTrainedConfig` accepts; fields of a newer transformers pass."""
-    own = list(WhisperSerConfig.__annotations__)
-    for name in unknown:
-        close = difflib.get_close_matches(name, own, n=1, cutoff=0.8)
-        if close and not hasattr(PreTrainedConfig, name):
-            raise ConfigError(f"WhisperSerConfig has no field {name!r}; did you mean {close[0]!r}?")
-
-
-def refuse_unknown(fields: dict[str, Any], others: tuple[str, ...] = ()) -> None:
-    """Raises for names that are neither fields of `WhisperSerConfig` nor of labels; `others` are only suggested."""
-    known = [*WhisperSerConfig.__annotations__, "id2label", "label2id", "num_labels", "problem_type"]
-    for name in fields:
-        if name not in known:
-            close = difflib.get_close_matches(name, [*known, *others], n=1, cutoff=0.5)
+    Args:
+        names: as they were given.
+        also: other names that are valid.
+        allow_newer: only near misses are errors, so that fields of a newer transformers pass.
+    """
+    known = [*WhisperSerConfig.__annotations__, "id2label", "label2id", "num_labels", "problem_type", *also]
+    for name in names:
+        if name in known or (allow_newer and hasattr(PreTrainedConfig, name)):
+            continue
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8 if allow_newer else 0.5)
+        if close or not allow_newer:
             hint = f"; did you mean {close[0]!r}?" if close else "."
             raise ConfigError(f"WhisperSerConfig has no field {name!r}{hint}")
 

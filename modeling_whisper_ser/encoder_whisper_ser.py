@@ -20,9 +20,10 @@ FRAMES_PER_PASS = 8000
 """Encoder frames computed at a time, which bounds the memory for long audio."""
 
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
-CTRANSLATE2_HINT = (
-    "If it is a CTranslate2 model (model.bin, the format of faster-whisper), download it to a folder: training with "
-    "--encoder FOLDER converts it, and so does whisper_ser.demo.ctranslate2.convert(folder)."
+EXPECTED_CHECKPOINT = (
+    "Expected a Hub id such as openai/whisper-base, or a folder with config.json and model.safetensors. PyTorch "
+    "pickles are not read: convert them to safetensors. A CTranslate2 folder (model.bin, as of faster-whisper) "
+    "is converted by training with --encoder FOLDER, and by whisper_ser.demo.ctranslate2.convert(folder)."
 )
 
 
@@ -90,12 +91,13 @@ class WhisperSerEncoder(nn.Module):
             states = self.encode_chunks(pad_sequence(mels, batch_first=True), padding)
             for index, chunk in enumerate(group):
                 pieces[chunk] = states[:, index, : chunk.frames].transpose(0, 1)  # (frames, layers, width)
-        clips: list[list[torch.Tensor]] = [[] for _ in mel_frames]
-        for chunk in chunks:
-            clips[chunk.clip].append(pieces.pop(chunk))
-        joined = [average_frames(torch.cat(clip), self.config.frame_averaging) for clip in clips]
-        states = pad_sequence(joined, batch_first=True).transpose(1, 2)
-        return states, _mask([len(clip) for clip in joined], states.shape[2], states.device)
+        clips = [
+            torch.cat([pieces[chunk] for chunk in chunks if chunk.clip == clip]) for clip in range(len(mel_frames))
+        ]  # each (encoder frames, layers, width)
+        averaged = [average_frames(clip, self.config.frame_averaging) for clip in clips]
+        states = pad_sequence(averaged, batch_first=True).transpose(1, 2)  # (batch, layers, frames, width)
+        counts = torch.tensor([len(clip) for clip in averaged], device=states.device)
+        return states, torch.arange(states.shape[2], device=states.device) < counts.unsqueeze(1)
 
     @contextlib.contextmanager
     def reading(self, layers: Sequence[int]) -> Iterator[None]:
@@ -210,17 +212,14 @@ def load_whisper_config(name_or_path: str | os.PathLike, **hub: Any) -> WhisperC
         **hub: `revision`, `token`, `cache_dir`, `local_files_only` of the Hub download.
 
     Raises:
-        EncoderCheckpointError: no readable config.json there, a model of another kind, or a CTranslate2 folder.
+        EncoderCheckpointError: no readable config.json there, or a model of another kind.
     """
     name = os.fspath(name_or_path)
-    files = os.listdir(name) if os.path.isdir(name) else []
-    if "model.bin" in files and not any(file.endswith(".safetensors") for file in files):
-        raise EncoderCheckpointError(f"{name!r} is not read: it has no safetensors. {CTRANSLATE2_HINT}")
     with _checkpoint_errors(name):
         fields, _ = WhisperConfig.get_config_dict(name, **hub)
         kind = fields.get("model_type")
         if kind is None:
-            raise EncoderCheckpointError(f"{name!r} has no config.json with a model_type. {CTRANSLATE2_HINT}")
+            raise EncoderCheckpointError(f"{name!r} has no config.json with a model_type. {EXPECTED_CHECKPOINT}")
         if kind != "whisper":
             raise EncoderCheckpointError(f"{name!r} is a {kind!r} model, not a Whisper one.")
         return WhisperConfig(**fields)
@@ -236,9 +235,8 @@ def _checkpoint_errors(name: str) -> Iterator[None]:
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise EncoderCheckpointError(
-            f"No Whisper encoder could be loaded from {name!r} ({type(error).__name__}: {reason}). Expected a Hub id "
-            "such as openai/whisper-base, or a folder with config.json and model.safetensors. PyTorch pickles are not "
-            "read: convert them to safetensors."
+            f"No Whisper encoder could be loaded from {name!r} ({type(error).__name__}: {reason}). "
+            + EXPECTED_CHECKPOINT
         ) from error
 
 
@@ -268,10 +266,6 @@ def _passes(chunks: list[Chunk]) -> Iterator[list[Chunk]]:
             group = []
         group.append(chunk)
     yield group
-
-
-def _mask(lengths: list[int], longest: int, device: torch.device) -> torch.Tensor:
-    return torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]
 
 
 def _real_frames(features: torch.Tensor, mask: torch.Tensor | None, mels: int) -> list[int]:

@@ -1,12 +1,10 @@
 """Log-mel spectrograms of audio, without padding to 30 s."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
@@ -65,17 +63,21 @@ class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
         shortest, longest = n_fft / sampling_rate, MAX_PADDING_SECONDS
         if pad_to_seconds is not None and not (is_number(pad_to_seconds) and shortest <= pad_to_seconds <= longest):
             raise ConfigError(f"pad_to_seconds={pad_to_seconds!r} must be None or from {shortest:g} to {longest} s.")
-        for name in REMOTE_CODE_FIELDS:
+        for name in (*REMOTE_CODE_FIELDS, "auto_map"):  # saving writes a new auto_map
             kwargs.pop(name, None)
-        if "auto_map" in kwargs:
-            # A loaded file may name other code, such as that of other repositories; it is not saved again.
-            loaded = kwargs["auto_map"] or {}
-            kwargs["auto_map"] = {kind: loaded[kind] for kind in ("AutoFeatureExtractor",) if kind in loaded}
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.hop_length = hop_length
         self.n_fft = n_fft
         self.pad_to_seconds = pad_to_seconds
-        self.mel_filters = _mel_filters(n_fft, feature_size, sampling_rate)
+        self.mel_filters = mel_filter_bank(  # (bins, mels), never saved: the settings above give them
+            num_frequency_bins=1 + n_fft // 2,
+            num_mel_filters=feature_size,
+            min_frequency=0.0,
+            max_frequency=8000.0,
+            sampling_rate=sampling_rate,
+            norm="slaney",
+            mel_scale="slaney",
+        )
 
     def __call__(
         self,
@@ -102,26 +104,9 @@ class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
             raise AudioError(
                 f"The audio has {sampling_rate} Hz and this model expects {self.sampling_rate} Hz: resample it first."
             )
-        clips = [_checked(clip) for clip in _clips(raw_speech)]
-        features = [self._log_mel(clip) for clip in clips]
-        if clips and padding in (True, "longest") and return_tensors in ("pt", "np") and not kwargs:
-            return self._padded(features, return_tensors)
-        batch = BatchFeature({"input_features": [mel.numpy() for mel in features]})
+        mels = [self._log_mel(_checked(clip)).numpy() for clip in _clips(raw_speech)]  # each (mel_frames, mels)
+        batch = BatchFeature({"input_features": mels})
         return self.pad(batch, padding=padding, return_attention_mask=True, return_tensors=return_tensors, **kwargs)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the content of `preprocessor_config.json`; the mel filters are computed from it."""
-        fields = super().to_dict()
-        fields.pop("mel_filters", None)
-        return fields
-
-    def _padded(self, features: list[torch.Tensor], return_tensors: str) -> BatchFeature:
-        """Returns the same as `pad` to the longest clip, without its conversion to lists (a third of the time)."""
-        mels = pad_sequence(features, batch_first=True, padding_value=self.padding_value)
-        lengths = torch.tensor([len(mel) for mel in features])
-        mask = (torch.arange(mels.shape[1]) < lengths[:, None]).int()
-        batch = {"input_features": mels, "attention_mask": mask}
-        return BatchFeature(batch if return_tensors == "pt" else {name: x.numpy() for name, x in batch.items()})
 
     def _log_mel(self, clip: np.ndarray) -> torch.Tensor:
         """Returns `(mel_frames, mels)` of `clip` `(samples,)`; frame `t` is centred on sample `t * hop_length`."""
@@ -138,50 +123,14 @@ class WhisperSerFeatureExtractor(SequenceFeatureExtractor):
             frames = computed = samples // self.hop_length
             clip = np.pad(clip[:samples], (0, max(0, samples - len(clip))))
             padded = np.pad(clip, half, mode="reflect")
-        return _normalised(self._mel_power(padded, computed))[:frames]
-
-    def _mel_power(self, padded: np.ndarray, frames: int) -> torch.Tensor:
-        """Returns the mel power spectrum `(frames, mels)` of frames that start every `hop_length` samples."""
-        waveform = torch.from_numpy(padded)
-        window, filters = _window_and_filters(self.n_fft, self.feature_size, self.sampling_rate)
-        blocks = []
-        for first in range(0, frames, BLOCK_FRAMES):
-            count = min(BLOCK_FRAMES, frames - first)
-            begin = first * self.hop_length
-            block = waveform[begin : begin + (count - 1) * self.hop_length + self.n_fft]
-            spectrum = torch.fft.rfft(block.unfold(0, self.n_fft, self.hop_length) * window)  # (count, bins)
-            parts = torch.view_as_real(spectrum).flatten(1)  # (count, 2 * bins)
-            blocks.append(torch.mm(parts.square_(), filters))
-        return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-
-
-@functools.lru_cache
-def _window_and_filters(n_fft: int, mels: int, sampling_rate: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the window `(n_fft,)` and the mel filters with each row repeated `(2 * bins, mels)`.
-
-    Real and imaginary parts alternate in a spectrum, so that one product with the repeated filters adds their squares.
-    """
-    filters = torch.from_numpy(_mel_filters(n_fft, mels, sampling_rate)).float()
-    return torch.hann_window(n_fft), filters.repeat_interleave(2, dim=0)
-
-
-def _mel_filters(n_fft: int, mels: int, sampling_rate: int) -> np.ndarray:
-    """Returns Whisper's mel filters `(bins, mels)`."""
-    return mel_filter_bank(
-        num_frequency_bins=1 + n_fft // 2,
-        num_mel_filters=mels,
-        min_frequency=0.0,
-        max_frequency=8000.0,
-        sampling_rate=sampling_rate,
-        norm="slaney",
-        mel_scale="slaney",
-    )
-
-
-def _normalised(mel_power: torch.Tensor) -> torch.Tensor:
-    """Returns Whisper's log-mel: log10, clamped to 8 below the maximum, shifted and scaled to about [-1, 1]."""
-    log_mel = mel_power.clamp_(min=1e-10).log10_()
-    return log_mel.clamp_(min=log_mel.max().item() - 8.0).add_(4.0).div_(4.0)
+        window, filters = torch.hann_window(self.n_fft), torch.from_numpy(self.mel_filters).float()
+        framed = torch.from_numpy(padded).unfold(0, self.n_fft, self.hop_length)[:computed]  # (frames, n_fft), a view
+        power = torch.cat(
+            [torch.fft.rfft(block * window).abs().square() @ filters for block in framed.split(BLOCK_FRAMES)]
+        )  # (frames, mels)
+        log_mel = power.clamp(min=1e-10).log10()
+        # Whisper's normalisation: clamped to 8 below the maximum, then scaled to about [-1, 1].
+        return (log_mel.clamp(min=log_mel.max() - 8.0)[:frames] + 4.0) / 4.0
 
 
 def _clips(raw_speech: Any) -> list[Any]:

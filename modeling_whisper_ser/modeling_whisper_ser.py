@@ -14,7 +14,7 @@ from transformers.models.whisper.modeling_whisper import sinusoids
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_whisper_ser import LABEL_FIELDS, ConfigError, WhisperSerConfig, refuse_unknown
+from .configuration_whisper_ser import LABEL_FIELDS, ConfigError, WhisperSerConfig, check_names
 from .encoder_whisper_ser import HUB_ARGUMENTS, AbsentEncoder, WhisperSerEncoder, load_encoder, load_whisper_config
 from .pooling_whisper_ser import (
     AttendedLayers,
@@ -22,13 +22,12 @@ from .pooling_whisper_ser import (
     JoinedLayers,
     Packing,
     QKVPooling,
+    Standardisation,
     StatisticsPooling,
     WeightedLayers,
     build_mixing,
     build_pooling,
 )
-
-AUTO_CLASSES_SET_ON_SAVING = ("AutoConfig", "AutoModelForAudioClassification")
 
 
 class MissingWeightsError(ValueError):
@@ -37,13 +36,14 @@ class MissingWeightsError(ValueError):
 
 @dataclass
 class WhisperSerModelOutput(ModelOutput):
-    """What `WhisperSerModel` returns.
+    """Outputs of `WhisperSerModel`.
 
     Args:
         pooler_output: the utterance as one vector `(batch, d_model)`; for an ensemble the members' vectors side by
             side, `(batch, members * d_model)`.
-        frame_states: the encoder states of the layers read `(batch, layers, frames, width)`, on request.
-        frame_mask: true on the real frames of these `(batch, frames)`, on request.
+        frame_states: the encoder states of the layers read, on request: `(batch, layers, frames, width)`, or as they
+            were given.
+        frame_mask: true on real frames `(batch, frames)`, on request.
         pooling_attentions: attention weights of the pooling heads `(batch, heads, frames)`, on request; for an
             ensemble those of all members with attention.
     """
@@ -56,7 +56,7 @@ class WhisperSerModelOutput(ModelOutput):
 
 @dataclass
 class WhisperSerClassifierOutput(ModelOutput):
-    """What `WhisperForEmotionClassification` returns: loss, logits, and the fields of `WhisperSerModelOutput`.
+    """Outputs of `WhisperForEmotionClassification`: loss, logits, and the fields of `WhisperSerModelOutput`.
 
     Args:
         loss: cross entropy, if labels were given; for an ensemble the sum of the members' losses. It does not use the
@@ -71,46 +71,6 @@ class WhisperSerClassifierOutput(ModelOutput):
     frame_states: torch.Tensor | None = None
     frame_mask: torch.Tensor | None = None
     pooling_attentions: torch.Tensor | None = None
-
-
-class ChannelStandardisation(nn.Module):
-    """Standardises every channel of the encoder states to mean 0 and deviation 1; the identity until it is fitted.
-
-    A few channels of Whisper's states are hundreds of times larger than the rest and would dominate them.
-    """
-
-    mean: torch.Tensor
-    deviation: torch.Tensor
-
-    def __init__(self, config: WhisperSerConfig) -> None:
-        super().__init__()
-        shape = (len(config.layer_indices), config.encoder_config.d_model)
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("deviation", torch.ones(shape))
-
-    @torch.no_grad()
-    def fit(self, utterances: Iterable[torch.Tensor]) -> None:
-        """Sets mean and deviation over all frames of the utterances, given their states `(layers, frames, width)`."""
-        count, mean, squares = 0, torch.zeros(self.mean.shape).double(), torch.zeros(self.mean.shape).double()
-        for states in utterances:
-            # Moments are merged per utterance (Chan et al. 1979), which is stable for means far above the deviation.
-            variance, centre = torch.var_mean(states.float(), dim=1, correction=0)
-            frames = states.shape[1]
-            count += frames
-            distance = centre.double() - mean
-            mean += distance * (frames / count)
-            squares += frames * (variance.double() + distance.square() * (1 - frames / count))
-        if count == 0:
-            raise ValueError("Channel standardisation needs the states of at least one utterance.")
-        deviation = (squares / count).sqrt()
-        self.mean.copy_(mean)
-        # A constant channel has no information; dividing by its deviation would only magnify rounding errors.
-        self.deviation.copy_(deviation.clamp(min=1e-5))
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """Standardises `(layers, frames, width)`."""
-        scale = self.deviation.reciprocal()
-        return torch.addcmul((-self.mean * scale).unsqueeze(1), states, scale.unsqueeze(1))
 
 
 class HeadParts:
@@ -145,23 +105,19 @@ class HeadParts:
         self.pooling = build_pooling(config, self.mixing.width)
         self.pooled_norm = nn.LayerNorm(config.d_model) if config.layer_norm_after_pooling else nn.Identity()
 
-    def project(self, states: torch.Tensor, packing: Packing | None, owned: bool = False) -> torch.Tensor:
+    def project(self, states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
         """Returns the frame vectors `(frames, frame_width)` of standardised packed states `(layers, frames, width)`.
 
         Args:
             packing: which utterance each frame belongs to, for the dropout in training; `None` drops nothing.
-            owned: `states` may be changed in place, as nothing else uses them.
         """
         if self.pools_states:
             return self.mixing(states)
         if packing is not None and self.training and self.input_dropout.p > 0:
-            states = states if owned else states.clone()
-            ones = states.new_ones(len(packing.mask), states.shape[0], 1, states.shape[2])
-            gains = self.input_dropout(ones)  # (batch, layers, 1, width)
-            ends = packing.mask.sum(1).cumsum(0).tolist()
-            for start, end, gain in zip([0, *ends], ends, gains, strict=False):
-                states[:, start:end].mul_(gain)
-        return self.projector_norm(self.projector(self.mixing(states)))
+            ones = states.new_ones(len(packing.mask), states.shape[0], states.shape[2])
+            gains = self.input_dropout(ones).transpose(0, 1)  # (layers, batch, width)
+            states = states * gains.index_select(1, packing.owners)  # (layers, frames, width)
+        return self.projector_norm(self.projector(self.mixing(states)))  # (frames, d_model)
 
     def pool(self, vectors: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns the pooled vectors `(batch, d_model)`, and attention `(batch, heads, frames)` or `None`."""
@@ -183,11 +139,10 @@ class Member(HeadParts, nn.Module):
         self.rows = [model_layers.index(layer) for layer in config.layer_indices]
         self.build_parts(config)
 
-    def project(self, states: torch.Tensor, packing: Packing | None, owned: bool = False) -> torch.Tensor:
+    def project(self, states: torch.Tensor, packing: Packing | None) -> torch.Tensor:
         """As `HeadParts.project`, given the states of all layers that the model reads."""
-        if len(self.rows) == len(states):
-            return super().project(states, packing, owned)
-        return super().project(states[self.rows], packing, owned=True)
+        own = states if len(self.rows) == len(states) else states[self.rows]  # (layers, frames, width)
+        return super().project(own, packing)
 
 
 class WhisperSerPreTrainedModel(PreTrainedModel):
@@ -232,9 +187,8 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
                 "with WhisperForEmotionClassification."
             )
         wants_info = kwargs.pop("output_loading_info", False)
-        # Reading a pickle can run code.
-        kwargs["use_safetensors"] = True
-        new_classifier = kwargs.pop("ignore_mismatched_sizes", False) or new_labels is not None
+        may_resize = kwargs.pop("ignore_mismatched_sizes", False)
+        kwargs["use_safetensors"] = True  # reading a pickle can run code
         model: Any
         info: dict[str, Any]
         model, info = super().from_pretrained(  # type: ignore[misc]
@@ -245,13 +199,14 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
             **kwargs,
         )
         missing, mismatched = set(info["missing_keys"]), {key for key, *_ in info["mismatched_keys"]}
-        if new_classifier:
-            mismatched = {key for key in mismatched if not key.startswith("classifier.")}
+        resized = {key for key in mismatched if key.startswith("classifier.")}
         if new_labels is not None:
-            missing = {key for key in missing if not key.startswith("classifier.")}
             model.reset_classifier(new_labels)
-        elif any(key.startswith("classifier.") for key, *_ in info["mismatched_keys"]):
-            model.config.temperature = 1.0
+            missing = {key for key in missing if not key.startswith("classifier.")}
+            mismatched -= resized
+        elif may_resize and resized:
+            model.config.temperature = 1.0  # it was that of the old classifier
+            mismatched -= resized
         if unusable := sorted(missing | mismatched):
             raise MissingWeightsError(
                 f"{pretrained_model_name_or_path} has no fitting weights for {', '.join(unusable)} of {cls.__name__}, "
@@ -275,7 +230,7 @@ class WhisperSerPreTrainedModel(PreTrainedModel):
         elif isinstance(module, WhisperSerEncoder):
             weight = module.embed_positions.weight
             init.copy_(weight, sinusoids(*weight.shape))
-        elif isinstance(module, ChannelStandardisation | StatisticsPooling):
+        elif isinstance(module, Standardisation):
             init.zeros_(module.mean)
             init.ones_(module.deviation)
 
@@ -302,7 +257,8 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
             self.encoder = WhisperSerEncoder(config)
         else:
             self.encoder = AbsentEncoder()  # type: ignore[assignment]
-        self.standardisation = ChannelStandardisation(config)
+        # A few channels of Whisper's states are hundreds of times larger than the rest and would dominate them.
+        self.standardisation = Standardisation((len(config.layer_indices), config.encoder_config.d_model))
         if config.ensemble is None:
             self.build_parts(config)
         else:
@@ -315,14 +271,15 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
         """The heads: the members of the ensemble, or the model itself."""
         return [self] if self.config.ensemble is None else list(self.members)  # type: ignore[arg-type]
 
+    @property
+    def vector_width(self) -> int:
+        """Width of the frame vectors of all heads side by side."""
+        return sum(head.frame_width for head in self.heads)
+
     def train(self, mode: bool = True) -> Self:
         """Sets the mode of all modules except the frozen part of the encoder, which stays in evaluation mode."""
-        self.training = mode
-        for module in self.children():
-            if module is not self.encoder:
-                module.train(mode)
-            elif module.training or self.config.unfreeze_last_n:
-                module.eval()
+        super().train(mode)
+        self.encoder.eval()
         for module in _unfrozen(self.encoder, self.config.unfreeze_last_n):
             module.train(mode)
         return self
@@ -337,18 +294,15 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
             self.standardisation.fit(utterances())
         for head in self.heads:
             if isinstance(head.pooling, StatisticsPooling):
-                head.pooling.fit(self._statistics(head, head.pooling, utterances()))
+                head.pooling.fit(self._statistics(head, utterances()))
 
     @torch.no_grad()
-    def _statistics(
-        self, head: HeadParts, pooling: StatisticsPooling, utterances: Iterable[torch.Tensor]
-    ) -> Iterator[torch.Tensor]:
+    def _statistics(self, head: HeadParts, utterances: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Yields what the statistics pooling of `head` is fitted to, `(1, 2 * width)` for each utterance."""
         for states in utterances:
-            states = states.float()
-            if self.config.channel_standardisation:
-                states = self.standardisation(states)
             packing = Packing.of(torch.ones(1, states.shape[1], dtype=torch.bool))
-            yield pooling.statistics(head.project(states, None), packing)
+            vectors = head.project(self._standardised(states), None)  # (frames, width)
+            yield head.pooling.statistics(vectors, packing)  # type: ignore[operator]
 
     def encode(
         self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None
@@ -380,20 +334,24 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
         Raises:
             ValueError: neither or both inputs, or wrong shapes.
         """
-        states, mask, packed, packing = self._read(
-            input_features, attention_mask, encoder_hidden_states, encoder_attention_mask, encoder_frame_counts
-        )
-        pooled, attentions = self._pool(self._project(packed, packing), packing)
+        if (input_features is None) == (encoder_hidden_states is None):
+            given = "neither" if input_features is None else "both"
+            raise ValueError(f"Give either input_features or encoder_hidden_states, got {given}.")
+        states, mask = encoder_hidden_states, encoder_attention_mask
+        if input_features is not None:
+            states, mask = self.encode(input_features, attention_mask)  # (batch, layers, frames, width)
+        packed, packing = self._pack(states, mask, encoder_frame_counts)  # (layers, packed frames, width)
+        pooled, attentions = self._pool(self._project(packed, packing), packing)  # (batch, heads * d_model)
         wants_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return WhisperSerModelOutput(
             pooler_output=pooled,
             frame_states=states if wants_states else None,
-            frame_mask=mask if wants_states else None,
+            frame_mask=packing.mask if wants_states else None,
             pooling_attentions=attentions if output_attentions else None,
         )
 
     def frame_vectors(self, states: torch.Tensor) -> torch.Tensor:
-        """Returns the frame vectors that are pooled `(frames, frame_width)`, of states `(layers, frames, width)`.
+        """Returns the frame vectors that are pooled `(frames, vector_width)`, of states `(layers, frames, width)`.
 
         For an ensemble the vectors of the members stand side by side. In training mode nothing is dropped.
         """
@@ -403,40 +361,48 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
         """Returns `pooler_output` and `pooling_attentions` of frame vectors as `frame_vectors` returns them."""
         return self._pool(vectors.split([head.frame_width for head in self.heads], dim=1), packing)
 
-    def _read(
-        self,
-        input_features: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        encoder_hidden_states: torch.Tensor | None,
-        encoder_attention_mask: torch.Tensor | None,
-        encoder_frame_counts: torch.Tensor | None,
-    ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor, Packing]:
-        """Returns the padded states (`None` if they were given packed), their mask, the packed states, the packing."""
-        if input_features is not None and encoder_hidden_states is not None:
-            raise ValueError("Give either input_features or encoder_hidden_states, got both.")
-        states: torch.Tensor | None = None
-        if input_features is not None:
-            states, mask = self.encode(input_features, attention_mask)
-        elif encoder_hidden_states is None:
-            raise ValueError("Give either input_features or encoder_hidden_states, got neither.")
-        elif encoder_frame_counts is None:
-            states, mask = encoder_hidden_states, self._checked_mask(encoder_hidden_states, encoder_attention_mask)
-        else:
-            packed, mask = encoder_hidden_states, self._mask_of_counts(encoder_hidden_states, encoder_frame_counts)
-        packing = Packing.of(mask)
-        if states is not None:
-            # Padding is removed here and never read, not even NaN.
-            packed = packing.pack(states.transpose(1, 2)).transpose(0, 1)  # (layers, frames, width)
-        return states, mask, packed, packing
+    def _pack(
+        self, states: Any, mask: torch.Tensor | None, counts: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Packing]:
+        """Returns packed states `(layers, frames, width)` and their packing.
+
+        Args:
+            states: padded `(batch, layers, frames, width)`, or already packed, with `counts`.
+            mask: real frames of padded states `(batch, frames)`; by default all.
+            counts: frames of each utterance in packed states `(batch,)`.
+        """
+        layers, width = self.standardisation.mean.shape
+        shape = tuple(states.shape)
+        if counts is not None:
+            fits = len(shape) == 3 and shape[::2] == (layers, width)
+            if not fits or counts.dim() != 1 or not len(counts) or counts.min() < 1 or counts.sum() != shape[1]:
+                raise ValueError(
+                    f"With encoder_frame_counts, encoder_hidden_states must be ({layers}, sum of the counts, {width}) "
+                    f"with every count at least 1; got {shape} and {counts.tolist()}."
+                )
+            return states, Packing.of(torch.arange(int(counts.max()), device=states.device) < counts.unsqueeze(1))
+        if len(shape) != 4 or shape[1::2] != (layers, width):
+            raise ValueError(f"encoder_hidden_states must be (batch, {layers}, frames, {width}); got {shape}.")
+        if mask is None:
+            mask = torch.ones(shape[::2], dtype=torch.bool, device=states.device)
+        if mask.shape != shape[::2] or not mask.bool().any(1).all():
+            raise ValueError(
+                f"encoder_attention_mask {tuple(mask.shape)} must have at least one real frame in each row of "
+                f"encoder_hidden_states {shape}."
+            )
+        packing = Packing.of(mask.bool())
+        # Padding is removed here and never read, not even NaN.
+        return packing.pack(states.transpose(1, 2)).transpose(0, 1), packing
+
+    def _standardised(self, states: torch.Tensor) -> torch.Tensor:
+        """Returns packed states `(layers, frames, width)` as the heads read them."""
+        states = states.to(self.heads[0].projector.weight.dtype)
+        return self.standardisation(states) if self.config.channel_standardisation else states
 
     def _project(self, states: torch.Tensor, packing: Packing | None) -> list[torch.Tensor]:
         """Returns each head's frame vectors `(frames, frame_width)` of packed states `(layers, frames, width)`."""
-        states = states.to(self.heads[0].projector.weight.dtype)
-        standardised = self.config.channel_standardisation
-        if standardised:
-            states = self.standardisation(states)
-        owned = standardised and len(self.heads) == 1
-        return [head.project(states, packing, owned) for head in self.heads]
+        states = self._standardised(states)
+        return [head.project(states, packing) for head in self.heads]
 
     def _pool(self, vectors: Sequence[torch.Tensor], packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns the heads' pooled vectors `(batch, heads * d_model)` and attentions, side by side."""
@@ -444,31 +410,6 @@ class WhisperSerModel(HeadParts, WhisperSerPreTrainedModel):
         pooled = torch.cat([vector for vector, _ in outputs], dim=1)  # (batch, heads * d_model)
         attentions = [weights for _, weights in outputs if weights is not None]
         return pooled, torch.cat(attentions, dim=1) if attentions else None
-
-    def _mask_of_counts(self, states: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        layers, width = self.standardisation.mean.shape
-        fits = states.dim() == 3 and states.shape[0] == layers and states.shape[2] == width
-        if not fits or counts.dim() != 1 or not len(counts) or counts.min() < 1 or counts.sum() != states.shape[1]:
-            raise ValueError(
-                f"With encoder_frame_counts, encoder_hidden_states must be ({layers}, sum of the counts, {width}), "
-                f"every count at least 1; got {tuple(states.shape)} and {counts.tolist()}."
-            )
-        return torch.arange(int(counts.max()), device=states.device) < counts.unsqueeze(1)
-
-    def _checked_mask(self, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        layers, width = self.standardisation.mean.shape
-        if states.dim() != 4 or states.shape[1] != layers or states.shape[3] != width:
-            raise ValueError(
-                f"encoder_hidden_states must be (batch, {layers}, frames, {width}); got {tuple(states.shape)}."
-            )
-        if mask is None:
-            mask = torch.ones(states.shape[0], states.shape[2], dtype=torch.bool, device=states.device)
-        if mask.shape != (states.shape[0], states.shape[2]) or not mask.bool().any(1).all():
-            raise ValueError(
-                f"encoder_attention_mask {tuple(mask.shape)} must have at least one real frame in each row of "
-                f"encoder_hidden_states {tuple(states.shape)}."
-            )
-        return mask.bool()
 
 
 class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
@@ -486,12 +427,9 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         self.classifier = _classifier(config)
         self.post_init()
         self.freeze_encoder()
-        # Saving sets one auto class per class; the pipeline needs AutoModel too.
-        name = f"{WhisperForEmotionClassification.__module__.rsplit('.', 1)[-1]}.WhisperForEmotionClassification"
-        # A loaded config may name other code, such as that of other repositories; it is not saved again.
-        loaded = getattr(config, "auto_map", None) or {}
-        kept = {kind: loaded[kind] for kind in AUTO_CLASSES_SET_ON_SAVING if kind in loaded}
-        config.auto_map = kept | {"AutoModel": name}
+        # Saving adds AutoConfig and AutoModelForAudioClassification; the pipeline needs AutoModel too. What a loaded
+        # config names, such as code of another repository, is not saved again.
+        config.auto_map = {"AutoModel": "modeling_whisper_ser.WhisperForEmotionClassification"}
 
     @classmethod
     def from_encoder(
@@ -514,11 +452,12 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
             ConfigError: a field is invalid or unknown.
         """
         hub = {name: fields.pop(name) for name in HUB_ARGUMENTS if name in fields}
-        refuse_unknown(fields, HUB_ARGUMENTS)
+        check_names(fields, HUB_ARGUMENTS)
         maps = {} if labels is None else _label_maps(labels)
         config = WhisperSerConfig(encoder_config=load_whisper_config(name_or_path, **hub), **{**maps, **fields})
         encoder = load_encoder(name_or_path, config, **hub)
-        # With an encoder at first: a seed gives the head that it has always given, behind the encoder's draws.
+        # The encoder that this builds is replaced, but its random numbers are drawn before the head's, so that a seed
+        # gives the head that it has always given.
         model = cls(encoder.config)
         model.whisper_ser.encoder = encoder
         model.freeze_encoder()
@@ -580,6 +519,7 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         return self._combine(self._head_logits(pooled))
 
     def _head_logits(self, pooled: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the logits `(batch, num_labels)` of each head."""
         vectors = self.dropout(pooled).split(self.config.d_model, dim=1)  # of each head (batch, d_model)
         return [classifier(vector) for classifier, vector in zip(self.classifiers, vectors, strict=True)]
 
@@ -601,13 +541,14 @@ class WhisperForEmotionClassification(WhisperSerPreTrainedModel):
         return mixed, [(share, labels), (1 - share, labels[partners])]
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Returns the cross entropy `()` of one head's logits `(batch, num_labels)`."""
         weights, logits = self.config.class_weights, logits.float()
         if self.config.class_priors is not None:
             logits = logits + logits.new_tensor(self.config.class_priors).log()
         return nn.functional.cross_entropy(
             logits,
             labels,
-            weight=None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device),
+            weight=None if weights is None else logits.new_tensor(weights),
             label_smoothing=self.config.label_smoothing,
         )
 

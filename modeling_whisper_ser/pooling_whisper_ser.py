@@ -1,4 +1,4 @@
-"""Layer mixing and pooling: from the encoder states of an utterance to one vector.
+"""Standardisation, layer mixing and pooling: from the encoder states of an utterance to one vector.
 
 Frames come packed: those of all utterances of a batch joined, without padding. A mixing makes one sequence of frames
 of the layers read, `(layers, frames, width)` -> `(frames, channels)`. A pooling takes `hidden` `(frames, d_model)` and
@@ -55,6 +55,54 @@ class Packing(NamedTuple):
     def max(self, packed: torch.Tensor) -> torch.Tensor:
         """`(frames, channels)` -> the maximum of each utterance `(batch, channels)`."""
         return self.pad(packed).masked_fill(~self.mask.unsqueeze(2), float("-inf")).amax(1)
+
+
+class Standardisation(nn.Module):
+    """Standardises channels to mean 0 and deviation 1; the identity until it is fitted.
+
+    Args:
+        shape: of mean and deviation `(..., channels)`.
+        smallest: deviation that is divided by at least. A constant channel has no information; dividing by its own
+            deviation would only magnify rounding errors.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, shape: tuple[int, ...], smallest: float = 1e-5) -> None:
+        super().__init__()
+        self.smallest = smallest
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("deviation", torch.ones(shape))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Standardises `(..., rows, channels)`."""
+        scale = self.deviation.reciprocal()
+        # One pass over the values: (values - mean) / deviation.
+        return torch.addcmul((-self.mean * scale).unsqueeze(-2), values, scale.unsqueeze(-2))
+
+    @torch.no_grad()
+    def fit(self, parts: Iterable[torch.Tensor]) -> None:
+        """Sets mean and deviation to those over the rows of all `parts` `(..., rows, channels)`.
+
+        Moments are merged part by part (Chan et al. 1979), which is stable for means far above the deviation.
+
+        Raises:
+            ValueError: there are no parts.
+        """
+        count = 0
+        mean, squares = (torch.zeros(self.mean.shape, dtype=torch.float64) for _ in range(2))
+        for part in parts:
+            variance, centre = (x.double() for x in torch.var_mean(part.float(), dim=-2, correction=0))
+            rows = part.shape[-2]
+            count += rows
+            distance = centre - mean  # (..., channels)
+            mean += distance * (rows / count)
+            squares += rows * (variance + distance.square() * (1 - rows / count))
+        if count == 0:
+            raise ValueError("A standardisation needs the states of at least one utterance.")
+        self.mean.copy_(mean)
+        self.deviation.copy_((squares / count).sqrt().clamp(min=self.smallest))
 
 
 class JoinedLayers(nn.Module):
@@ -118,42 +166,25 @@ class MeanPooling(nn.Module):
         return packing.mean(hidden), None
 
 
-class StatisticsPooling(nn.Module):
+class StatisticsPooling(Standardisation):
     """Mean and standard deviation of the states over the frames, `(batch, 2 * width)`.
 
     The projector comes after it, as in x-vectors (Snyder et al. 2018). Each of the `2 * width` statistics is
     standardised over the training utterances: a channel's deviation is large, and varies little between utterances.
     """
 
-    mean: torch.Tensor
-    deviation: torch.Tensor
-
     def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(2 * width))
-        self.register_buffer("deviation", torch.ones(2 * width))
+        super().__init__((2 * width,), smallest=1e-3)
 
-    def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return (self.statistics(hidden, packing) - self.mean) / self.deviation, None
+    def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        return super().forward(self.statistics(hidden, packing)), None
 
     def statistics(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
         """`(frames, width)` -> mean and deviation of each utterance, not yet standardised, `(batch, 2 * width)`."""
         mean = packing.mean(hidden)  # (batch, width)
         # E[x^2] - E[x]^2 is accurate enough because the states are standardised, and costs half of E[(x - E[x])^2].
-        variance = (packing.mean(hidden.square()) - mean.square()).clamp(min=0)
+        variance = (packing.mean(hidden.square()) - mean.square()).clamp(min=0)  # (batch, width)
         return torch.cat([mean, (variance + 1e-6).sqrt()], dim=-1)
-
-    @torch.no_grad()
-    def fit(self, statistics: Iterable[torch.Tensor]) -> None:
-        """Sets mean and deviation over utterances from the `statistics` `(1, 2 * width)` of each."""
-        count, total, squares = 0, torch.zeros(self.mean.shape).double(), torch.zeros(self.mean.shape).double()
-        for (vector,) in statistics:
-            count += 1
-            total += vector
-            squares += vector.double().square()
-        mean = total / count
-        self.mean.copy_(mean)
-        self.deviation.copy_((squares / count - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3))
 
 
 class _MultiHeadPooling(nn.Module):
@@ -182,35 +213,16 @@ class _MultiHeadPooling(nn.Module):
             scores = scores.tanh()
         return scores.masked_fill(~packing.mask.unsqueeze(1), float("-inf")).softmax(dim=-1)
 
-    def _join(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Returns `(batch, d_model)`; `values` are padded, `(batch, longest, heads, head_dim)`."""
-        mean = _averages(weights, values)  # (batch, heads, head_dim)
+    def _attend(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Returns `(batch, d_model)`: the values `(batch, longest, inner)` averaged under the weights of each head."""
+        values = self._split(values)  # (batch, longest, heads, head_dim)
+        mean = torch.einsum("bhf,bfhd->bhd", weights, values)  # (batch, heads, head_dim)
         if not self.statistics:
             return self.out(mean.flatten(1))
-        variance = _averages(weights, (values - mean.unsqueeze(1)).square())  # (batch, heads, head_dim)
+        squares = (values - mean.unsqueeze(1)).square()  # (batch, longest, heads, head_dim)
+        variance = torch.einsum("bhf,bfhd->bhd", weights, squares)  # (batch, heads, head_dim)
         # The gradient of the square root is infinite at 0, the variance of a one-frame utterance.
         return self.out(torch.cat([mean, (variance + 1e-6).sqrt()], dim=-1).flatten(1))
-
-    def _join_hidden(self, weights: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """Returns `_join` of the values of `hidden` `(batch, longest, d_model)`.
-
-        The average is taken before the projection to values, with which it commutes: one vector per head is projected
-        instead of every frame.
-        """
-        if self.statistics:
-            return self._join(weights, self._split(self.value(hidden)))
-        means = weights @ hidden  # (batch, heads, d_model)
-        values = torch.einsum("bhd,hvd->bhv", means, self._by_head(self.value))  # (batch, heads, head_dim)
-        return self.out(values.flatten(1))
-
-    def _by_head(self, linear: nn.Linear) -> torch.Tensor:
-        """Returns the weight of a projection to the heads as `(heads, head_dim, d_model)`."""
-        return linear.weight.unflatten(0, (self.heads, self.head_dim))
-
-
-def _averages(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Returns the mean `(batch, heads, head_dim)` of `values` under `weights` `(batch, heads, longest)`."""
-    return (weights.unsqueeze(2) @ values.transpose(1, 2)).squeeze(2)
 
 
 class AttentivePooling(_MultiHeadPooling):
@@ -233,13 +245,10 @@ class AttentivePooling(_MultiHeadPooling):
         nn.init.zeros_(self.score_bias)
 
     def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
-        scores = packing.pad(self._scores(self.hidden(hidden)))  # (batch, longest, heads)
-        weights = self._weights(scores, packing)  # (batch, heads, longest)
-        return self._join_hidden(weights, packing.pad(hidden)), weights
-
-    def _scores(self, activated: torch.Tensor) -> torch.Tensor:
-        """`(frames, heads * head_dim)` before the tanh -> `(frames, heads)`."""
-        return (self._split(self.dropout(activated.tanh())) * self.score_weight).sum(-1) + self.score_bias
+        activated = self._split(self.dropout(self.hidden(hidden).tanh()))  # (frames, heads, head_dim)
+        scores = (activated * self.score_weight).sum(-1) + self.score_bias  # (frames, heads)
+        weights = self._weights(packing.pad(scores), packing)  # (batch, heads, longest)
+        return self._attend(weights, packing.pad(self.value(hidden))), weights
 
 
 class QKVPooling(_MultiHeadPooling):
@@ -268,17 +277,11 @@ class QKVPooling(_MultiHeadPooling):
 
     def forward(self, hidden: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor | None]:
         query = self._split(self.dropout(self._queries(hidden, packing)))  # (batch, heads, head_dim)
-        if self.training:
-            # Dropout acts on the key and value of each frame, so they have to be computed.
-            joint = nn.functional.linear(hidden, torch.cat([self.key.weight, self.value.weight]))
-            keys, values = (self._split(x) for x in packing.pad(self.dropout(joint)).split(self.inner, dim=-1))
-            weights = self._weights((keys * query.unsqueeze(1)).sum(-1), packing)  # (batch, heads, longest)
-            return self._join(weights, values), weights
-        # With one query per head, q . (W_K h) = (W_K' q) . h: no key has to be computed.
-        directions = torch.einsum("bhk,hkd->bhd", query, self._by_head(self.key))  # (batch, heads, d_model)
-        padded = packing.pad(hidden)  # (batch, longest, d_model)
-        weights = self._weights(padded @ directions.transpose(1, 2), packing)  # (batch, heads, longest)
-        return self._join_hidden(weights, padded), weights
+        projected = self.dropout(torch.cat([self.key(hidden), self.value(hidden)], dim=-1))  # (frames, 2 * inner)
+        keys, values = packing.pad(projected).split(self.inner, dim=-1)  # each (batch, longest, inner)
+        scores = (self._split(keys) * query.unsqueeze(1)).sum(-1)  # (batch, longest, heads)
+        weights = self._weights(scores, packing)  # (batch, heads, longest)
+        return self._attend(weights, values), weights
 
     def _queries(self, hidden: torch.Tensor, packing: Packing) -> torch.Tensor:
         """Returns the queries of all sources `(batch, heads * head_dim)`."""

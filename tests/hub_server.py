@@ -202,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
         routes = (
             (r"/api/whoami-v2", self._whoami),
             (r"/api/validate-yaml", self._validate),
-            (r"/api/repos/(create|delete)", self._create_or_delete),
+            (r"/api/repos/create", self._create),
             (r"/api/(models|spaces)/([^/]+/[^/]+)/preupload/(.+)", self._preupload),
             (r"/api/(models|spaces)/([^/]+/[^/]+)/commit/(.+)", self._commit),
             (r"/api/(models|spaces)/([^/]+/[^/]+)/branch/(.+)", self._branch),
@@ -253,14 +253,11 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Answer(400, {"errors": [{"message": "no metadata"}], "warnings": []})
         raise _Answer(200, {"errors": [], "warnings": []})
 
-    def _create_or_delete(self, body: bytes, what: str) -> None:
+    def _create(self, body: bytes) -> None:
         asked = json.loads(body)
         repo_id = f"{asked.get('organization') or USER}/{asked['name']}"
         self._must_write(repo_id)
         key = (asked.get("type") or "model", repo_id)
-        if what == "delete":
-            del self.hub.repositories[key]
-            raise _Answer(200, {})
         if key in self.hub.repositories:
             raise _Answer(409, {"error": "exists", "url": f"{self.hub.url}/{repo_id}"})
         repository = self.hub.repositories[key] = Repository(asked.get("visibility") == "private")
@@ -341,10 +338,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _branch(self, body: bytes, kind: str, repo_id: str, branch: str) -> None:
         self._must_write(repo_id)
         repository = self._repository(kind, repo_id)
-        if self.command == "DELETE":
-            del repository.refs[branch]
-        else:
-            repository.refs[branch], _ = self._files(repository, json.loads(body or b"{}").get("startingPoint"))
+        if branch in repository.refs:
+            raise _error(409, "Reference already exists")
+        repository.refs[branch], _ = self._files(repository, json.loads(body or b"{}").get("startingPoint"))
         raise _Answer(200, {})
 
     def _variables(self, body: bytes, kind: str, repo_id: str) -> None:

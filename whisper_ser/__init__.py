@@ -1,10 +1,9 @@
-"""The workshop that trains, measures, uses and publishes emotion recognition models; never copied to the Hub."""
+"""Training, evaluation, use and publishing of speech emotion recognition models; never copied to the Hub."""
 
 import os
 from typing import TYPE_CHECKING, Any
 
-# Read when torch is imported: its threads sleep while they have nothing to do, instead of taking the cores that other
-# processes could use.
+# Read when torch is imported: idle threads sleep instead of taking the cores of other processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The command `whisper-ser`: passes its arguments on to the command that they name."""
+"""The command `whisper-ser`: runs the subcommand that its first argument names."""
 
 import argparse
 import sys
@@ -12,14 +12,14 @@ COMMANDS = {
     "train": "train, fine-tune and cross-validate",
     "predict": "classify recordings",
     "timeline": "emotions over time, in recordings and streams",
-    "describe": "show what a corpus holds: hours, speakers, labels per fold",
-    "compare": "tell whether one run is better than another",
-    "export": "write a model as a file that runs without torch",
+    "describe": "show statistics of a corpus: hours, speakers, labels per fold",
+    "compare": "test whether one run is better than another",
+    "export": "export a model to a file that runs without torch",
     "push": "publish a trained model on the Hugging Face Hub",
     "verify": "check that a model is the one that was saved",
-    "app": "open a page on which people try models",
+    "app": "open a web page for trying models",
 }
-"""Each is a module of `whisper_ser.commands` with a function `main(argv)`, imported only when it is called."""
+"""Each is a module of `whisper_ser.commands` with a function `main(argv)`, imported when it is called."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="whisper-ser",
         description="Speech emotion recognition.",
-        epilog="whisper-ser COMMAND --help tells the arguments of a command.",
+        epilog="whisper-ser COMMAND --help shows the arguments of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"whisper-ser {__version__}")
@@ -44,7 +44,7 @@ def run(command: Callable[[list[str]], int | None], argv: list[str], program: st
     """Runs `command(argv)` and returns its exit status; an error of the user's input is one line, with status 1.
 
     Args:
-        program: the name that the line begins with.
+        program: its name, which the line begins with.
     """
     try:
         return command(argv) or 0

@@ -95,7 +95,9 @@ def test_a_demo_model_is_trained_published_and_gives_a_stranger_the_same_answers
     assert told["answers"] == pytest.approx(before, abs=1e-5) and told["same"] and not told["ours"]
     assert told["card"] == (tmp_path / "card.md").read_text()
     assert "The demo corpus is synthetic" in told["card"]
-    assert set(hub.files(MODEL) or {}) == {".gitattributes", *(path.name for path in (output / "model").iterdir())}
+    saved = [path for path in (output / "model").rglob("*") if path.is_file()]
+    names = {path.relative_to(output / "model").as_posix() for path in saved}
+    assert set(hub.files(MODEL) or {}) == {".gitattributes", *names}
 
 
 def test_a_user_sees_one_line_instead_of_a_stack_trace(hub, tmp_path):

@@ -97,12 +97,13 @@ def test_what_is_no_whisper_checkpoint_is_named(small_whisper, tmp_path):
 
 
 def test_a_ctranslate2_model_is_refused_with_what_to_do(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(EncoderCheckpointError, match="no config.json with a model_type.*demo.ctranslate2.convert"):
-        build(tmp_path)
     (tmp_path / "model.bin").write_bytes(b"weights")
-    with pytest.raises(EncoderCheckpointError, match="no safetensors.*--encoder FOLDER converts it"):
+    with pytest.raises(EncoderCheckpointError, match="no config.json.*--encoder FOLDER, and by .*ctranslate2.convert"):
         build(tmp_path)
+    for config in ({}, {"model_type": "whisper"}):  # as faster-whisper's, and as some write it
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(EncoderCheckpointError, match="converted by training with --encoder FOLDER"):
+            build(tmp_path)
 
 
 def test_the_config_alone_needs_no_weights(small_checkpoint, small_whisper, tmp_path):

@@ -184,10 +184,11 @@ def test_recordings_windows_and_streams_hear_all_members(small_checkpoint, tmp_p
     # 70 s go stretch by stretch, and windows are pooled from frame vectors.
     folder = save_small_ensemble(small_checkpoint, tmp_path)
     audio = np.concatenate([speechlike(7.0, pitch, seed=pitch) for pitch in range(90, 290, 20)])
-    recognizer = load_model(folder)
     model, extractor = load_saved(folder)
     with torch.no_grad():
-        expected = model(**extractor(audio, return_tensors="pt")).logits[0].softmax(-1).tolist()
+        logits = model(**extractor(audio, sampling_rate=RATE, return_tensors="pt")).logits
+    expected = logits[0].softmax(-1).tolist()
+    recognizer = load_model(folder)
     (prediction,) = predict(audio, recognizer)
     assert [prediction.probabilities[label] for label in LABELS] == pytest.approx(expected, abs=1e-4)
     whole = timeline(audio, recognizer, cut="even").whole

@@ -110,19 +110,3 @@ def test_real_speech_has_the_stock_features(shared):
     assert (batch["attention_mask"].sum(1) == mask.sum(1)).all()
     for row, frames in enumerate(mask.sum(1)):
         assert np.abs(batch["input_features"][row, :frames] - theirs[row, :frames]).max() < TOLERANCE
-
-
-def test_a_batch_as_tensors_is_padded_as_transformers_pads_it():
-    clips = [speechlike(1.1), speechlike(0.4, seed=1)]
-    extractor = WhisperSerFeatureExtractor(padding_value=-7.0)
-    ours = extractor(clips, sampling_rate=RATE, return_tensors="np")
-    theirs = extractor.pad(
-        {"input_features": [extractor(clip, return_tensors="np")["input_features"][0] for clip in clips]},
-        padding=True,
-        return_attention_mask=True,
-        return_tensors="np",
-    )
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        assert ours[name].dtype == theirs[name].dtype
-        assert np.array_equal(ours[name], theirs[name])

@@ -165,7 +165,7 @@ def test_statistics_are_those_of_the_states_and_are_projected_afterwards(small_c
     counts = torch.tensor([one.shape[1] for one in utterances])
     found = model(encoder_hidden_states=frames, encoder_frame_counts=counts).logits
     assert torch.allclose(found, expected, atol=1e-3)
-    assert model.config.frame_width == 64 == base.frame_vectors(utterances[0]).shape[1]
+    assert base.vector_width == 64 == base.frame_vectors(utterances[0]).shape[1]
 
 
 @torch.no_grad()

@@ -105,7 +105,7 @@ def test_statistics_that_were_fitted_have_mean_0_and_deviation_1_over_utterances
 
 @pytest.mark.parametrize("kind", ["attentive", "qkv"])
 @pytest.mark.parametrize("fields", [{}, {"pooling_statistics": True}, {"pooling_queries": ["mean", "max"]}])
-def test_training_forms_keys_and_values_and_gives_what_use_gives_without_them(kind, fields):
+def test_training_without_dropout_gives_what_use_gives(kind, fields):
     pooling = build(kind, pooling_dropout=0.0, **fields)
     for parameter in pooling.parameters():
         torch.nn.init.normal_(parameter)

@@ -33,7 +33,7 @@ from whisper_ser.page.charts import bars, legend, segments, time_unit
 from whisper_ser.page.examples import write_examples
 from whisper_ser.page.guard import Guard
 from whisper_ser.page.models import chosen_models, load_models
-from whisper_ser.page.recordings import LARGEST_BYTES, read_recording
+from whisper_ser.page.recordings import MAX_BYTES, read_recording
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_the_page_fetches_nothing_from_elsewhere(space):
             asked(space, {**question, "meta": {"_type": "gradio.FileData"}}, "user/tones")
 
 
-@pytest.mark.parametrize("length, status", [(str(LARGEST_BYTES + 10**6), 413), (str(2**63), 413), (None, 411)])
+@pytest.mark.parametrize("length, status", [(str(MAX_BYTES + 10**6), 413), (str(2**63), 413), (None, 411)])
 def test_uploads_that_are_too_large_or_endless_end_before_they_begin(space, length, status):
     address = urllib.parse.urlsplit(space.url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port)
@@ -230,7 +230,7 @@ def test_what_is_older_than_allowed_is_deleted_while_the_page_runs(small_model, 
     from whisper_ser.page import app
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    monkeypatch.setattr(app, "CLEANING", (1, 1))
+    monkeypatch.setattr(app, "CLEANUP_SECONDS", (1, 1))
     blocks = app.page(load_models([str(small_model)]), {})
     app.serve(blocks, prevent_thread_lock=True, quiet=True)
     try:

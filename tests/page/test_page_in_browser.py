@@ -16,7 +16,7 @@ pytest.importorskip("gradio", reason="the page needs whisper-ser[app]")
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from whisper_ser import predict
-from whisper_ser.page.recordings import LARGEST_BYTES
+from whisper_ser.page.recordings import MAX_BYTES
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE_MS = 120_000
@@ -113,12 +113,12 @@ def test_a_long_recording_has_a_timeline_in_minutes_and_no_attention(page, tmp_p
 
 
 @pytest.mark.parametrize(
-    "content, told", [(b"no audio", "cannot be read as audio"), (b"\0" * (LARGEST_BYTES + 1), "exceed the maximum")]
+    "content, told", [(b"no audio", "cannot be read as audio"), (b"\0" * (MAX_BYTES + 1), "exceed the maximum")]
 )
 def test_a_bad_file_gets_a_message_instead_of_a_stack_trace(page, tmp_path, content, told):
     (tmp_path / "bad.wav").write_bytes(content)
     page.locator("input[type=file]").set_input_files(tmp_path / "bad.wav")
-    if len(content) <= LARGEST_BYTES:
+    if len(content) <= MAX_BYTES:
         page.wait_for_timeout(500)
         page.get_by_role("button", name="Recognise").click()
     expect(page.get_by_test_id("toast-body")).to_contain_text(told)

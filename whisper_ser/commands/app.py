@@ -6,7 +6,7 @@ from whisper_ser.errors import InferenceError
 
 
 def main(argv: list[str]) -> None:
-    """Opens the page for the given models, or for those in the environment variable WHISPER_SER_MODEL.
+    """Opens the page for the given models, or for those of the environment variable WHISPER_SER_MODEL.
 
     Raises:
         InferenceError: the extra `app` is not installed, or there is no model.

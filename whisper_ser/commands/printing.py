@@ -13,22 +13,22 @@ def progress(items: Sequence[Any], unit: str) -> Iterable[Any]:
     """Returns the items, with a progress bar on a terminal when there are several."""
     if len(items) < 2 or not sys.stderr.isatty():
         return items
-    from tqdm import tqdm  # where models are only used, it may be absent
+    from tqdm import tqdm  # absent where models are only used
 
     return tqdm(items, unit=unit)
 
 
 def write_lines(lines: Iterable[str], output: Path | None) -> None:
-    """Prints each line as it comes, or writes all lines to a file, which appears when it is complete."""
+    """Prints each line as it comes, or writes all lines to a file, atomically."""
     if output is None:
         try:
             for line in lines:
-                # A progress bar on the same terminal makes room.
+                # Prints above a progress bar on the same terminal.
                 write = sys.modules["tqdm"].tqdm.write if "tqdm" in sys.modules else print
                 write(line)
                 sys.stdout.flush()
         except BrokenPipeError:
-            # The reader, such as `head`, has closed the pipe: discard what Python has buffered.
+            # A reader such as `head` has closed the pipe: discard what Python has buffered.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     with replacing(output) as written, open(written, "w", encoding="utf-8", newline="\n") as file:

@@ -1,4 +1,4 @@
-"""`whisper-ser push`: check a trained model, upload it as one commit, and check it again."""
+"""`whisper-ser push`: check a trained model, upload it as one commit, and check the upload."""
 
 import argparse
 import shutil
@@ -27,18 +27,13 @@ print(classifier(audio))  # mono, 16,000 Hz
 
 
 def main(argv: list[str]) -> None:
-    """Publishes the model that the arguments name; with `--dry_run` only checks it."""
+    """Publishes a model; with `--dry_run` only checks it."""
     logging.disable_progress_bar()
     arguments = parse(argv)
     with tempfile.TemporaryDirectory() as workplace:
         model, space = Path(workplace) / "model", Path(workplace) / "space"
         metrics = stage(
-            arguments.model,
-            model,
-            arguments.repo_id,
-            arguments.results,
-            arguments.about_corpus,
-            arguments.license,
+            arguments.model, model, arguments.repo_id, arguments.results, arguments.about_corpus, arguments.license
         )
         if arguments.space:
             stage_space(space, arguments.repo_id)
@@ -77,7 +72,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     Raises:
         PublishError: `--repo_id` is not a Hub id, or arguments contradict each other.
     """
-    parser = argparse.ArgumentParser(prog="push_to_hub.py", description="Publish a trained model on the Hub.")
+    parser = argparse.ArgumentParser(prog="whisper-ser push", description="Publish a trained model on the Hub.")
     parser.add_argument("model", type=Path, help="the folder model/ of a run, with metrics.json beside it")
     parser.add_argument("--repo_id", required=True, help="user/name")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
@@ -108,7 +103,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _revision(published: Published, arguments: argparse.Namespace) -> str:
-    """Returns the argument `revision` of a model that is not on `main`, or nothing."""
+    """Returns the argument `revision` that loads a model that is not on `main`, or nothing."""
     if arguments.create_pr:
         return f'revision="{published.commit}", '
     return "" if arguments.revision == MAIN else f'revision="{arguments.revision}", '

@@ -9,8 +9,9 @@ from whisper_ser.inference.reference_output import weight_hashes
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="whisper-ser verify",
-        description="Check that a model's weights, settings and output are those that were saved. Only code of this "
-        "package runs, none that comes with the model.",
+        description="Check that a model's weights, settings and output are those that were saved; the output of the "
+        "plain model, and of its graphs for ONNX Runtime if it has them. Only code of this package runs, none that "
+        "comes with the model.",
     )
     parser.add_argument("model", help="folder, or Hub id")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub id")

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import get_token
-from safetensors import SafetensorError
 
-from modeling_whisper_ser import MissingWeightsError, WhisperForEmotionClassification, WhisperSerConfig
+from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig
 from whisper_ser.data.licenses import read_license
 from whisper_ser.errors import PublishError
 from whisper_ser.hub.clean_process import predict_in_clean_process
 from whisper_ser.hub.hub_errors import TOKEN
-from whisper_ser.hub.staging import check_files
-from whisper_ser.inference.reference_output import check_settings, check_weights, read_reference_output
+from whisper_ser.hub.verify import verify
+from whisper_ser.inference.reference_output import read_reference_output
 from whisper_ser.inference.reference_waveform import check_probabilities, waveform
 
 PLACEHOLDER_LABEL = re.compile(r"\s*|\d+|(LABEL|label|class|emotion)[_ -]?\d+")
@@ -27,17 +26,15 @@ def check(folder: Path, metrics: dict[str, Any]) -> None:
         metrics: that its card was made from.
 
     Raises:
-        PublishError, ReferenceOutputError: what is missing or wrong, and what to do.
+        PublishError, ReferenceOutputError, ExportError: what is missing or wrong, and what to do.
     """
-    check_files(folder)
     check_no_token(folder)
     check_labels(WhisperSerConfig.from_pretrained(folder).labels, metrics["labels"])
     if not metrics["corpus"]["languages"]:
         raise PublishError("The language of the corpus is not known: give it by --about_corpus.")
-    reference = read_reference_output(folder)
-    check_weights(folder, reference)
-    check_settings(folder, reference)
+    verify(folder)
     check_tensors(folder)
+    reference = read_reference_output(folder)
     check_probabilities(predict_in_clean_process(folder, waveform(reference["waveform"])), reference, str(folder))
 
 
@@ -80,16 +77,17 @@ def check_no_token(folder: Path) -> None:
 
 
 def check_tensors(folder: Path) -> None:
-    """Raises unless the weight files hold exactly the tensors of the model: no optimiser state, nothing missing."""
-    try:
-        _, info = WhisperForEmotionClassification.from_pretrained(folder, output_loading_info=True)
-    except (MissingWeightsError, SafetensorError, OSError) as error:
-        raise PublishError(f"{folder} does not load: {error}") from error
+    """Raises if the weight files hold more than the tensors of the model, such as the state of an optimiser."""
+    _, info = WhisperForEmotionClassification.from_pretrained(folder, output_loading_info=True)
     if foreign := sorted(info["unexpected_keys"]):
         raise PublishError(f"The weight files hold tensors that do not belong to the model: {', '.join(foreign)}.")
 
 
 def file_list(folder: Path) -> str:
     """Returns the files of an upload with their sizes, one a line."""
-    sizes = [(path.name, path.stat().st_size) for path in sorted(folder.rglob("*")) if path.is_file()]
+    sizes = [
+        (path.relative_to(folder).as_posix(), path.stat().st_size)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
     return "\n".join(f"  {size / 1e6:>9.3f} MB  {name}" for name, size in sizes)

@@ -1,4 +1,4 @@
-"""Errors of the Hub and of the connection to it, explained: what happened and what to do."""
+"""Explanations of the errors of the Hub and of the connection to it."""
 
 import re
 from collections.abc import Iterator
@@ -20,52 +20,53 @@ from whisper_ser.errors import PublishError
 TIMEOUT_SECONDS = 120.0
 """For one response of the Hub; by default its client waits without limit."""
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
+MASKED = "hf_***"
 LOGIN = "Log in with `hf auth login`, or set HF_TOKEN to a token with write access."
-NETWORK_ERRORS = (HTTPError, OSError)
-"""Raised by the client: error responses, lost connections, timeouts, truncated files."""
-UPLOAD_ERRORS = (*NETWORK_ERRORS, RuntimeError, ValueError)
-"""An upload raises these too: RuntimeError around one of the above, ValueError for a card that the Hub rejects."""
+HUB_ERRORS = (HTTPError, OSError, RuntimeError, ValueError)
+"""Raised by the client: error responses, lost connections, timeouts, truncated files, also inside a RuntimeError;
+ValueError for a card that the Hub rejects."""
 
 
 @contextmanager
-def explain_hub_error(where: str, endpoint: str | None = None) -> Iterator[None]:
+def explain_hub_error(where: str, endpoint: str | None = None, after: str = "") -> Iterator[None]:
     """Raises errors of the Hub or the connection inside the block as a `PublishError`.
+
+    The message says what happened and what to do, and shows no token.
 
     Args:
         where: the repository, for the message.
         endpoint: address of the Hub.
+        after: a sentence on what an error leaves behind, added to the message.
     """
     get_session().timeout = TIMEOUT_SECONDS
     try:
         yield
-    except NETWORK_ERRORS as error:
-        raise PublishError(describe_hub_error(error, where, endpoint)) from None
+    except HUB_ERRORS as error:
+        message = f"{_explanation(error, where, endpoint or constants.ENDPOINT)} {after}".rstrip()
+        token = get_token()
+        masked = message.replace(token, MASKED) if token else message
+        raise PublishError(TOKEN.sub(MASKED, masked)) from None
 
 
-def describe_hub_error(error: BaseException, where: str, endpoint: str | None = None) -> str:
-    """Returns what an error of the Hub's client means and what to do, without any token."""
+def _explanation(error: BaseException, where: str, hub: str) -> str:
+    """Returns what an error of the Hub's client means and what to do."""
     while isinstance(error, LocalEntryNotFoundError | RuntimeError) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # the cause has the actual error
-    hub = endpoint or constants.ENDPOINT
     if isinstance(error, LocalTokenNotFoundError):
         return f"There is no token for {hub}. {LOGIN}"
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE forbids access to the Hub: unset it and run the command again."
     if isinstance(error, HfHubHTTPError):
-        return without_token(_explain_status(error, where, hub))
+        return _explain_status(error, where, hub)
     # By name: the client's library for HTTP is httpx in some versions and its successor in others.
     if any(kind.__name__ == "TimeoutException" for kind in type(error).__mro__):
         return f"{hub} did not respond in time. Run the command again later."
     if isinstance(error, HTTPError):
-        reason = _first_line(error)
-        return f"{hub} cannot be reached, or the connection broke ({reason}). Check the network, then try again."
-    return without_token(_first_line(error))
-
-
-def without_token(text: str) -> str:
-    """Returns `text` with every token of the Hub masked."""
-    token = get_token()
-    return TOKEN.sub("hf_***", text.replace(token, "hf_***") if token else text)
+        return (
+            f"{hub} cannot be reached, or the connection broke ({_first_line(error)}). Check the network, then try "
+            "again."
+        )
+    return _first_line(error)
 
 
 def _explain_status(error: HfHubHTTPError, where: str, hub: str) -> str:

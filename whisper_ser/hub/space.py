@@ -19,18 +19,15 @@ from whisper_ser.page.models import MODEL_VARIABLE
 
 PACKAGES = (modeling_whisper_ser, whisper_ser)
 EXTRAS = ("demo",)
-"""Optional dependencies of `app.py`: the voice of its examples. Gradio is part of every Space."""
-APP = """import sys
+"""Extras that `app.py` needs: the synthesiser of its examples. Gradio is part of every Space."""
+APP = """from whisper_ser.commands.app import main
 
-from whisper_ser.cli import run
-from whisper_ser.commands.app import main
-
-if __name__ == "__main__":
-    sys.exit(run(main, sys.argv[1:], "app.py"))
+main([])
 """
 ABOUT = """
-Try [{model}](/{model}): upload or record speech, see which emotion the voice resembles, when, and where the model
-listened. It names what a voice resembles in acted recordings, not what a person feels: do not use it to judge people.
+Try [{model}](/{model}): upload or record speech, and see which emotion the voice resembles, when, and which moments
+the model weighed most. It names what a voice resembles in acted recordings, not what a person feels:
+do not use it to judge people.
 
 The variable `{variable}` in the settings of the Space names the model; separated by commas, it names several to choose
 from. Private ones need a secret `HF_TOKEN` that may read them.
@@ -67,7 +64,7 @@ def stage_space(folder: Path, model_id: str) -> None:
 
 
 def push_space(api: HfApi, folder: Path, model_id: str, private: bool) -> Published:
-    """Uploads the Space, which has the name of the model, and sets the model as its variable.
+    """Uploads the Space under the name of the model, and sets its variable to the model.
 
     Raises:
         PublishError: as `push`.
@@ -79,7 +76,7 @@ def push_space(api: HfApi, folder: Path, model_id: str, private: bool) -> Publis
 
 
 def _requirements() -> list[str]:
-    """Returns what the page needs, as the installed package says it."""
+    """Returns the dependencies of the page, from the metadata of the installed package."""
     needed = []
     for line in importlib.metadata.requires("whisper-ser") or []:
         requirement = Requirement(line)

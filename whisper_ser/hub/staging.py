@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import asdict
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from whisper_ser.data.licenses import head_license, inherit, read_license
 from whisper_ser.errors import PublishError
 from whisper_ser.evaluation.metrics import EvaluationError
 from whisper_ser.evaluation.results import METRICS
-from whisper_ser.inference.engines.graphs import FOLDER as GRAPH_FOLDER
 from whisper_ser.inference.engines.graphs import write_graphs
 from whisper_ser.inference.reference_output import REFERENCE_OUTPUT, replace_setting
 from whisper_ser.io import read_sealed
@@ -27,10 +25,8 @@ from whisper_ser.training.settings import all_settings, is_harmless, metadata
 
 SPEED = "speed.json"
 """File of measured times beside `metrics.json`, if there is one."""
-NEEDED = ("config.json", "preprocessor_config.json", "modeling_whisper_ser.py", REFERENCE_OUTPUT, RECIPE)
-GRAPH_FILES = "*.onnx"
-ALLOWED = (*NEEDED, "*_whisper_ser.py", "*.safetensors", "*.safetensors.index.json", "README.md", CONFUSION_MATRIX)
-CODE = "*_whisper_ser.py"
+NEEDED = ("config.json", "preprocessor_config.json", REFERENCE_OUTPUT, RECIPE)
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 AUTO_MAP = {
     "config.json": {
         "AutoConfig": "configuration_whisper_ser.WhisperSerConfig",
@@ -52,24 +48,28 @@ def stage(
     about_corpus: str | None = None,
     license: str | None = None,
 ) -> dict[str, Any]:
-    """Copies the model to the new folder `target` with a new card, figure and code; returns the metrics shown.
+    """Writes the upload of a model into the new folder `target`; returns the metrics that its card shows.
+
+    Settings, weights, recipe and reference output are copied from the model; nothing else in its folder is uploaded.
+    Code and the graphs for ONNX Runtime, which have no weights, are those of this package. Card and figure are made
+    from the metrics.
 
     Args:
         model: `<run>/model`.
         target: does not exist yet.
         model_id: `user/name`.
         results: `metrics.json` of a cross-validation of the same recipe, whose figures the card shows first.
-        about_corpus: facts about a table of one's own: the published corpus that it is, by name, or a JSON file with
+        about_corpus: facts about a table of your own: the name of the published corpus that it is, or a JSON file with
             `languages`, `license`, `homepage` and `citation`.
-        license: of the model, where none follows from its data (`head_license`).
+        license: of the model, if none follows from its data (`head_license`).
 
     Raises:
-        PublishError: the folder is not a saved model, holds other files, or has no metrics; the cross-validation is
-            of another recipe or corpus.
+        PublishError: the folder is not a saved model, or has no metrics; the cross-validation is of another recipe or
+            corpus.
         LicenseError: `license` contradicts the data.
         DamagedFileError: the metrics are not what the run wrote.
     """
-    check_files(model)
+    _check_complete(model)
     run = model.resolve().parent
     metrics = _metrics(run / METRICS, f"{model} has no metrics beside it")
     corpus = {**metrics["corpus"], **_facts(about_corpus)}
@@ -80,8 +80,11 @@ def stage(
         # Its metrics lack the facts of --about_corpus.
         cross_validation = {**cross_validation, "corpus": corpus}
     speed = run / SPEED
-    shutil.copytree(model, target)
-    _replace_code(target)
+    target.mkdir(parents=True)
+    for file in [*(model / name for name in NEEDED), *(path for one in WEIGHTS for path in model.glob(one))]:
+        shutil.copy(file, target)
+    for file in Path(modeling_whisper_ser.__file__).parent.glob("*_whisper_ser.py"):
+        shutil.copy(file, target)
     write_graphs(target)
     _complete_license(target, corpus["name"], about_corpus, license)
     try:
@@ -97,7 +100,7 @@ def stage(
 
 
 def _complete_license(folder: Path, corpus: str, about_corpus: str | None, stated: str | None) -> None:
-    """Stores the licence in `config.json` where the command line, or a newer version, knows more than the run did."""
+    """Stores the licence in `config.json` if the command line or this version knows more than the run did."""
     config = WhisperSerConfig.from_pretrained(folder)
     saved = read_license(config)
     sources: dict[str, str | None] = dict(saved.sources) if saved else {corpus: None}
@@ -110,47 +113,17 @@ def _complete_license(folder: Path, corpus: str, about_corpus: str | None, state
         replace_setting(folder, "license", asdict(license))
 
 
-def _replace_code(folder: Path) -> None:
-    """Replaces the model code in `folder`, which could be anybody's and is run by the checks, by this package's.
-
-    Raises:
-        PublishError: the settings there name other code.
-    """
-    for path in folder.glob(CODE):
-        path.unlink()
-    for path in Path(modeling_whisper_ser.__file__).parent.glob(CODE):
-        shutil.copy(path, folder)
+def _check_complete(folder: Path) -> None:
+    """Raises `PublishError` unless `folder` holds a saved model whose settings name the code of this package."""
+    if not (folder / "config.json").is_file():
+        raise PublishError(f"{folder} holds no model: give the folder model/ of a run, such as outputs/demo/model.")
+    if lacking := [name for name in NEEDED if not (folder / name).is_file()]:
+        raise PublishError(f"{folder} lacks {', '.join(lacking)}; it {OLD_RUN}")
     for name, expected in AUTO_MAP.items():
         settings = _read(folder / name)
         found = settings.get("auto_map") if isinstance(settings, dict) else None
         if found != expected:
             raise PublishError(f"The auto_map of {name} names code that is not part of this package: {found}.")
-
-
-def check_files(folder: Path) -> None:
-    """Raises `PublishError` unless `folder` holds a saved model and nothing else.
-
-    Only files of a model are allowed: no recordings, predictions, optimiser state, checkpoints or pickles.
-    """
-    if not (folder / "config.json").is_file():
-        raise PublishError(f"{folder} holds no model: give the folder model/ of a run, such as outputs/demo/model.")
-    graphs = folder / GRAPH_FOLDER
-    inside = sorted(graphs.iterdir()) if graphs.is_dir() and not graphs.is_symlink() else []
-    entries = [entry for entry in sorted(folder.iterdir()) if not (inside and entry == graphs)]
-    foreign = [e.name for e in entries if e.is_symlink() or not e.is_file() or not _allowed(e.name)]
-    foreign += [f"{GRAPH_FOLDER}/{e.name}" for e in inside if e.is_symlink() or not e.match(GRAPH_FILES)]
-    if foreign:
-        raise PublishError(
-            f"{folder} holds files that are not part of a model and would be published with it: {', '.join(foreign)}. "
-            "Training data, optimiser state, checkpoints and pickles are never uploaded: move them away."
-        )
-    lacking = [name for name in NEEDED if not (folder / name).is_file()]
-    if lacking:
-        raise PublishError(f"{folder} lacks {', '.join(lacking)}; it {OLD_RUN}")
-
-
-def _allowed(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in ALLOWED)
 
 
 def _metrics(path: Path, problem: str) -> dict[str, Any]:
@@ -173,17 +146,12 @@ def _read(path: Path) -> Any:
 
 
 def _facts(about_corpus: str | None) -> dict[str, Any]:
-    """Returns the facts that `--about_corpus` gives about a table of one's own."""
+    """Returns the facts of `--about_corpus` about a table of your own."""
     if about_corpus is None:
         return {}
     if about_corpus in CORPORA:
         spec = CORPORA[about_corpus]
-        return {
-            "languages": [spec.language],
-            "license": spec.license,
-            "homepage": spec.homepage,
-            "citation": spec.citation,
-        }
+        return {"languages": [spec.language], **{name: getattr(spec, name) for name in CORPUS_FACTS[1:]}}
     if not Path(about_corpus).is_file():
         raise PublishError(
             f"--about_corpus {about_corpus} is neither a JSON file nor a corpus known by name ({', '.join(CORPORA)})."
@@ -203,7 +171,7 @@ def _check_same(cross_validation: dict[str, Any], metrics: dict[str, Any], resul
     if "folds" not in cross_validation:
         raise PublishError(f"{results} has the results of a single split, not of a cross-validation.")
     theirs, ours = (translate(_read(folder / RECIPE)) for folder in (results.parent, model.resolve().parent))
-    # What affects results but folds and seeds; encoders are compared by name.
+    # All that affects results except folds and seeds; encoders are compared by name.
     about = {name: metadata(one) for name, one in all_settings().items() if not is_harmless(one)}
     compared = sorted(
         name
@@ -211,12 +179,9 @@ def _check_same(cross_validation: dict[str, Any], metrics: dict[str, Any], resul
         if about[name]["belongs"] not in ("folds", "seed", "grid") and not about[name].get("checkpoint")
     )
     pairs = [(name, theirs.get(name), ours.get(name)) for name in compared]
+    pairs += [(name, cross_validation[name], metrics[name]) for name in ("labels", "base_model")]
+    corpora = cross_validation["corpus"], metrics["corpus"]
+    pairs += [(f"corpus {name}", *(corpus[name] for corpus in corpora)) for name in ("name", "utterances")]
     other = [f"{name} {their} not {our}" for name, their, our in pairs if their != our]
-    for name in ("labels", "base_model"):
-        if cross_validation[name] != metrics[name]:
-            other.append(f"{name} {cross_validation[name]} not {metrics[name]}")
-    for name in ("name", "utterances"):
-        if cross_validation["corpus"][name] != metrics["corpus"][name]:
-            other.append(f"corpus {name} {cross_validation['corpus'][name]} not {metrics['corpus'][name]}")
     if other:
         raise PublishError(f"{results} is of another recipe or corpus than {model}: {'; '.join(other)}.")

@@ -1,16 +1,30 @@
 """Verification of a model, in a folder or on the Hub, against its reference output."""
 
+import filecmp
+import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from huggingface_hub import HfApi, snapshot_download
 
 from whisper_ser.errors import PublishError
 from whisper_ser.hub.clean_process import predict_in_clean_process
 from whisper_ser.hub.hub_errors import explain_hub_error
 from whisper_ser.hub.publish import Published
-from whisper_ser.inference.reference_output import check_settings, check_weights, compute_output, read_reference_output
+from whisper_ser.inference.engines.graphs import FOLDER as GRAPH_FOLDER
+from whisper_ser.inference.engines.graphs import find_graphs
+from whisper_ser.inference.engines.onnx_engine import OnnxEngine
+from whisper_ser.inference.model import LoadedModel, Settings
+from whisper_ser.inference.reference_output import (
+    SETTINGS,
+    WEIGHTS,
+    check_as_saved,
+    compute_output,
+    read_reference_output,
+)
 from whisper_ser.inference.reference_waveform import ReferenceOutputError, check_probabilities, waveform
+from whisper_ser.io import read_tensors
 
 
 def download(model: str, revision: str | None = None) -> Path:
@@ -32,13 +46,29 @@ def download(model: str, revision: str | None = None) -> Path:
 def verify(folder: Path) -> float:
     """Returns the largest difference of a probability from the reference output of the model in `folder`.
 
+    The plain model is run, and the graphs for ONNX Runtime if the folder has them.
+
     Raises:
         ReferenceOutputError: its weights, settings or output are not those that were saved.
+        ExportError: a graph is damaged.
     """
+    check_as_saved(folder)
     reference = read_reference_output(folder)
-    check_weights(folder, reference)
-    check_settings(folder, reference)
-    return check_probabilities(compute_output(folder, waveform(reference["waveform"])), reference, str(folder))
+    audio = waveform(reference["waveform"])
+    outputs = [compute_output(folder, audio)]
+    if (folder / GRAPH_FOLDER).is_dir():
+        outputs.append(_output_of_graphs(folder, audio))
+    return max(check_probabilities(output, reference, str(folder)) for output in outputs)
+
+
+def _output_of_graphs(folder: Path, audio: np.ndarray) -> dict[str, float]:
+    """Returns the probability of each label that the graphs in `folder` give for `audio` `(samples,)`."""
+    config, front_end = (json.loads((folder / name).read_text(encoding="utf-8")) for name in SETTINGS)
+    settings = Settings.of(config, front_end)
+    weights = {name: tensor for file in folder.glob(WEIGHTS) for name, tensor in read_tensors(file).items()}
+    engine = OnnxEngine(find_graphs(config, folder), weights, settings.temperature)
+    (probabilities,) = LoadedModel(str(folder), settings, engine, "").probabilities([audio])
+    return dict(zip(settings.labels, probabilities.tolist(), strict=True))
 
 
 def verify_published(api: HfApi, repo_id: str, published: Published, staged: Path) -> None:
@@ -48,12 +78,14 @@ def verify_published(api: HfApi, repo_id: str, published: Published, staged: Pat
         PublishError: it cannot be downloaded, or is not what was staged. It stays on the Hub.
     """
     reference = read_reference_output(staged)
+    names = [path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()]
     try:
         with tempfile.TemporaryDirectory() as cache:
             with explain_hub_error(repo_id, api.endpoint):
                 folder = Path(api.snapshot_download(repo_id, revision=published.commit, cache_dir=cache))
-            check_weights(folder, reference)
-            check_settings(folder, reference)
+            _, changed, missing = filecmp.cmpfiles(staged, folder, names, shallow=False)
+            if changed or missing:
+                raise ReferenceOutputError(f"{', '.join(sorted(changed + missing))} differ.")
             found = predict_in_clean_process(repo_id, waveform(reference["waveform"]), published.commit, Path(cache))
             check_probabilities(found, reference, repo_id)
     except ReferenceOutputError as error:

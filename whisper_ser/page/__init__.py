@@ -1,1 +1,1 @@
-"""What the page `app.py` stands on: its models, recordings within limits, examples, and a guard before the server."""
+"""The Gradio page: models, recordings, charts, examples, and a guard before the server."""

@@ -1,4 +1,4 @@
-"""A timeline as the tables that the page's chart and list of segments are made of."""
+"""The tables behind the page's timeline chart and its list of segments."""
 
 import html
 
@@ -10,7 +10,7 @@ from whisper_ser.inference.outputs import Timeline
 from whisper_ser.inference.plots import PALETTE
 
 MINUTES_FROM = 180
-"""Seconds from which on a chart counts minutes."""
+"""Charts of recordings of so many seconds, or more, count minutes."""
 
 
 def colours(labels: list[str]) -> dict[str, str]:
@@ -19,7 +19,7 @@ def colours(labels: list[str]) -> dict[str, str]:
 
 
 def legend(labels: list[str]) -> str:
-    """Returns HTML that tells which colour is which label."""
+    """Returns the colour key of the labels as HTML."""
     entries = [
         f'<span style="white-space: nowrap"><span style="color: {colour}">&#9632;</span> {html.escape(label)}</span>'
         for label, colour in colours(labels).items()
@@ -29,14 +29,14 @@ def legend(labels: list[str]) -> str:
 
 
 def time_unit(timeline: Timeline) -> tuple[str, int]:
-    """Returns in which unit a chart counts time, and the seconds of one."""
+    """Returns the unit of a chart's time axis, and its length in seconds."""
     return ("min", 60) if timeline.seconds >= MINUTES_FROM else ("s", 1)
 
 
 def bars(timeline: Timeline) -> pd.DataFrame:
     """Returns `time`, `emotion` and `probability` for each step of one hop and each label; none where it is silent.
 
-    A step is answered by the window whose middle is nearest: the outermost windows stand for the ends, too.
+    A step has the probabilities of the window whose middle is nearest.
     """
     _, unit = time_unit(timeline)
     middles = np.array([(window.start + window.end) / 2 for window in timeline.windows])
@@ -49,7 +49,7 @@ def bars(timeline: Timeline) -> pd.DataFrame:
 
 
 def segments(timeline: Timeline) -> pd.DataFrame:
-    """Returns start, end, emotion and probability of each segment, as text for people."""
+    """Returns start, end, emotion and probability of each segment as text."""
     rows = [
         {
             "from": clock(span.start),

@@ -1,7 +1,7 @@
-"""What stands before the page's server: requests that are too large, or make it fetch from elsewhere, end here.
+"""A guard before the page's server: it refuses requests that are too large, or that name an address to fetch.
 
 Gradio refuses files of the machine that nobody uploaded. But it limits the size of each file of an upload, not their
-number, and downloads what lies at any public address that a request names.
+number, and it downloads what lies at any public address that a request names.
 """
 
 import json
@@ -9,6 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 Message = MutableMapping[str, Any]
@@ -16,18 +17,18 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Server = Callable[[Message, Receive, Send], Awaitable[None]]
 
-UPLOAD = "/gradio_api/upload"
-LARGEST_QUESTION = 10**6
-"""Bytes of a request that uploads nothing."""
-OF_A_FORM = 10**5
+UPLOAD_PATH = "/gradio_api/upload"
+MAX_JSON_BYTES = 10**6
+"""Of a request that uploads nothing."""
+FORM_BYTES = 10**5
 """Bytes of an upload that are not the file's."""
-READING = ("GET", "HEAD", "OPTIONS")
+READ_METHODS = ("GET", "HEAD", "OPTIONS")
 ADDRESS = re.compile("https?:/", re.IGNORECASE)
-"""One slash: what lies between may have made one of two."""
+"""With one slash: a proxy or a path may have made one of two."""
 
 
 class Guard:
-    """ASGI middleware that answers what it does not let through.
+    """ASGI middleware that answers the requests that it refuses, and passes the others on unchanged.
 
     Args:
         app: the server behind it.
@@ -36,39 +37,37 @@ class Guard:
 
     def __init__(self, app: Server, largest_upload: int) -> None:
         self._app = app
-        self._largest_upload = largest_upload + OF_A_FORM
+        self._largest_upload = largest_upload + FORM_BYTES
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        answer: Server = self._app
-        if scope["type"] == "http" and scope["method"] in READING:
-            if ADDRESS.search(scope["path"]):
-                answer = _refusal(403, "This page fetches nothing from elsewhere.")
-        elif scope["type"] == "http":
-            uploads = scope["path"].endswith(UPLOAD)
-            most = self._largest_upload if uploads else LARGEST_QUESTION
-            length = dict(scope["headers"]).get(b"content-length", b"")
-            if not length.isdigit():
-                answer = _refusal(411, "Say how long the request is (Content-Length).")
-            elif int(length) > most:
-                answer = _refusal(413, f"At most {most} bytes are taken.")
-            elif not uploads:
-                body = await _body(receive)
-                receive = _replayed(body, receive)
-                answer = _judged(body) or self._app
-        await answer(scope, receive, send)
+        refusal: Response | None = None
+        if scope["type"] == "http":
+            request = Request(scope, receive)
+            refusal = self._refuse_unread(request)
+            if refusal is None and request.method not in READ_METHODS and not scope["path"].endswith(UPLOAD_PATH):
+                body = await request.body()
+                refusal, receive = _refuse_body(body), _replay(body, receive)
+        await (refusal or self._app)(scope, receive, send)
+
+    def _refuse_unread(self, request: Request) -> Response | None:
+        """Returns the refusal of a request by its path and its declared length."""
+        path = request.scope["path"]
+        if request.method in READ_METHODS:
+            return PlainTextResponse("This page fetches no addresses.", 403) if ADDRESS.search(path) else None
+        limit = self._largest_upload if path.endswith(UPLOAD_PATH) else MAX_JSON_BYTES
+        length = request.headers.get("content-length", "")
+        if not length.isdigit():
+            return PlainTextResponse("The request needs a Content-Length.", 411)
+        return PlainTextResponse(f"The limit is {limit} bytes.", 413) if int(length) > limit else None
 
 
-def _refusal(status: int, reason: str) -> Response:
-    return PlainTextResponse(reason, status)
-
-
-def _judged(body: bytes) -> Response | None:
-    """Returns the refusal of a body that is no JSON, or in which a file lies at an address."""
+def _refuse_body(body: bytes) -> Response | None:
+    """Returns the refusal of a body that is not JSON, or in which the path of a file is an address."""
     try:
         if body and _names_address(json.loads(body)):
-            return _refusal(403, "Upload the recording: this page fetches nothing from elsewhere.")
+            return PlainTextResponse("Upload the recording: this page fetches no addresses.", 403)
     except (ValueError, RecursionError):
-        return _refusal(400, "Only JSON is read here.")
+        return PlainTextResponse("Expected JSON.", 400)
     return None
 
 
@@ -79,17 +78,8 @@ def _names_address(value: Any) -> bool:
     return isinstance(value, list) and any(map(_names_address, value))
 
 
-async def _body(receive: Receive) -> bytes:
-    parts, more = [], True
-    while more:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return b"".join(parts)
-
-
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Returns what gives `body` once, and then whatever comes, such as the end of the connection."""
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Returns a `receive` that gives `body` once, then what comes after it, such as the end of the connection."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:

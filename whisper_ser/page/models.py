@@ -1,5 +1,6 @@
-"""The models that the page offers, each under a name that tells nothing of the machine."""
+"""The models that the page offers, under names without paths of the machine."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,22 +31,18 @@ def chosen_models(arguments: Sequence[str]) -> list[str]:
 
 
 def load_models(models: Sequence[str]) -> dict[str, LoadedModel]:
-    """Returns the models, loaded, by the names that people choose them by, in the order given.
+    """Returns the loaded models by the name shown, in the order given.
 
-    A Hub id is its own name, a folder is called by its last part, and `run/model` by its run.
+    The name is the Hub id, or the last part of a folder's path; for `run/model` that of the run.
 
     Raises:
         InferenceError, MissingWeightsError, OSError: as `load_model`; an exported model.
     """
     loaded: dict[str, LoadedModel] = {}
     for model in models:
-        recognizer = load_frame_model(model)
-        name = short = _short_name(model)
-        number = 1
-        while name in loaded:
-            number += 1
-            name = f"{short} ({number})"
-        loaded[name] = recognizer
+        short = _short_name(model)
+        names = (short if number == 1 else f"{short} ({number})" for number in itertools.count(1))
+        loaded[next(name for name in names if name not in loaded)] = load_frame_model(model)
     return loaded
 
 

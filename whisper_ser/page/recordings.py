@@ -1,4 +1,4 @@
-"""What the page is given: recordings of bounded size and length."""
+"""Uploaded recordings, of bounded size and length."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import numpy as np
 from whisper_ser.audio.decoding import decode
 from whisper_ser.errors import AudioFileError
 
-LARGEST_BYTES = 100 * 2**20
-LONGEST_MINUTES = 30
+MAX_BYTES = 100 * 2**20
+MAX_MINUTES = 30
 NAME = "This recording"
 
 
@@ -18,14 +18,14 @@ def read_recording(path: str | Path, sampling_rate: int) -> np.ndarray:
     Raises:
         AudioFileError: it is larger or longer than allowed, whatever its header says, or no audio.
     """
-    if Path(path).stat().st_size > LARGEST_BYTES:
-        raise AudioFileError(NAME, f"is larger than {LARGEST_BYTES // 2**20} MB")
+    if Path(path).stat().st_size > MAX_BYTES:
+        raise AudioFileError(NAME, f"is larger than {MAX_BYTES // 2**20} MB")
     samples, blocks = 0, []
-    # Opened here: libsndfile tells the kind of a file by its name, which is the visitor's, if it is given one.
+    # As an open file: given a path, libsndfile would guess the format by the name, which is the visitor's.
     with open(path, "rb") as file:
         for block in decode(file, NAME, sampling_rate):
             samples += len(block)
-            if samples > LONGEST_MINUTES * 60 * sampling_rate:
-                raise AudioFileError(NAME, f"is longer than {LONGEST_MINUTES} minutes")
+            if samples > MAX_MINUTES * 60 * sampling_rate:
+                raise AudioFileError(NAME, f"is longer than {MAX_MINUTES} minutes")
             blocks.append(block)
     return np.concatenate(blocks)

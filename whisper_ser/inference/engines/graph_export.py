@@ -90,13 +90,14 @@ def frame_vectors_graph(config: WhisperSerConfig) -> onnx.ModelProto:
 
 def pooling_graph(config: WhisperSerConfig) -> onnx.ModelProto:
     """Returns the graph of `pool`; weights, standardisation of statistics, and temperature are inputs."""
+    head = _head(config)
     inputs = {
-        "vectors": torch.zeros(3, 7, config.frame_width),
+        "vectors": torch.zeros(3, 7, head.whisper_ser.vector_width),
         "counts": torch.tensor([7, 5, 2]),
         "temperature": torch.tensor(1.0),
     }
     axes: dict[str, dict[int, str]] = {"vectors": {0: "batch", 1: "frames"}, "counts": {0: "batch"}, "temperature": {}}
-    return _exported(_head(config), pool, inputs, axes, ["probabilities", "attention"])
+    return _exported(head, pool, inputs, axes, ["probabilities", "attention"])
 
 
 GRAPHS: dict[str, Callable[[WhisperSerConfig], onnx.ModelProto]] = {

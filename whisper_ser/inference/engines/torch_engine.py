@@ -25,7 +25,7 @@ class TorchEngine:
     @property
     def frame_width(self) -> int:
         """Width of a frame vector."""
-        return self.model.config.frame_width
+        return self.model.whisper_ser.vector_width
 
     @torch.inference_mode()
     def encode(self, features: np.ndarray, lengths: np.ndarray) -> np.ndarray:
