@@ -3,8 +3,8 @@
 A store is a folder for each encoder layer, named after what its states depend on: the weights up to that layer, the
 front end and the context. In it lie shards, safetensors files of float16 states `(frames, width)` named by the hash of
 the audio they are of. A shard is named by its own SHA-256 and renamed into place when it is whole: what is there can
-be checked, any number of processes may fill one store, and work that was interrupted goes on. The altered copies
-of one number lie in a folder of their own within each layer's, so that neither disturbs the shards of the other.
+be checked, any number of processes may fill one store, and work that was interrupted goes on. Augmented
+views lie in folders of their own within each layer's, so that neither disturbs the shards of the other.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from whisper_ser.audio.log_mel import FRAMES_PER_SECOND
 from whisper_ser.data.audio_index import AudioRecord
 from whisper_ser.errors import FeatureStoreError
 from whisper_ser.inference.frozen_encoder import FrozenEncoder
-from whisper_ser.inference.memory import give_back
+from whisper_ser.inference.memory import trim_memory
 from whisper_ser.io import replacing
 from whisper_ser.training.augmented_views import AugmentedView
 
@@ -179,9 +179,9 @@ def fill(
     records: Mapping[str, AudioRecord],
     folder: Path,
     layers: Sequence[int] | None = None,
-    copy: AugmentedView | None = None,
+    view: AugmentedView | None = None,
 ) -> Features:
-    """Returns the states of all files, or of their altered copies, after encoding what the store in `folder` lacks.
+    """Returns the states of all files, or of a view of each, after encoding what the store in `folder` lacks.
 
     All layers are encoded in one pass. Under several processes, of one or many machines that share `folder`, each
     encodes its share of the shards. Batches are composed of the whole corpus, whatever is missing and whoever encodes
@@ -190,7 +190,7 @@ def fill(
     Args:
         model: whose encoder reaches the highest of `layers`; by default those it reads.
         records: of `whisper_ser.data.audio_index.index_audio`.
-        copy: which copy of each file is encoded in its place; it is found by the path of the file.
+        view: of each file, encoded in its place and found by the path of the file.
 
     Raises:
         FeatureStoreError: the folder cannot be written, there is no room, or states do not fit into float16.
@@ -198,9 +198,9 @@ def fill(
     process = PartialState()
     layers = tuple(layers or model.config.layer_indices)
     folders = store_folders(folder, model, extractor, layers)
-    if copy:
-        folders = {layer: of_layer / copy.name for layer, of_layer in folders.items()}
-        records = {path: copy.of(record) for path, record in records.items()}
+    if view:
+        folders = {layer: of_layer / view.name for layer, of_layer in folders.items()}
+        records = {path: view.of(record) for path, record in records.items()}
     width = model.config.encoder_config.d_model
     todo = plan(model, extractor, folders, records)
     if todo.missing:
@@ -208,7 +208,7 @@ def fill(
     mine = todo.missing[process.process_index :: process.num_processes]
     files = sum(len(batch) for number in mine for batch in todo.shards[number])
     shown = files and process.is_main_process
-    what = f"encoding copy {copy.number}" if copy else "encoding"
+    what = f"encoding view {view.number}" if view else "encoding"
     with tqdm(total=files, desc=what, unit="file", leave=False, disable=not shown) as progress:
         encoder: Any = FrozenEncoder(model.to(process.device), extractor, layers) if mine else None
         for number in mine:
@@ -216,7 +216,7 @@ def fill(
             shard: list[dict[str, np.ndarray]] = [{} for _ in layers]
             for batch in todo.shards[number]:
                 rate = extractor.sampling_rate
-                audio = {path: copy.read(records[path], rate) if copy else read_audio(path, rate) for path in batch}
+                audio = {path: view.read(records[path], rate) if view else read_audio(path, rate) for path in batch}
                 for path, states in _encode(audio, encoder).items():
                     for of_layer, state in zip(shard, states, strict=True):
                         of_layer[records[path].sample_hash] = state
@@ -225,7 +225,7 @@ def fill(
                 _write_shard(folders[layer], of_layer)
     if mine:
         del encoder
-        give_back()
+        trim_memory()
     process.wait_for_everyone()
     places = {layer: _scan(of_layer) for layer, of_layer in folders.items()} if todo.missing else todo.places
     keys = {path: record.sample_hash for path, record in records.items()}

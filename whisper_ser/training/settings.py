@@ -25,8 +25,8 @@ from whisper_ser.data.splits import PROTOCOLS
 from whisper_ser.errors import RecipeError
 from whisper_ser.training.augmented_views import AugmentedView, augmented_views
 
-COPIES = 4
-"""Augmented views of each utterance, where no other number is asked for."""
+AUGMENT_COPIES = 4
+"""Default of `augment_copies`."""
 
 
 def setting(
@@ -244,11 +244,13 @@ class SerTrainingArguments(TrainingArguments):
     )
     augment: list[str] | None = setting(
         "training",
-        "Train on altered copies of the training utterances as well; each copy draws some of these. For each "
-        "utterance an epoch takes either itself or one of its copies.",
+        "Train on augmented views of the training utterances too; each view draws some of these. For each utterance "
+        "an epoch takes either itself or one of its views.",
         choices=tuple(TRANSFORMS),
     )
-    augment_copies: int | None = setting("training", f"With --augment: copies of each utterance; {COPIES} by default.")
+    augment_copies: int | None = setting(
+        "training", f"With --augment: views of each utterance; {AUGMENT_COPIES} by default."
+    )
     lr_scheduler_type: str = setting("training", "Learning rate schedule.", "cosine")
     warmup_steps: float = setting("training", "Steps of warm-up, or their share when below 1.", 0.1)
     eval_strategy: str = setting("training", "When to evaluate on the validation speakers.", "epoch")
@@ -261,8 +263,8 @@ class SerTrainingArguments(TrainingArguments):
 
     @property
     def augmented_views(self) -> list[AugmentedView]:
-        """The altered copies of each training utterance."""
-        return augmented_views(self.augment, self.augment_copies or COPIES)
+        """The augmented views of each training utterance."""
+        return augmented_views(self.augment, self.augment_copies or AUGMENT_COPIES)
 
 
 @dataclass

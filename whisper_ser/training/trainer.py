@@ -49,31 +49,31 @@ class Inputs(NamedTuple):
         log_mels: where encoder layers are trained, `(mel_frames, mels)` by path: the states of the untrained encoder
             then only standardise. Else empty.
         hours: of audio.
-        copies: the same of each altered copy, of the utterances that train.
+        augmented_views: the same of each augmented view, of the utterances that train.
     """
 
     features: Features
     log_mels: dict[str, np.ndarray]
     hours: float
-    copies: tuple["Inputs", ...] = ()
+    augmented_views: tuple["Inputs", ...] = ()
 
     def of_layers(self, layers: Sequence[int]) -> "Inputs":
         """Returns the inputs for a model that reads some of the layers."""
-        copies = tuple(copied.of_layers(layers) for copied in self.copies)
-        return self._replace(features=self.features.of_layers(layers), copies=copies)
+        views = tuple(view.of_layers(layers) for view in self.augmented_views)
+        return self._replace(features=self.features.of_layers(layers), augmented_views=views)
 
     def read(self, path: str) -> Example:
-        """Returns what the model reads of the utterance at `path`, not of a copy."""
+        """Returns what the model reads of the utterance at `path`."""
         if self.log_mels:
             return {"input_features": self.log_mels[path]}
         return {"encoder_hidden_states": self.features.read(path)}
 
 
 class Examples(torch.utils.data.Dataset):
-    """What the Trainer reads: inputs of the model and label, one utterance each, or one of its copies.
+    """What the Trainer reads: inputs of the model and label, one utterance each, or one of its augmented views.
 
-    Every epoch draws anew, for each utterance by itself, between the utterance and its copies, all of them alike. The
-    draw depends on seed, epoch and utterance alone: a run that was interrupted goes on with the same.
+    Every epoch draws, for each utterance, either the utterance or one of its views, all equally likely. The draw
+    depends on seed, epoch and utterance alone, so a resumed run draws the same.
     """
 
     def __init__(self, inputs: Inputs, paths: list[str], labels: list[int], seed: int = 0) -> None:
@@ -92,11 +92,12 @@ class Examples(torch.utils.data.Dataset):
         return {**self._drawn(path).read(path), "labels": self.labels[index]}
 
     def _drawn(self, path: str) -> Inputs:
-        if not self.inputs.copies:
+        views = (self.inputs, *self.inputs.augmented_views)
+        if len(views) == 1:
             return self.inputs
         draw = f"{self.seed} {int(self.epoch)} {self.inputs.features.keys[path]}"
         number = int.from_bytes(hashlib.sha256(draw.encode()).digest()[:8])
-        return (self.inputs, *self.inputs.copies)[number % (1 + len(self.inputs.copies))]
+        return views[number % len(views)]
 
 
 class TellEpoch(TrainerCallback):
@@ -134,10 +135,10 @@ def prepare_inputs(
     records: Mapping[str, AudioRecord],
     feature_dir: Path,
     layers: Sequence[int] | None = None,
-    copies: Sequence[AugmentedView] = (),
+    views: Sequence[AugmentedView] = (),
     trained: Collection[str] = (),
 ) -> Inputs:
-    """Returns the inputs of all files, for `layers` or those the model reads, and of the `copies` of those `trained`.
+    """Returns the inputs of all files, for `layers` or those the model reads, and of the `views` of those `trained`.
 
     Raises:
         FeatureStoreError: the store of encoder states in `feature_dir` cannot be written.
@@ -145,15 +146,15 @@ def prepare_inputs(
     hours = sum(record.seconds for record in records.values()) / 3600
     features = fill(model, extractor, records, feature_dir, layers)
     originals = Inputs(features, {}, hours)
-    altered = {path: records[path] for path in sorted({*trained})} if copies else {}
+    altered = {path: records[path] for path in sorted({*trained})} if views else {}
     if model.config.unfreeze_last_n:
         # An encoder that is trained changes with every step: what can be kept is its input.
-        log_mels = [_log_mels(records, extractor), *(_log_mels(altered, extractor, copied) for copied in copies)]
+        log_mels = [_log_mels(records, extractor), *(_log_mels(altered, extractor, view) for view in views)]
         originals, *others = [originals._replace(log_mels=of_all) for of_all in log_mels]
     else:
-        stored = [fill(model, extractor, altered, feature_dir, layers, copied) for copied in copies]
+        stored = [fill(model, extractor, altered, feature_dir, layers, view) for view in views]
         others = [originals._replace(features=features) for features in stored]
-    return originals._replace(copies=tuple(others))
+    return originals._replace(augmented_views=tuple(others))
 
 
 def train(
@@ -188,8 +189,8 @@ def train(
     if arguments.model.model_name_or_path is None:
         features, trained = inputs.features, split.train["path"][:]
         model.whisper_ser.fit(lambda: (features.read(path) for path in trained))
-    # What validates and tests is heard as it was recorded.
-    unaltered = inputs._replace(copies=())
+    # Validation and test utterances are never augmented.
+    unaltered = inputs._replace(augmented_views=())
     examples = {name: _examples(part, unaltered, model) for name, part in zip(split._fields, split, strict=True)}
     examples["train"] = _examples(split.train, inputs, model, settings.seed)
     weigh_classes(model.config, examples["train"].labels, arguments.model.class_weighting)
@@ -232,11 +233,11 @@ def _examples(part: Dataset, inputs: Inputs, model: WhisperForEmotionClassificat
 
 
 def _log_mels(
-    records: Mapping[str, AudioRecord], extractor: WhisperSerFeatureExtractor, copied: AugmentedView | None = None
+    records: Mapping[str, AudioRecord], extractor: WhisperSerFeatureExtractor, view: AugmentedView | None = None
 ) -> dict[str, np.ndarray]:
     rate, log_mels = extractor.sampling_rate, {}
     for path, record in records.items():
-        audio = copied.read(copied.of(record), rate) if copied else read_audio(path, rate)
+        audio = view.read(view.of(record), rate) if view else read_audio(path, rate)
         log_mels[path] = extractor(audio, sampling_rate=rate, return_tensors="np")["input_features"][0]
     return log_mels
 
