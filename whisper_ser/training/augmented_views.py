@@ -24,7 +24,7 @@ class AugmentedView:
     """An augmented view of every utterance.
 
     Attributes:
-        transforms: names in `TRANSFORMS`. Each utterance draws which of them apply, all non-empty subsets alike, and how
+        transforms: names in `TRANSFORMS`. Each utterance draws which of them apply, all non-empty ones alike, and how
             strongly.
         number: from 1; views of one number are drawn independently of those of another.
     """
