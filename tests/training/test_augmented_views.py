@@ -301,7 +301,7 @@ def test_trained_encoder_layers_hear_the_views_too(corpus, small_checkpoint, tmp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--augment_copies", "2"], "only with --augment"),
+        (["--augment_copies", "2"], "only with --augment, which names"),
         (["--augment", "gain", "--augment_copies", "0"], "at least 1"),
         (["--augment", "echo"], "echo"),
     ],

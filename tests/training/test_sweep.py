@@ -223,7 +223,7 @@ def test_a_flag_takes_the_place_of_an_axis(tmp_path):
     assert arguments.grid.grid == {"layers": "all"} and arguments.seeds == [3]
     assert (arguments.model.encoder, arguments.model.pooling_type) == ("c", "qkv")
     arguments = parse_arguments([str(recipe), "--seeds", "5", "6", *vary(layers=[[2]])])
-    assert arguments.seeds == [5, 6] and arguments.grid.axes["layers"] == [[2]]
+    assert arguments.seeds == [5, 6] and arguments.grid.grid["layers"] == [[2]]
 
 
 def test_a_recipe_of_the_first_version_is_translated_or_says_what_to_change(tmp_path):

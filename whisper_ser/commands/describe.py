@@ -18,8 +18,6 @@ from whisper_ser.training.recipe import add_flags, values_of
 from whisper_ser.training.settings import DataArguments, all_settings, build
 
 FOLDER_OPTIONAL = ("demo", "emobox")
-EXCLUDED_SETTINGS = ("corpus", "data_dir", "allow_leaks", "feature_dir", "license")
-"""Data settings that are no flags here: corpus and folder are positional, leaks are shown, nothing is trained."""
 
 
 def main(argv: list[str]) -> int:
@@ -29,7 +27,7 @@ def main(argv: list[str]) -> int:
         "parts of folds.",
         allow_abbrev=False,
     )
-    shared = [field.name for field in fields(DataArguments) if field.name not in EXCLUDED_SETTINGS]
+    shared = [field.name for field in fields(DataArguments) if field.metadata["describe"]]
     add_flags(parser, [*shared, "seed"])  # the seed draws the folds
     choices = all_settings()["corpus"].metadata["choices"]
     parser.add_argument("corpus", choices=choices, metavar="corpus", help=f"one of {', '.join(choices)}")
