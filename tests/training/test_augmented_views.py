@@ -22,8 +22,8 @@ from whisper_ser.data.splits import training_paths
 from whisper_ser.errors import RecipeError
 from whisper_ser.training import trainer as training
 from whisper_ser.training.augmented_views import AugmentedView, augmented_views
-from whisper_ser.training.data import load
-from whisper_ser.training.experiment import Experiment, plan, plan_runs
+from whisper_ser.training.data import load, plan_folds
+from whisper_ser.training.experiment import Experiment, plan_runs
 from whisper_ser.training.feature_store import Features, fill
 from whisper_ser.training.grid import Point
 from whisper_ser.training.models import build_model
@@ -234,7 +234,7 @@ def test_what_validates_and_tests_is_never_a_view(corpus, small_checkpoint, tmp_
     ]
     more = ["--protocol", "loso", "--selection", "validation", "--layers", "2", "--num_train_epochs", "2"]
     arguments = parse_arguments([*own, *more])
-    folds = plan(load(arguments.data), arguments)
+    folds = plan_folds(load(arguments.data), arguments.data, arguments.training.seed, 0.2)
     records = index_audio(sorted(training_paths(folds)), progress=False)
     model, extractor = build_model(arguments.model, ["calm", "excited"])
     inputs = training.prepare_inputs(

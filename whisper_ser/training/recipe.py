@@ -57,7 +57,7 @@ def read_flags(argv: list[str]) -> dict[str, Any]:
     if unknown:
         find_setting(unknown[0].removeprefix("--").partition("=")[0])
         raise RecipeError(f"{unknown[0]!r} belongs to no setting: flags are --name value.")
-    return translate(values_of(given))
+    return _with_seeds(values_of(given))
 
 
 def _refuse(message: str) -> NoReturn:
@@ -112,6 +112,16 @@ def _from_text(name: str, text: str) -> Any:
     if any(get_origin(one) is dict for one in kinds):
         raise RecipeError(f"--{name} {text}: expected a JSON object ({problem}).")
     return text
+
+
+def _with_seeds(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns `settings` with the axis seed of the grid as `seeds`."""
+    if not isinstance(axes := settings.get("grid"), dict) or not axes.get("seed"):
+        return settings
+    if settings.get("seeds"):
+        raise RecipeError("Give either --seeds or the axis seed of --grid.")
+    others = {name: values for name, values in axes.items() if name != "seed"}
+    return {**settings, "grid": others, "seeds": axes["seed"]}
 
 
 def override(settings: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,7 +183,7 @@ def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any
         raise RecipeError(f"The recipe {path} is not JSON: {error}.") from error
     if not isinstance(recipe, dict):
         raise RecipeError(f"The recipe {path} must be a JSON object of settings.")
-    recipe, chain = translate(recipe), (*extended_by, path.resolve())
+    recipe, chain = _with_seeds(recipe), (*extended_by, path.resolve())
     if "extends" in recipe:
         base = recipe.pop("extends")
         recipe = override(_extended(path, base, chain), recipe)
@@ -199,34 +209,6 @@ def _on_its_own_base(path: Path, own: Any, recipe: Mapping[str, Any], chain: tup
     base, varied = _extended(path, own.pop("extends"), chain), may_vary() - {"encoder"}
     taken_away = {name: None for name in recipe if name in varied}
     return {**taken_away, **{name: value for name, value in base.items() if name in varied}, **own}
-
-
-def translate(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns settings in one spelling: seeds of a grid as `seeds`, and fields of the first version as today's.
-
-    Saved models of the first version have such a recipe. Its sweeps (`encoders`, `poolings`, `by_pooling`) are no
-    settings any more: the error says what to write.
-
-    Raises:
-        RecipeError: a member of an ensemble that is a text and no JSON, or seeds given twice.
-    """
-    told = dict(recipe)
-    if isinstance(members := told.get("ensemble"), list):
-        try:
-            told["ensemble"] = [json.loads(one) if isinstance(one, str) else one for one in members]
-        except ValueError as error:
-            raise RecipeError(f"ensemble {members} holds no JSON ({error}): give objects.") from error
-    if {"layer_index", "layer_indices"} & told.keys():
-        index, indices = told.pop("layer_index", None), told.pop("layer_indices", None)
-        told["layers"] = indices or (index if index is None or isinstance(index, list) else [index])
-    if isinstance(axes := told.get("grid"), dict) and axes.get("seed"):
-        if told.get("seeds"):
-            raise RecipeError("Give either --seeds or the axis seed of --grid.")
-        told["seeds"] = axes["seed"]
-        told["grid"] = {name: values for name, values in axes.items() if name != "seed"}
-    if isinstance(variants := told.get("variants"), dict):
-        told["variants"] = {name: translate(own) if isinstance(own, dict) else own for name, own in variants.items()}
-    return told
 
 
 def portable(settings: dict[str, Any], published_encoder: str | None = None) -> dict[str, Any]:

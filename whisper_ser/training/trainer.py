@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
@@ -33,7 +33,7 @@ from whisper_ser.training.settings import Arguments, SerTrainingArguments
 logger = logging.get_logger(__name__)
 
 CHECKPOINTS, CALIBRATION = "checkpoints", "calibration"
-"""Folders of an unfinished run; the second holds the first of a training that is refitted."""
+"""Folders of an unfinished run; the second holds those of the first training of `refit`."""
 
 BEST = {"validation": "validation_ua", "test_best": "test_wa"}
 """What each selection compares epochs by. The authors' code takes the accuracy on the test fold."""
@@ -157,6 +157,42 @@ def prepare_inputs(
     return originals._replace(augmented_views=tuple(others))
 
 
+def train_with_refit(
+    model: WhisperForEmotionClassification,
+    extractor: WhisperSerFeatureExtractor,
+    inputs: Inputs,
+    split: Split,
+    arguments: Arguments,
+    **options: Any,
+) -> Training:
+    """Returns `train`, or with `refit` two of them: a temperature that costs no training speaker.
+
+    The first leaves the validation speakers out, and only its temperature is kept: the second, from the same random
+    start, learns from them too. Validation figures and learning curves are those of the first.
+
+    Raises:
+        RecipeError, CheckpointError: as `train`.
+    """
+    if not arguments.training.refit:
+        return train(model, extractor, inputs, split, arguments, **options)
+    if not len(split.validation):
+        raise RecipeError(
+            "refit needs validation speakers for its temperature: name them or raise validation_fraction."
+        )
+    held_out = copy.copy(arguments.training)
+    held_out.output_dir = str(Path(held_out.output_dir) / CALIBRATION)
+    first = train(copy.deepcopy(model), extractor, inputs, split, arguments._replace(training=held_out), **options)
+    everyone = concatenate_datasets([split.train, split.validation])
+    merged = split._replace(train=everyone, validation=split.validation.select([]))
+    second = train(model, extractor, inputs, merged, arguments, **options)
+    second.model.config.temperature = first.model.config.temperature
+    return second._replace(
+        logits={**first.logits, "test": second.logits["test"]},
+        seconds=first.seconds + second.seconds,
+        history=first.history,
+    )
+
+
 def train(
     model: WhisperForEmotionClassification,
     extractor: WhisperSerFeatureExtractor,
@@ -179,10 +215,9 @@ def train(
         RecipeError: `selection="validation"` without validation speakers.
         CheckpointError: `output_dir` holds an unfinished run with other settings.
     """
-    settings = arguments.training
+    settings, resume = arguments.training, None
     if settings.selection == "validation" and not len(split.validation):
         raise RecipeError("selection=validation needs validation speakers: name them or raise validation_fraction.")
-    resume = None
     if resumable:
         with settings.main_process_first(desc="checkpoints"):
             resume = _checkpoint_to_resume(arguments, split, inputs.features.keys)
@@ -202,14 +237,10 @@ def train(
     output = trainer.train(resume_from_checkpoint=resume)
     if best:
         best.restore(model)
-    logits = {
-        part: np.asarray(trainer.predict(examples[part]).predictions)
-        for part in ("validation", "test")
-        if len(examples[part])
-    }
+    others = [part for part in ("validation", "test") if len(examples[part])]
+    logits = {part: np.asarray(trainer.predict(examples[part]).predictions) for part in others}
     if "validation" in logits:
-        references = np.array(examples["validation"].labels)
-        model.config.temperature = fit_temperature(logits["validation"], references)
+        model.config.temperature = fit_temperature(logits["validation"], np.array(examples["validation"].labels))
     history = _history(trainer.state.log_history)
     return Training(model, logits, round(trainer.state.epoch or 0, 2), output.metrics["train_runtime"], history)
 
@@ -325,7 +356,7 @@ def _trainer(
     if not follow_test and arguments.selection != "test_best":
         del evaluated["test"]
     arguments = copy.copy(arguments)
-    arguments.output_dir = str(_checkpoints(arguments))
+    arguments.output_dir = str(Path(arguments.output_dir) / CHECKPOINTS)
     arguments.remove_unused_columns = False
     arguments.label_names = ["labels"]
     # One process, one device: packed states are no batch that torch could split over several. torchrun uses them all.
@@ -337,7 +368,6 @@ def _trainer(
         arguments.load_best_model_at_end = True
         arguments.metric_for_best_model = BEST[arguments.selection]
         arguments.greater_is_better = True
-    callbacks: list[TrainerCallback] = [TellEpoch(examples["train"])]
     trainer = SerTrainer(
         model=model,
         args=arguments,
@@ -345,7 +375,7 @@ def _trainer(
         eval_dataset=evaluated or None,
         data_collator=_collator(extractor),
         compute_metrics=_metrics,
-        callbacks=[*callbacks, best or SealCheckpoints(limit)],
+        callbacks=[TellEpoch(examples["train"]), best or SealCheckpoints(limit)],
     )
     if arguments.disable_tqdm:
         # What the Trainer puts in the place of its bar prints every log.
@@ -376,15 +406,6 @@ def _metrics(prediction: EvalPrediction) -> dict[str, float]:
     return scores(np.asarray(prediction.label_ids), np.asarray(prediction.predictions).argmax(-1))
 
 
-def calibration_folder(arguments: SerTrainingArguments) -> Path:
-    """Returns where the first training of `refit` keeps its checkpoints, until the second has ended."""
-    return Path(arguments.output_dir) / CALIBRATION
-
-
-def _checkpoints(arguments: SerTrainingArguments) -> Path:
-    return Path(arguments.output_dir) / CHECKPOINTS
-
-
 def _checkpoint_to_resume(arguments: Arguments, split: Split, sample_hashes: Mapping[str, str]) -> str | None:
     """Returns the last checkpoint of an interrupted run with the same settings, and notes the settings of this one."""
     training_arguments = arguments.training
@@ -392,7 +413,7 @@ def _checkpoint_to_resume(arguments: Arguments, split: Split, sample_hashes: Map
         if (Path(asked) / CHECKSUMS).is_file() and (changed := changed_files(Path(asked))):
             raise CheckpointError(f"{asked} is damaged ({', '.join(changed)}): name another checkpoint.")
         return asked
-    folder = _checkpoints(training_arguments)
+    folder = Path(training_arguments.output_dir) / CHECKPOINTS
     if _saved(folder) and not (folder / SETTINGS).is_file():
         raise CheckpointError(
             f"{folder} holds checkpoints of another program. Choose another --output_dir, or name the checkpoint to "
@@ -429,10 +450,9 @@ def _last_whole_checkpoint(folder: Path) -> str | None:
 
 def remove_checkpoints(output_dir: Path) -> None:
     """Removes what only an interrupted run needs, and nothing else that may lie there."""
-    for folder in (output_dir / CALIBRATION / CHECKPOINTS, output_dir / CHECKPOINTS):
+    for folder in (output_dir / CALIBRATION / CHECKPOINTS, output_dir / CALIBRATION, output_dir / CHECKPOINTS):
         for checkpoint in _saved(folder):
             shutil.rmtree(checkpoint, ignore_errors=True)
         (folder / SETTINGS).unlink(missing_ok=True)
-    for folder in (output_dir / CALIBRATION / CHECKPOINTS, output_dir / CALIBRATION, output_dir / CHECKPOINTS):
         with contextlib.suppress(OSError):
             folder.rmdir()
