@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
@@ -57,7 +58,7 @@ def read_flags(argv: list[str]) -> dict[str, Any]:
     if unknown:
         find_setting(unknown[0].removeprefix("--").partition("=")[0])
         raise RecipeError(f"{unknown[0]!r} belongs to no setting: flags are --name value.")
-    return _with_seeds(values_of(given))
+    return _with_seeds(vars(given))
 
 
 def _refuse(message: str) -> NoReturn:
@@ -65,10 +66,13 @@ def _refuse(message: str) -> NoReturn:
 
 
 def add_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """Adds a flag for each of these settings; one that is not given leaves nothing in the namespace."""
+    """Adds a flag for each of these settings; one that is not given leaves nothing in the namespace.
+
+    `build` checks their values.
+    """
     for name in names:
         one, kinds = find_setting(name), kinds_of(kind_of(name))
-        form: dict[str, Any] = {"nargs": "?", "const": "true"} if bool in kinds else {}
+        form: dict[str, Any] = {"nargs": "?", "const": True} if bool in kinds else {}
         if [get_origin(kind) for kind in kinds] == [list]:
             form = {"nargs": "+"}
         choices = metadata(one).get("choices")
@@ -77,22 +81,11 @@ def add_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
         parser.add_argument(
             f"--{name}",
             **form,
+            type=partial(_from_text, name),
             default=argparse.SUPPRESS,
             metavar="{" + ",".join(choices) + "}" if choices else name.upper(),
             help=told.replace("%", "%%"),
         )
-
-
-def values_of(given: argparse.Namespace) -> dict[str, Any]:
-    """Returns the settings given as flags; `build` checks them.
-
-    Raises:
-        RecipeError: no JSON where a setting is an object.
-    """
-    return {
-        name: [_from_text(name, one) for one in text] if isinstance(text, list) else _from_text(name, text)
-        for name, text in vars(given).items()
-    }
 
 
 def _from_text(name: str, text: str) -> Any:
@@ -110,7 +103,7 @@ def _from_text(name: str, text: str) -> Any:
         except (ValueError, RecursionError) as error:
             problem = error
     if any(get_origin(one) is dict for one in kinds):
-        raise RecipeError(f"--{name} {text}: expected a JSON object ({problem}).")
+        raise argparse.ArgumentTypeError(f"{text}: expected a JSON object ({problem})")
     return text
 
 
