@@ -169,7 +169,7 @@ def test_folds_whose_names_a_file_system_cannot_tell_apart_are_all_there(small_c
         assert set(pandas.read_parquet(tmp_path / "sweep" / cell["predictions"])["speaker"]) == {cell["fold"]}
 
 
-def test_cells_of_other_settings_or_data_are_trained_anew(small_checkpoint, tmp_path, monkeypatch):
+def test_runs_of_other_settings_or_data_are_trained_anew(small_checkpoint, tmp_path, monkeypatch):
     corpus, trained, write_fold = write_corpus(tmp_path / "corpus"), [], runs.write_fold
     monkeypatch.setattr(runs, "write_fold", lambda *a: trained.append(a[0]) or write_fold(*a))
     own = flags(corpus, small_checkpoint, tmp_path / "sweep")

@@ -39,7 +39,7 @@ def check_values(arguments: Arguments) -> None:
         "--load_best_model_at_end contradicts selection=last: use --selection validation.": (
             training.load_best_model_at_end and asked == "last"
         ),
-        "--refit trains anew without validation speakers to choose an epoch by: leave selection at last.": (
+        "--refit trains again without validation speakers to choose an epoch by: leave selection at last.": (
             refit and asked != "last"
         ),
         "--refit trains twice, and no checkpoint is of both: leave resume_from_checkpoint out. The same command goes "

@@ -81,7 +81,7 @@ def prepare_experiment(arguments: Arguments) -> Experiment:
     """Returns the experiment that the settings describe.
 
     Raises:
-        CorpusError, ProtocolError, RecipeError: the corpus, or folds of it, are not to be had.
+        CorpusError, ProtocolError, RecipeError: the corpus cannot be loaded, or not cut into these folds.
         LeakageError: a leak between the parts of a fold that is not allowed.
     """
     corpus, training = load(arguments.data), arguments.training
@@ -182,7 +182,7 @@ def _train_alike(experiment: Experiment, runs: list[Run], curves: bool) -> Any:
     arguments = runs[0].arguments
     read = sorted({layer for run in runs if run.config for layer in run.config.layer_indices}) or None
     if read:
-        # The encoder reaches the highest layer that a run reads; heads and layers of this model are none's.
+        # A model for its encoder alone, up to the highest layer that a run reads.
         reaching = replace(arguments.model, layers=read[-1:], layer_mixing=None, ensemble=None)
         arguments = arguments._replace(model=reaching)
     _, extractor, inputs = inputs_of(experiment, arguments, read)

@@ -93,7 +93,7 @@ class Features:
         return torch.from_numpy(states).view(place.frames, self.width)
 
 
-_START_AGAIN = "Start the same command again: what is missing in the feature store is encoded anew."
+_START_AGAIN = "Start the same command again: what is missing in the feature store is encoded again."
 
 
 def store_folders(
@@ -143,8 +143,8 @@ def fill(
     """Returns the states of all files, or of a view of each, after encoding what the store in `folder` lacks.
 
     All layers are encoded in one pass. Under several processes, of one or many machines that share `folder`, each
-    encodes its share of the shards. Batches are composed of the whole corpus, whatever is missing and whoever encodes
-    it. Shards that are damaged are removed.
+    encodes its share of the shards. Batches are made of the whole corpus, whatever is missing: states do not depend on
+    it. Damaged shards are removed.
 
     Args:
         model: whose encoder reaches the highest of `layers`; by default those it reads.
@@ -273,7 +273,7 @@ def _index(file: Path) -> dict[str, Place]:
         with file.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
             if digest != file.stem:
-                logger.warning(f"{file} is damaged and removed; its utterances are encoded anew.")
+                logger.warning(f"{file} is damaged and removed; its utterances are encoded again.")
                 file.unlink(missing_ok=True)
                 return {}
             content.seek(0)

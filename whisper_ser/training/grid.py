@@ -78,7 +78,7 @@ def _check_own(whose: str, own: dict[str, Any]) -> None:
 
 
 def _own(axis: str, value: Any) -> dict[str, Any]:
-    """Returns the settings that a value of an axis stands for: an object is several that go together."""
+    """Returns the settings that a value of an axis sets: several where it is an object."""
     return value if isinstance(value, dict) else {axis: value}
 
 

@@ -50,7 +50,7 @@ def license_model(model: WhisperForEmotionClassification, arguments: Arguments, 
     """
     sources = license_sources(arguments.data, corpus)
     if base := arguments.model.model_name_or_path:
-        name = Path(base).name if Path(base).is_dir() else base  # paths of this machine are nobody's business
+        name = Path(base).name if Path(base).is_dir() else base  # not the path on this machine
         sources = inherit(sources, read_license(model.config), name)
     store_license(model.config, head_license(sources, arguments.data.license))
 
@@ -89,7 +89,8 @@ def _saved_model(
             clashes.append(f"{one.name} is {has}, not {asked}")
     if clashes:
         raise RecipeError(
-            f"{name} has fixed these settings: {'; '.join(clashes)}. Leave them out, or train anew with --encoder."
+            f"{name} has fixed these settings: {'; '.join(clashes)}. Leave them out, or train a new model with "
+            "--encoder."
         )
     if not set(labels) <= set(model.config.labels):
         logger.warning(

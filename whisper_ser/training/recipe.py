@@ -89,7 +89,7 @@ def add_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
 
 
 def _from_text(name: str, text: str) -> Any:
-    """Returns what a text on the command line stands for: itself where the setting takes texts, a number, or JSON."""
+    """Returns the value of a flag: the text itself where the setting takes one, else a number or JSON."""
     kinds = kinds_of(kind_of(name))
     if get_origin(kinds[0]) is list:
         kinds = get_args(kinds[0])
@@ -205,7 +205,7 @@ def _on_its_own_base(path: Path, own: Any, recipe: Mapping[str, Any], chain: tup
 
 
 def portable(settings: dict[str, Any], published_encoder: str | None = None) -> dict[str, Any]:
-    """Returns a recipe for other people: without paths of this machine, which are nobody's business.
+    """Returns a recipe to publish: without paths of this machine.
 
     An encoder in a folder goes by the Hub id it was published under, where that is known. Otherwise it keeps the
     folder's name alone, as a saved model does.

@@ -263,7 +263,7 @@ class SerTrainingArguments(TrainingArguments):
     weight_decay: float = setting("training", "Weight decay of AdamW.", 0.01, least=0, most=100)
     refit: bool = setting(
         "training",
-        "When the validation speakers have given the temperature, train anew on them too, and keep it.",
+        "Fit the temperature on the validation speakers, then train again with them included, and keep that model.",
         False,
     )
     augment: list[str] | None = setting(

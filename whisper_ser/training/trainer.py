@@ -101,7 +101,7 @@ class Examples(torch.utils.data.Dataset):
 
 
 class TellEpoch(TrainerCallback):
-    """Tells the training part which epoch it is."""
+    """Sets the epoch of the training examples."""
 
     def __init__(self, examples: Examples) -> None:
         self.examples = examples
@@ -279,10 +279,10 @@ def _targets(part: Dataset, labels: list[str]) -> list[int]:
 
 
 def weigh_classes(config: WhisperSerConfig, labels: list[int], weighting: str) -> None:
-    """Sets what the loss knows of the classes of `labels`, the indices of the training part.
+    """Sets the class weights or priors of the loss from `labels`, the indices of the training part.
 
     `balanced`: weights inverse to the frequency of each class, 1 on average over the utterances. `logit_adjustment`:
-    their frequencies; a class that is not there counts as one utterance, since no logit can make up for none.
+    their frequencies; an absent class counts as one utterance, since the logarithm of zero is infinite.
     """
     config.class_weights = config.class_priors = None
     counts = np.bincount(labels, minlength=len(config.labels))
@@ -310,7 +310,7 @@ class BestEpoch(TrainerCallback):
             self.weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
     def restore(self, model: torch.nn.Module) -> None:
-        """Gives `model` the weights kept."""
+        """Loads the weights kept into `model`."""
         model.load_state_dict(self.weights, strict=False)
 
 
@@ -430,7 +430,7 @@ def _saved(folder: Path) -> list[Path]:
 
 
 def _last_whole_checkpoint(folder: Path) -> str | None:
-    """Returns the newest checkpoint that is as it was written, and so is the best one it tells of; removes others."""
+    """Returns the newest undamaged checkpoint whose best checkpoint is undamaged too; removes the others."""
     whole = []
     for checkpoint in _saved(folder):
         if changed := changed_files(checkpoint):
@@ -443,7 +443,7 @@ def _last_whole_checkpoint(folder: Path) -> str | None:
         best = state["best_model_checkpoint"]
         if best is None or Path(best).name in {other.name for other in whole}:
             return str(checkpoint)
-        logger.warning(f"{checkpoint} tells of a best epoch that is lost, and is removed.")
+        logger.warning(f"{checkpoint} is removed: the checkpoint of the best epoch is lost.")
         shutil.rmtree(checkpoint, ignore_errors=True)
     return None
 
