@@ -150,6 +150,18 @@ def test_a_recipe_and_flags_give_the_same_values(tmp_path):
     assert {name: told[name] for name in values} == values
 
 
+def test_a_member_of_an_ensemble_is_checked_like_any_setting(tmp_path):
+    recipe = tmp_path / "recipe.json"
+    for member, said in (
+        ({"pooling_type": "max"}, "--pooling_type max: expected one of"),
+        ({"input_dropout": "0.5"}, "--input_dropout 0.5: expected a number"),
+        ({"labels": ["a"]}, "sets labels"),
+    ):
+        recipe.write_text(json.dumps({"encoder": "x", "ensemble": [{}, member]}))
+        with pytest.raises(RecipeError, match=f"^Member 2 of the ensemble.*{said}.*{recipe}"):
+            parse_arguments([str(recipe)])
+
+
 def test_a_recipe_extends_another_and_flags_stand_over_both(tmp_path):
     (tmp_path / "base.json").write_text(
         json.dumps({"encoder": "x", "layers": [2], "mixup": 0.1, "grid": {"pooling_type": ["mean", "qkv"]}})

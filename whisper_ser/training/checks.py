@@ -9,7 +9,7 @@ from modeling_whisper_ser import WhisperSerConfig
 from whisper_ser.data.corpora.registry import CORPORA
 from whisper_ser.data.splits import GROUP_PROTOCOLS
 from whisper_ser.errors import RecipeError
-from whisper_ser.training.grid import check_grid, combinations
+from whisper_ser.training.grid import check_grid, check_own, combinations
 from whisper_ser.training.settings import Arguments, DataArguments, ModelArguments, all_settings, given, metadata
 
 
@@ -24,6 +24,9 @@ def check_values(arguments: Arguments) -> None:
     """Raises `RecipeError` for settings that contradict each other."""
     model, data, training, grid = arguments
     _check_layers(model)
+    for number, member in enumerate(model.ensemble or [], start=1):
+        known = {name: value for name, value in member.items() if name in all_settings()}  # others, the config checks
+        check_own(f"Member {number} of the ensemble", known)
     new = model.encoder or any("encoder" in own for own in combinations(arguments))
     refit, asked = training.refit, training.selection
     by_epoch = (training.eval_strategy, training.save_strategy) == ("epoch", "epoch")

@@ -45,14 +45,14 @@ def check_grid(arguments: Arguments) -> None:
         if grid.grid:
             raise RecipeError("Give either --variants or --grid.")
         for name, own in grid.variants.items():
-            _check_own(f"The variant {name!r}", own)
+            check_own(f"The variant {name!r}", own)
     for axis, values in (grid.grid or {}).items():
         if axis == "layers" and values == ALL:
             continue
         if not isinstance(values, list) or not values:
             raise _form("grid", grid.grid)
         for value in values:
-            _check_own(f"The axis {axis!r}", _own(axis, value))
+            check_own(f"The axis {axis!r}", _own(axis, value))
     if arguments.model.model_name_or_path and any("encoder" in own for own in combinations(arguments)):
         raise RecipeError("A grid of encoders trains new models: leave --model_name_or_path out.")
     if grid.seeds and not grid.varies and arguments.data.protocol == "split":
@@ -63,7 +63,8 @@ def _form(name: str, value: Any) -> RecipeError:
     return RecipeError(f"--{name} {json.dumps(value)}: expected a JSON object such as {EXAMPLES[name]}.")
 
 
-def _check_own(whose: str, own: dict[str, Any]) -> None:
+def check_own(whose: str, own: dict[str, Any]) -> None:
+    """Raises `RecipeError` for a value that its setting does not take, and for a setting that may not vary."""
     try:
         for name, value in own.items():
             if value is not None:
