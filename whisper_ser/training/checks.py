@@ -22,7 +22,7 @@ def check_settings(arguments: Arguments) -> None:
 
 def check_values(arguments: Arguments) -> None:
     """Raises `RecipeError` for settings that contradict each other."""
-    model, data, training, grid = arguments
+    model, data, training, _ = arguments
     _check_layers(model)
     for number, member in enumerate(model.ensemble or [], start=1):
         known = {name: value for name, value in member.items() if name in all_settings()}  # others, the config checks
