@@ -133,7 +133,7 @@ def test_a_sweep_and_its_report_killed_at_random_moments(corpus, small_checkpoin
 
 @pytest.mark.slow
 def test_side_by_side_trainings_killed_with_their_children(corpus, small_checkpoint, tmp_path, tried):
-    flags = ["--protocol", "loso", "--layer_index", "1", "--num_train_epochs", "1", "--jobs", "2"]
+    flags = ["--protocol", "loso", "--layers", "1", "--num_train_epochs", "1", "--jobs", "2"]
     whole = tmp_path / "whole"
     seconds = run_to_its_end(run_flags(corpus, small_checkpoint, whole, *flags), tmp_path / "log")
     output, rng = tmp_path / "folds", random.Random(6)

@@ -1,4 +1,4 @@
-"""Altered copies: drawn from the recording alone, encoded once, heard in training and nowhere else."""
+"""Augmented views: drawn from the recording alone, encoded once, heard in training and nowhere else."""
 
 import os
 import subprocess
@@ -22,8 +22,8 @@ from whisper_ser.data.splits import training_paths
 from whisper_ser.errors import RecipeError
 from whisper_ser.training import trainer as training
 from whisper_ser.training.augmented_views import AugmentedView, augmented_views
-from whisper_ser.training.data import load
-from whisper_ser.training.experiment import Experiment, plan, plan_runs
+from whisper_ser.training.data import load, plan_folds
+from whisper_ser.training.experiment import Experiment, plan_runs
 from whisper_ser.training.feature_store import Features, fill
 from whisper_ser.training.grid import Point
 from whisper_ser.training.models import build_model
@@ -69,20 +69,20 @@ def records(corpus):
 
 def test_a_copy_depends_on_the_recording_its_number_and_its_transforms_alone(records):
     first, second = list(records.values())[:2]
-    copy = AugmentedView(("speed", "noise"), 1)
-    waveform = copy.read(copy.of(first), 16000)
-    assert np.array_equal(waveform, AugmentedView(("noise", "speed"), 1).read(copy.of(first), 16000))
+    view = AugmentedView(("speed", "noise"), 1)
+    waveform = view.read(view.of(first), 16000)
+    assert np.array_equal(waveform, AugmentedView(("noise", "speed"), 1).read(view.of(first), 16000))
     others = [
         AugmentedView(("speed", "noise"), 2),
         AugmentedView(("speed", "noise", "gain"), 1),
         AugmentedView(("noise",), 1),
     ]
-    keys = {first.sample_hash, copy.of(first).sample_hash, copy.of(second).sample_hash}
+    keys = {first.sample_hash, view.of(first).sample_hash, view.of(second).sample_hash}
     assert len(keys | {other.of(first).sample_hash for other in others}) == 6
-    assert len({copy.name, *(other.name for other in others)}) == 4
+    assert len({view.name, *(other.name for other in others)}) == 4
     assert not np.array_equal(waveform, others[0].read(others[0].of(first), 16000))
     moved = first._replace(path=second.path)
-    assert copy.of(moved).sample_hash == copy.of(first).sample_hash
+    assert view.of(moved).sample_hash == view.of(first).sample_hash
 
 
 def test_every_copy_draws_some_of_its_transforms_and_all_get_their_turn(records, monkeypatch):
@@ -96,8 +96,8 @@ def test_every_copy_draws_some_of_its_transforms_and_all_get_their_turn(records,
     befell = set()
     for number in range(1, 33):
         names.clear()
-        copy = AugmentedView(("speed", "gain", "noise"), number)
-        copy.alter(np.zeros(800), copy.of(record).sample_hash, 16000)
+        view = AugmentedView(("speed", "gain", "noise"), number)
+        view.alter(np.zeros(800), view.of(record).sample_hash, 16000)
         befell.add(tuple(names))
     # The order is that of the way from mouth to file, whatever the order asked for.
     pairs = {("speed", "noise"), ("speed", "gain"), ("noise", "gain")}
@@ -105,35 +105,35 @@ def test_every_copy_draws_some_of_its_transforms_and_all_get_their_turn(records,
 
 
 def test_stored_states_of_a_copy_are_those_of_its_waveform(small_checkpoint, records, tmp_path):
-    model, extractor, copy = (
+    model, extractor, view = (
         new_model(small_checkpoint),
         WhisperSerFeatureExtractor(),
         AugmentedView(("speed", "noise"), 2),
     )
-    stored = fill(model, extractor, records, tmp_path, None, copy)
+    stored = fill(model, extractor, records, tmp_path, None, view)
     for path in list(records)[::9]:
-        audio = copy.alter(read_audio(path), copy.of(records[path]).sample_hash, 16000)
+        audio = view.alter(read_audio(path), view.of(records[path]).sample_hash, 16000)
         states, mask = model.whisper_ser.encode(**extractor(audio, sampling_rate=16000, return_tensors="pt"))
         expected = states[0, :, : int(mask.sum())].detach()
         assert stored.read(path).shape == expected.shape
         assert (stored.read(path).float() - expected).abs().max() < 2e-3 * expected.abs().max()
 
 
-def test_copies_disturb_neither_originals_nor_each_other_and_are_encoded_once(small_checkpoint, records, tmp_path):
+def test_views_disturb_neither_originals_nor_each_other_and_are_encoded_once(small_checkpoint, records, tmp_path):
     model, extractor = new_model(small_checkpoint), WhisperSerFeatureExtractor()
     fill(model, extractor, records, tmp_path)
     before = {path: (tmp_path / path).stat().st_mtime_ns for path in shards(tmp_path)}
-    for copy in augmented_views(["gain"], 2):
-        fill(model, extractor, records, tmp_path, None, copy)
+    for view in augmented_views(["gain"], 2):
+        fill(model, extractor, records, tmp_path, None, view)
     written = shards(tmp_path)
     assert len(written) == 3 * len(before)
-    for copy in augmented_views(["gain"], 3):
-        fill(model, extractor, records, tmp_path, None, copy)
+    for view in augmented_views(["gain"], 3):
+        fill(model, extractor, records, tmp_path, None, view)
     assert written < shards(tmp_path) and len(shards(tmp_path)) == 4 * len(before)
     assert {path: (tmp_path / path).stat().st_mtime_ns for path in before} == before
 
 
-def test_two_processes_encode_the_copies_of_one(small_checkpoint, corpus, records, tmp_path):
+def test_two_processes_encode_the_views_of_one(small_checkpoint, corpus, records, tmp_path):
     torch.set_num_threads(1)
     fill(
         new_model(small_checkpoint),
@@ -176,7 +176,7 @@ def stored(number: int, paths: list[str]) -> Features:
 def test_an_epoch_takes_each_utterance_once_as_itself_or_a_copy_and_all_alike():
     paths = [str(number) for number in range(400)]
     originals = Inputs(stored(1, paths), {}, 1.0)
-    inputs = originals._replace(copies=tuple(Inputs(stored(layer, paths), {}, 1.0) for layer in (2, 3)))
+    inputs = originals._replace(augmented_views=tuple(Inputs(stored(layer, paths), {}, 1.0) for layer in (2, 3)))
     examples = Examples(inputs, paths, [0] * 400, seed=5)
 
     def drawn() -> list[int]:
@@ -202,7 +202,7 @@ def run(corpus, small_checkpoint, tmp_path_factory) -> Path:
     return output
 
 
-def test_copies_are_made_of_training_speakers_alone(run, corpus):
+def test_views_are_made_of_training_speakers_alone(run, corpus):
     trained = {
         AugmentedView(("speed", "noise", "gain"), number).of(record).sample_hash
         for number in (1, 2)
@@ -213,7 +213,7 @@ def test_copies_are_made_of_training_speakers_alone(run, corpus):
     assert {key for path in altered for key in load_file(path)} == trained
 
 
-def test_what_validates_and_tests_is_never_a_copy(corpus, small_checkpoint, tmp_path, monkeypatch):
+def test_what_validates_and_tests_is_never_a_view(corpus, small_checkpoint, tmp_path, monkeypatch):
     read: set[tuple[str, bool]] = set()
     of_original = Features.read
 
@@ -234,7 +234,7 @@ def test_what_validates_and_tests_is_never_a_copy(corpus, small_checkpoint, tmp_
     ]
     more = ["--protocol", "loso", "--selection", "validation", "--layers", "2", "--num_train_epochs", "2"]
     arguments = parse_arguments([*own, *more])
-    folds = plan(load(arguments.data), arguments)
+    folds = plan_folds(load(arguments.data), arguments.data, arguments.training.seed, 0.2)
     records = index_audio(sorted(training_paths(folds)), progress=False)
     model, extractor = build_model(arguments.model, ["calm", "excited"])
     inputs = training.prepare_inputs(
@@ -242,20 +242,18 @@ def test_what_validates_and_tests_is_never_a_copy(corpus, small_checkpoint, tmp_
         extractor,
         records,
         tmp_path / "features",
-        copies=arguments.training.augmented_views,
+        views=arguments.training.augmented_views,
         trained=set(records),
     )
     experiment = Experiment(arguments, "loso", folds, records, audit(folds, records), [])
-    cell = plan_runs(experiment, Point("", {}, arguments))[0]
+    run = plan_runs(experiment, Point("", {}, arguments))[0]
     fields = WhisperSerConfig.__annotations__
-    assert all(
-        getattr(cell.config, name) == getattr(model.config, name) for name in fields if name != "encoder_config"
-    )
-    train_run(cell, RunContext(folds, inputs, extractor, curves=False))
+    assert all(getattr(run.config, name) == getattr(model.config, name) for name in fields if name != "encoder_config")
+    train_run(run, RunContext(folds, inputs, extractor, curves=False))
     train, validation, test = ({*part["speaker"]} for part in folds[0].split)
     assert train and validation and test
-    # The test and the validation speakers have copies, for the folds in which they train.
-    assert len(inputs.copies) == 2 and {*inputs.copies[0].features.keys} == {*records}
+    # The test and the validation speakers have views, for the folds in which they train.
+    assert len(inputs.augmented_views) == 2 and {*inputs.augmented_views[0].features.keys} == {*records}
     assert {speaker for speaker, altered in read if altered} == train
     assert {speaker for speaker, altered in read if not altered} == train | validation | test
 
@@ -279,7 +277,7 @@ def test_the_same_seed_gives_the_same_weights_and_predictions(run, corpus, small
     )
 
 
-def test_trained_encoder_layers_hear_the_copies_too(corpus, small_checkpoint, tmp_path, monkeypatch):
+def test_trained_encoder_layers_hear_the_views_too(corpus, small_checkpoint, tmp_path, monkeypatch):
     heard: list[Inputs] = []
     original = training.prepare_inputs
 
@@ -291,19 +289,19 @@ def test_trained_encoder_layers_hear_the_copies_too(corpus, small_checkpoint, tm
     more = ["--unfreeze_last_n", "1", "--num_train_epochs", "1", *CHEAP]
     run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", *more))
     (inputs,) = heard
-    copy, extractor = AugmentedView(("speed", "noise", "gain"), 2), WhisperSerFeatureExtractor()
+    view, extractor = AugmentedView(("speed", "noise", "gain"), 2), WhisperSerFeatureExtractor()
     trained = [path for path in inputs.log_mels if Path(path).name[:2] in {"00", "01", "02"}]
-    assert {*inputs.copies[1].log_mels} == {*trained} and len(trained) == 18
+    assert {*inputs.augmented_views[1].log_mels} == {*trained} and len(trained) == 18
     record = index_audio(trained[:1], progress=False)[trained[0]]
-    expected = extractor(copy.read(copy.of(record), 16000), sampling_rate=16000, return_tensors="np")["input_features"]
-    assert np.array_equal(inputs.copies[1].read(trained[0])["input_features"], expected[0])
+    expected = extractor(view.read(view.of(record), 16000), sampling_rate=16000, return_tensors="np")["input_features"]
+    assert np.array_equal(inputs.augmented_views[1].read(trained[0])["input_features"], expected[0])
     assert not list((tmp_path / "features").rglob("copy*"))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--augment_copies", "2"], "only with --augment"),
+        (["--augment_copies", "2"], "only with --augment, which names"),
         (["--augment", "gain", "--augment_copies", "0"], "at least 1"),
         (["--augment", "echo"], "echo"),
     ],

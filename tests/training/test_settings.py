@@ -1,17 +1,19 @@
 """A setting is declared in one place: flags, recipes, identity, grids and checks of saved models follow from it."""
 
 import json
+import math
 from dataclasses import dataclass
 
 import pytest
 
+from whisper_ser.commands import describe
 from whisper_ser.errors import RecipeError
 from whisper_ser.training import settings
 from whisper_ser.training.grid import check_grid
 from whisper_ser.training.identity import dependencies
 from whisper_ser.training.models import build_model
 from whisper_ser.training.recipe import parse_arguments, portable
-from whisper_ser.training.settings import ModelArguments, all_settings, setting
+from whisper_ser.training.settings import DataArguments, ModelArguments, all_settings, setting
 
 
 @dataclass
@@ -19,12 +21,22 @@ class MoreModelArguments(ModelArguments):
     """The settings of a model with one more, which a config of a model has already, and one of the machine."""
 
     pooling_queries: list[str] | None = setting("head", "What the pooling asks for.", fixed=True)
+    sharpness: float | None = setting("head", "Of the attention.", least=0, most=2, attention=True)
     colour: str | None = setting("machine", "Of the progress bar.")
+
+
+@dataclass
+class MoreDataArguments(DataArguments):
+    """The settings of the data with two more."""
+
+    accent: str | None = setting("data", "Accents that are kept.")
+    secret: str | None = setting("data", "Not of interest before a training.", describe=False)
 
 
 @pytest.fixture
 def declared(monkeypatch):
-    monkeypatch.setattr(settings, "GROUPS", [MoreModelArguments, *settings.GROUPS[1:]])
+    monkeypatch.setattr(settings, "GROUPS", [MoreModelArguments, MoreDataArguments, *settings.GROUPS[2:]])
+    monkeypatch.setattr(describe, "DataArguments", MoreDataArguments)
 
 
 def test_a_new_setting_is_a_flag_with_help_and_part_of_recipes(declared, tmp_path, capsys):
@@ -54,6 +66,34 @@ def test_a_new_setting_may_vary_unless_it_belongs_to_the_machine(declared):
         check_grid(settings.build({**base, "grid": {"colour": ["red", "blue"]}}))
 
 
+def test_a_new_setting_has_one_range_for_flags_recipes_and_variants(declared, tmp_path):
+    recipe = tmp_path / "recipe.json"
+    said = "--sharpness {}: expected a number from 0 to 2"
+    for value in (2.5, -1, math.nan):
+        recipe.write_text(json.dumps({"encoder": "x", "sharpness": value}))
+        with pytest.raises(RecipeError, match=f"^{said.format(float(value))}. .The recipe is {recipe}"):
+            parse_arguments([str(recipe)])
+        with pytest.raises(RecipeError, match=f"^{said.format(float(value))}"):
+            parse_arguments(["--encoder", "x", "--sharpness", str(value)])
+    recipe.write_text(json.dumps({"encoder": "x", "protocol": "loso", "variants": {"a": {"sharpness": 3}}}))
+    with pytest.raises(RecipeError, match="^The variant 'a': " + said.format(3.0)):
+        parse_arguments([str(recipe)])
+    assert parse_arguments(["--encoder", "x", "--sharpness", "2"]).model.sharpness == 2
+
+
+def test_a_new_setting_of_the_attention_poolings_is_refused_where_none_reads_it(declared):
+    parse_arguments(["--encoder", "x", "--sharpness", "1", "--pooling_type", "qkv"])
+    with pytest.raises(RecipeError, match="sharpness would be ignored: no pooling of mean reads it"):
+        parse_arguments(["--encoder", "x", "--sharpness", "1", "--pooling_type", "mean"])
+
+
+def test_a_new_setting_of_the_data_is_a_flag_of_describe_unless_it_says_otherwise(declared, capsys):
+    with pytest.raises(SystemExit):
+        describe.main(["--help"])
+    told = capsys.readouterr().out
+    assert "--accent" in told and "--secret" not in told and "--num_groups" in told and "--license" not in told
+
+
 def test_a_new_setting_that_a_saved_model_has_fixed_is_compared(declared, small_checkpoint, tmp_path):
     new = MoreModelArguments(encoder=str(small_checkpoint), layers=[1])
     model, extractor = build_model(new, ["a", "b"])
@@ -73,6 +113,9 @@ def test_a_new_setting_that_a_saved_model_has_fixed_is_compared(declared, small_
         ("refit", 1, "--refit 1: expected true or false"),
         ("learning_rate", "1e-3", "--learning_rate 1e-3: expected a number"),
         ("seed", True, "--seed True: expected a whole number"),
+        ("seed", -1, "--seed -1: expected a number from 0 to"),
+        ("jobs", 0, "--jobs 0: expected at least 1"),
+        ("num_train_epochs", 10**400, "--num_train_epochs 1000.*: expected a number"),
         ("ensemble", ["{}"], "expected a list, each a JSON object"),
         ("augment", ["echo"], "--augment echo: expected one of"),
         ("pooling_typ", "qkv", "no setting 'pooling_typ'; did you mean 'pooling_type'"),
@@ -105,6 +148,18 @@ def test_a_recipe_and_flags_give_the_same_values(tmp_path):
     told = parse_arguments(flags).to_dict()
     assert told == parse_arguments([str(tmp_path / "recipe.json")]).to_dict()
     assert {name: told[name] for name in values} == values
+
+
+def test_a_member_of_an_ensemble_is_checked_like_any_setting(tmp_path):
+    recipe = tmp_path / "recipe.json"
+    for member, said in (
+        ({"pooling_type": "max"}, "--pooling_type max: expected one of"),
+        ({"input_dropout": "0.5"}, "--input_dropout 0.5: expected a number"),
+        ({"labels": ["a"]}, "sets labels"),
+    ):
+        recipe.write_text(json.dumps({"encoder": "x", "ensemble": [{}, member]}))
+        with pytest.raises(RecipeError, match=f"^Member 2 of the ensemble.*{said}.*{recipe}"):
+            parse_arguments([str(recipe)])
 
 
 def test_a_recipe_extends_another_and_flags_stand_over_both(tmp_path):

@@ -15,7 +15,7 @@ from modeling_whisper_ser import WhisperForEmotionClassification, encoder_whispe
 from modeling_whisper_ser.configuration_whisper_ser import ConfigError
 from whisper_ser.commands import train as run_train
 from whisper_ser.errors import CheckpointError, RecipeError
-from whisper_ser.training import runs
+from whisper_ser.training import models, runs
 from whisper_ser.training.experiment import new_config, prepare_experiment
 from whisper_ser.training.grid import points_of
 from whisper_ser.training.models import head_model
@@ -169,7 +169,7 @@ def test_folds_whose_names_a_file_system_cannot_tell_apart_are_all_there(small_c
         assert set(pandas.read_parquet(tmp_path / "sweep" / cell["predictions"])["speaker"]) == {cell["fold"]}
 
 
-def test_cells_of_other_settings_or_data_are_trained_anew(small_checkpoint, tmp_path, monkeypatch):
+def test_runs_of_other_settings_or_data_are_trained_anew(small_checkpoint, tmp_path, monkeypatch):
     corpus, trained, write_fold = write_corpus(tmp_path / "corpus"), [], runs.write_fold
     monkeypatch.setattr(runs, "write_fold", lambda *a: trained.append(a[0]) or write_fold(*a))
     own = flags(corpus, small_checkpoint, tmp_path / "sweep")
@@ -223,20 +223,25 @@ def test_a_flag_takes_the_place_of_an_axis(tmp_path):
     assert arguments.grid.grid == {"layers": "all"} and arguments.seeds == [3]
     assert (arguments.model.encoder, arguments.model.pooling_type) == ("c", "qkv")
     arguments = parse_arguments([str(recipe), "--seeds", "5", "6", *vary(layers=[[2]])])
-    assert arguments.seeds == [5, 6] and arguments.grid.axes["layers"] == [[2]]
+    assert arguments.seeds == [5, 6] and arguments.grid.grid["layers"] == [[2]]
 
 
-def test_a_recipe_of_the_first_version_is_translated_or_says_what_to_change(tmp_path):
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        ({"layer_indices": [2, 3]}, r"no setting 'layer_indices': it is --layers 2 3 4 now, in a recipe \[2, 3, 4\]"),
+        ({"ensemble": ["{}", "{}"]}, "--ensemble .*: expected a list, each a JSON object"),
+        ({"encoders": ["a"], "layers": ["all"], "poolings": ["mean"]}, "no setting 'encoders': what varies stands"),
+        ({"layers": ["all"], "poolings": ["mean", "qkv"]}, "--layers .*: expected a list, each a whole number"),
+        ({"by_pooling": {"qkv": {}}}, "no setting 'by_pooling': settings that go together are objects"),
+    ],
+)
+def test_a_recipe_of_the_first_version_says_in_one_line_what_to_change(tmp_path, first, told):
     recipe = tmp_path / "recipe.json"
-    recipe.write_text(
-        json.dumps({"encoder": "a", "layer_indices": [2, 3], "layer_mixing": "concat", "ensemble": ["{}", "{}"]})
-    )
-    model = parse_arguments([str(recipe)]).model
-    assert model.layers == [2, 3] and model.ensemble == [{}, {}]
-    recipe.write_text(json.dumps({"encoders": ["a"], "layers": ["all"], "poolings": ["mean", "qkv"]}))
-    with pytest.raises(RecipeError, match="no setting 'encoders': what varies stands under --grid") as error:
+    recipe.write_text(json.dumps(first))
+    with pytest.raises(RecipeError, match=told) as error:
         parse_arguments([str(recipe)])
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and str(recipe) in str(error.value)
 
 
 def test_a_sweep_draws_the_random_encoder_once_for_each_setting(corpus, small_checkpoint, tmp_path, monkeypatch):
@@ -254,7 +259,7 @@ def test_a_sweep_draws_the_random_encoder_once_for_each_setting(corpus, small_ch
 
     monkeypatch.setattr(encoder_whisper_ser, "WhisperEncoderLayer", build)
     monkeypatch.setattr(runs, "train_run", counted)
-    monkeypatch.setattr("whisper_ser.training.models._drawn_heads", {})
+    models._draw_head.cache_clear()
     run_train.main(
         flags(corpus, small_checkpoint, tmp_path / "sweep", *vary(layers=[[3]], pooling_type=["mean", "qkv"]))
     )

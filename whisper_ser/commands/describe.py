@@ -14,12 +14,10 @@ from whisper_ser.errors import ProtocolError, RecipeError
 from whisper_ser.report.description import DESCRIPTION, DURATIONS, description_text, write_description
 from whisper_ser.training.checks import refuse_ignored_data
 from whisper_ser.training.data import load, plan_folds, protocol_of
-from whisper_ser.training.recipe import add_flags, values_of
+from whisper_ser.training.recipe import add_flags
 from whisper_ser.training.settings import DataArguments, all_settings, build
 
 FOLDER_OPTIONAL = ("demo", "emobox")
-EXCLUDED_SETTINGS = ("corpus", "data_dir", "allow_leaks", "feature_dir", "license")
-"""Data settings that are no flags here: corpus and folder are positional, leaks are shown, nothing is trained."""
 
 
 def main(argv: list[str]) -> int:
@@ -29,7 +27,7 @@ def main(argv: list[str]) -> int:
         "parts of folds.",
         allow_abbrev=False,
     )
-    shared = [field.name for field in fields(DataArguments) if field.name not in EXCLUDED_SETTINGS]
+    shared = [field.name for field in fields(DataArguments) if field.metadata["describe"]]
     add_flags(parser, [*shared, "seed"])  # the seed draws the folds
     choices = all_settings()["corpus"].metadata["choices"]
     parser.add_argument("corpus", choices=choices, metavar="corpus", help=f"one of {', '.join(choices)}")
@@ -70,7 +68,7 @@ def _data_arguments(arguments: argparse.Namespace) -> tuple[DataArguments, int]:
         for name, value in vars(arguments).items()
         if name not in ("corpus", "folder", "output_dir", "format")
     }
-    flags = {"protocol": "auto", "corpus": corpus, **values_of(argparse.Namespace(**own))}
+    flags = {"protocol": "auto", "corpus": corpus, **own}
     if folder is None and corpus not in FOLDER_OPTIONAL:
         raise RecipeError(f"Name the folder of the corpus: whisper-ser describe {corpus} FOLDER.")
     if corpus == "own" and not flags.get("table") and not Path(folder).is_dir():

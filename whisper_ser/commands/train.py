@@ -21,9 +21,8 @@ from whisper_ser.training.experiment import FOLDS, Experiment, inputs_of, prepar
 from whisper_ser.training.grid import VARIANTS, Point
 from whisper_ser.training.models import license_model
 from whisper_ser.training.recipe import parse_arguments, write_recipe
-from whisper_ser.training.refitting import train_with_refit
 from whisper_ser.training.sweep import is_sweep, write_sweep_results
-from whisper_ser.training.trainer import remove_checkpoints
+from whisper_ser.training.trainer import remove_checkpoints, train_with_refit
 
 TRY_IT = """{python} -c "
 from transformers import pipeline

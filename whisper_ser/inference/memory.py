@@ -14,7 +14,7 @@ def _trimmer() -> Callable[[int], object] | None:
 _trim = _trimmer()
 
 
-def give_back() -> None:
+def trim_memory() -> None:
     """Returns free heap memory to the operating system (glibc `malloc_trim`), in a few milliseconds.
 
     Recordings of different lengths fragment the heap of glibc: without this a page holds a third more memory than it

@@ -1,7 +1,7 @@
-"""Altered copies of the utterances that train, each drawn from what the utterance sounds like and nothing else.
+"""Augmented views of the training utterances, each drawn from the samples of the utterance and nothing else.
 
-A copy is the same whoever makes it, when, in which order and in how many processes; it is encoded like a recording,
-once, into a folder of its own in the feature store.
+A view does not depend on the order or the number of processes in which views are made; it is encoded like a
+recording, once, into a folder of its own in the feature store.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class AugmentedView:
-    """An altered copy of every utterance.
+    """An augmented view of every utterance.
 
     Attributes:
-        transforms: names in `TRANSFORMS`. A copy draws which of them befall it, all subsets alike but the empty one,
-            and how strongly.
-        number: from 1; copies of one number are drawn independently of those of another.
+        transforms: names in `TRANSFORMS`. Each utterance draws which of them apply, all non-empty ones alike, and how
+            strongly.
+        number: from 1; views of one number are drawn independently of those of another.
     """
 
     transforms: tuple[str, ...]
@@ -34,7 +34,7 @@ class AugmentedView:
 
     @property
     def name(self) -> str:
-        """A name for a folder: equal for equal copies."""
+        """The name of its folder; equal views have equal names."""
         return f"copy{self.number}-{hashlib.sha256(self._description.encode()).hexdigest()[:16]}"
 
     @property
@@ -42,13 +42,13 @@ class AugmentedView:
         return json.dumps([VERSION, [name for name in TRANSFORMS if name in self.transforms], self.number])
 
     def of(self, record: AudioRecord) -> AudioRecord:
-        """Returns the copy of an utterance: its `sample_hash` is the copy's key, the rest is the utterance's."""
+        """Returns the record of the view of an utterance: the key of the view is its `sample_hash`."""
         key = hashlib.sha256(f"{record.sample_hash} {self._description}".encode()).hexdigest()
         return record._replace(sample_hash=key)
 
-    def read(self, copied: AudioRecord, sampling_rate: int) -> np.ndarray:
-        """Returns the waveform of a copy that `of` returned, float32 `(samples,)`."""
-        return self.alter(read_audio(copied.path, sampling_rate), copied.sample_hash, sampling_rate)
+    def read(self, record: AudioRecord, sampling_rate: int) -> np.ndarray:
+        """Returns the waveform of a record that `of` returned, float32 `(samples,)`."""
+        return self.alter(read_audio(record.path, sampling_rate), record.sample_hash, sampling_rate)
 
     def alter(self, samples: np.ndarray, key: str, sampling_rate: int) -> np.ndarray:
         """Returns `samples` altered as the hexadecimal `key` draws it, at least 25 ms long."""
@@ -63,5 +63,5 @@ class AugmentedView:
 
 
 def augmented_views(transforms: Sequence[str] | None, count: int) -> list[AugmentedView]:
-    """Returns `count` copies by these transforms; none without transforms."""
+    """Returns `count` views by these transforms; none without transforms."""
     return [AugmentedView(tuple(transforms), number) for number in range(1, count + 1)] if transforms else []

@@ -3,15 +3,14 @@
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import MISSING, fields
 from typing import Any
 
 from modeling_whisper_ser import WhisperSerConfig
 from whisper_ser.data.corpora.registry import CORPORA
 from whisper_ser.data.splits import GROUP_PROTOCOLS
 from whisper_ser.errors import RecipeError
-from whisper_ser.training.grid import check_grid, combinations
-from whisper_ser.training.settings import Arguments, DataArguments, ModelArguments
+from whisper_ser.training.grid import check_grid, check_own, combinations
+from whisper_ser.training.settings import Arguments, DataArguments, ModelArguments, all_settings, given, metadata
 
 
 def check_settings(arguments: Arguments) -> None:
@@ -22,72 +21,51 @@ def check_settings(arguments: Arguments) -> None:
 
 
 def check_values(arguments: Arguments) -> None:
-    """Raises `RecipeError` for settings out of range, or that contradict each other."""
-    model, data, training, grid = arguments
-    _check_ranges(arguments)
+    """Raises `RecipeError` for settings that contradict each other."""
+    model, data, training, _ = arguments
     _check_layers(model)
-    if model.model_name_or_path is None and model.encoder is None and not _varies(arguments, "encoder"):
-        raise RecipeError("Say what to train: --encoder for a new model, or --model_name_or_path to train one on.")
-    if training.label_smoothing_factor:
-        raise RecipeError("Use --label_smoothing, kept with the model, instead of label_smoothing_factor.")
-    if training.load_best_model_at_end and training.selection == "last":
-        raise RecipeError("--load_best_model_at_end contradicts selection=last: use --selection validation.")
-    if training.refit and training.selection != "last":
-        raise RecipeError(
-            "--refit trains anew without validation speakers to choose an epoch by: leave selection at last."
-        )
-    if training.refit and training.resume_from_checkpoint:
-        raise RecipeError(
-            "--refit trains twice, and no checkpoint is of both: leave resume_from_checkpoint out. The same command "
-            "goes on by itself where it was interrupted."
-        )
-    if training.refit and data.validation_fraction == 0 and not data.validation_speakers:
-        raise RecipeError("--refit fits a temperature on validation speakers first: raise validation_fraction.")
-    if training.fp16_full_eval or training.bf16_full_eval:
-        raise RecipeError("Half-precision evaluation would save the model in half precision: leave it off.")
-    if training.dataloader_drop_last:
-        raise RecipeError("--dataloader_drop_last would leave test utterances out: leave it off.")
-    if int(os.environ.get("WORLD_SIZE", "1")) != training.world_size:
-        raise RecipeError(
-            f"{os.environ['WORLD_SIZE']} processes were started, but {training.world_size} would train: on a machine "
-            "without accelerator leave --use_cpu at true."
-        )
-    if training.push_to_hub:
-        raise RecipeError("--push_to_hub would publish checkpoints: publish the folder model/ when the run has ended.")
-    if training.selection != "last" and (training.eval_strategy, training.save_strategy) != ("epoch", "epoch"):
-        raise RecipeError(
-            f"selection={training.selection} compares epochs: leave eval_strategy and save_strategy at epoch."
-        )
-    if training.augment_copies is not None and training.augment_copies < 1:
-        raise RecipeError(f"--augment_copies {training.augment_copies}: at least 1.")
-    if grid.jobs is not None and grid.jobs < 1:
-        raise RecipeError(f"--jobs {grid.jobs}: at least 1.")
-
-
-RANGES = {
-    "learning_rate": (0, 100),
-    "weight_decay": (0, 100),
-    "num_train_epochs": (0, 10**5),
-    "warmup_steps": (0, 10**9),
-    "max_grad_norm": (0, 10**9),
-    "per_device_train_batch_size": (1, 10**5),
-    "per_device_eval_batch_size": (1, 10**5),
-    "gradient_accumulation_steps": (1, 10**5),
-    "dataloader_num_workers": (0, 1024),
-    "seed": (0, 2**32 - 1),
-}
-"""From which to which value a setting of the Trainer may be; it takes any, and fails or learns nothing."""
-
-
-def _check_ranges(arguments: Arguments) -> None:
-    training = arguments.training
-    values = [(name, getattr(training, name)) for name in RANGES] + [("seed", seed) for seed in arguments.seeds]
-    for name, value in values:
-        least, most = RANGES[name]
-        if not least <= value <= most:  # NaN is in no range
-            raise RecipeError(f"--{name} {value}: expected a number from {least:g} to {most:g}.")
-    if training.num_train_epochs == 0 and training.max_steps <= 0:
-        raise RecipeError("--num_train_epochs 0 trains nothing.")
+    for number, member in enumerate(model.ensemble or [], start=1):
+        known = {name: value for name, value in member.items() if name in all_settings()}  # others, the config checks
+        check_own(f"Member {number} of the ensemble", known)
+    new = model.encoder or any("encoder" in own for own in combinations(arguments))
+    refit, asked = training.refit, training.selection
+    by_epoch = (training.eval_strategy, training.save_strategy) == ("epoch", "epoch")
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    contradictions = {
+        "Say what to train: --encoder for a new model, or --model_name_or_path to train one on.": (
+            model.model_name_or_path is None and not new
+        ),
+        "Use --label_smoothing, kept with the model, instead of label_smoothing_factor.": (
+            training.label_smoothing_factor
+        ),
+        "--num_train_epochs 0 trains nothing.": training.num_train_epochs == 0 and training.max_steps <= 0,
+        "--load_best_model_at_end contradicts selection=last: use --selection validation.": (
+            training.load_best_model_at_end and asked == "last"
+        ),
+        "--refit trains again without validation speakers to choose an epoch by: leave selection at last.": (
+            refit and asked != "last"
+        ),
+        "--refit trains twice, and no checkpoint is of both: leave resume_from_checkpoint out. The same command goes "
+        "on by itself where it was interrupted.": refit and training.resume_from_checkpoint,
+        "--refit fits a temperature on validation speakers first: raise validation_fraction.": (
+            refit and data.validation_fraction == 0 and not data.validation_speakers
+        ),
+        "Half-precision evaluation would save the model in half precision: leave it off.": (
+            training.fp16_full_eval or training.bf16_full_eval
+        ),
+        "--dataloader_drop_last would leave test utterances out: leave it off.": training.dataloader_drop_last,
+        f"{started} processes were started, but {training.world_size} would train: on a machine without accelerator "
+        "leave --use_cpu at true.": started != training.world_size,
+        "--push_to_hub would publish checkpoints: publish the folder model/ when the run has ended.": (
+            training.push_to_hub
+        ),
+        f"selection={asked} compares epochs: leave eval_strategy and save_strategy at epoch.": (
+            asked != "last" and not by_epoch
+        ),
+    }
+    for told, is_so in contradictions.items():
+        if is_so:
+            raise RecipeError(told)
 
 
 def _check_layers(model: ModelArguments) -> None:
@@ -102,21 +80,6 @@ def _check_layers(model: ModelArguments) -> None:
         )
 
 
-def _varies(arguments: Arguments, name: str) -> bool:
-    return any(name in own for own in combinations(arguments))
-
-
-ATTENTION_FIELDS = (
-    "num_pooling_heads",
-    "pooling_head_dim",
-    "pooling_statistics",
-    "score_activation",
-    "scale_scores",
-    "pooling_dropout",
-)
-"""Fields of the attention poolings, `attentive` and `qkv`."""
-
-
 def refuse_ignored(arguments: Arguments) -> None:
     """Raises `RecipeError` for settings that the others leave without effect."""
     model, data, training, grid = arguments
@@ -128,7 +91,7 @@ def refuse_ignored(arguments: Arguments) -> None:
         (
             "augment_copies",
             training.augment,
-            "it has a meaning only with --augment, which names what alters the views",
+            "only with --augment, which names the augmentations, are there views",
         ),
         ("jobs", several or grid.jobs == 1, "only a cross-validation or a grid has several trainings"),
         (
@@ -143,7 +106,7 @@ def refuse_ignored(arguments: Arguments) -> None:
         ("do_train do_predict", False, "every run trains and tests"),
     )
     if model.model_name_or_path is None:
-        _refuse_ignored_fields(arguments)
+        _refuse_unread_fields(arguments)
 
 
 def refuse_ignored_data(data: DataArguments) -> None:
@@ -170,58 +133,32 @@ def refuse_ignored_data(data: DataArguments) -> None:
     )
 
 
-def _refuse(settings: Iterable[Any], *rules: tuple[str, Any, str]) -> None:
+def _refuse(groups: Iterable[Any], *rules: tuple[str, Any, str]) -> None:
     """Raises for the first rule of settings that are given and not used.
 
     Args:
-        settings: dataclasses; a field is given where it is not the default.
         rules: names, separated by spaces, whether these settings are used, and why not.
     """
-    given = {field.name for one in settings for field in fields(one) if _is_given(one, field)}
+    known = {name for group in groups for name in given(group)}
     for names, used, reason in rules:
-        flags = [f"--{name}" for name in names.split() if name in given]
+        flags = [f"--{name}" for name in names.split() if name in known]
         if flags and not used:
             raise RecipeError(f"{' and '.join(flags)} would be ignored: {reason}.")
 
 
-def _is_given(settings: Any, field: Any) -> bool:
-    default = field.default if field.default is not MISSING else field.default_factory()
-    return getattr(settings, field.name) != default
-
-
-def _refuse_ignored_fields(arguments: Arguments) -> None:
+def _refuse_unread_fields(arguments: Arguments) -> None:
     """Raises for fields of the attention poolings that no model reads, or not the one that sets them."""
-    everywhere: set[str] | None = None
+    attention = [name for name, one in all_settings().items() if metadata(one).get("attention")]
+    set_by: list[tuple[dict[str, Any], list[str]]] = []  # and the poolings of the heads that it holds for
+    everywhere: list[str] = []
     for own in combinations(arguments):
         settings = {**vars(arguments.model), **own}
-        poolings = _poolings(settings)
-        given = {name for name in ATTENTION_FIELDS if not _is_off(settings.get(name))}
-        unread = given if not {"attentive", "qkv"} & {*poolings} else set()
-        _refuse_unread(unread & {*own}, poolings)
-        for member in settings.get("ensemble") or []:
-            pooling = member.get("pooling_type", _poolings({**settings, "ensemble": None})[0])
-            if pooling not in ("attentive", "qkv"):
-                _refuse_unread({name for name in ATTENTION_FIELDS if not _is_off(member.get(name))}, [pooling])
-        everywhere = unread if everywhere is None else everywhere & unread
-    _refuse_unread(
-        everywhere or set(),
-        [pooling for own in combinations(arguments) for pooling in _poolings({**vars(arguments.model), **own})],
-    )
-
-
-def _poolings(settings: dict[str, Any]) -> list[str]:
-    """Returns the poolings of a model's heads."""
-    usual = settings.get("pooling_type") or WhisperSerConfig.pooling_type
-    return [member.get("pooling_type", usual) for member in settings.get("ensemble") or [{}]]
-
-
-def _refuse_unread(names: set[str], poolings: list[str]) -> None:
-    if names:
-        unread = [name for name in ATTENTION_FIELDS if name in names]
-        told = ", ".join(dict.fromkeys(poolings))
-        raise RecipeError(f"{' and '.join(unread)} would be ignored: no pooling of {told} reads it.")
-
-
-def _is_off(value: Any) -> bool:
-    """Whether a field asks for nothing: not given, no dropout, no activation."""
-    return value in (None, False, 0, "none")
+        usual, members = settings["pooling_type"] or WhisperSerConfig.pooling_type, settings["ensemble"] or [{}]
+        poolings = [member.get("pooling_type", usual) for member in members]
+        set_by += [(own, poolings), *((member, [pooling]) for member, pooling in zip(members, poolings, strict=True))]
+        everywhere += poolings
+    for settings, poolings in [*set_by, (vars(arguments.model), everywhere)]:
+        unread = [name for name in attention if settings.get(name) not in (None, False, 0, "none")]
+        if unread and not {"attentive", "qkv"} & {*poolings}:
+            told = ", ".join(dict.fromkeys(poolings))
+            raise RecipeError(f"{' and '.join(unread)} would be ignored: no pooling of {told} reads it.")

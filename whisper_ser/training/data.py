@@ -61,7 +61,7 @@ def _demo(arguments: DataArguments) -> Dataset:
 
 
 def _own(arguments: DataArguments) -> Dataset:
-    source = arguments.table or arguments.data_dir
+    source, pairs = arguments.table or arguments.data_dir, arguments.label_aliases or []
     if source is None:
         raise RecipeError(
             "Say what to train on: --data_dir FOLDER with a metadata.csv, --table FILE or Hub dataset, or --corpus "
@@ -69,6 +69,8 @@ def _own(arguments: DataArguments) -> Dataset:
         )
     if arguments.data_dir and not Path(arguments.data_dir).is_dir():
         raise RecipeError(f"There is no folder {arguments.data_dir} (--data_dir).")
+    if wrong := [pair for pair in pairs if not all(pair.partition("="))]:
+        raise RecipeError(f"--label_aliases {' '.join(wrong)}: expected old=new, such as exc=happy.")
     return load_table(
         source,
         audio_dir=arguments.data_dir if arguments.table else None,
@@ -77,7 +79,7 @@ def _own(arguments: DataArguments) -> Dataset:
         speaker_column=arguments.speaker_column,
         fold_column=arguments.fold_column,
         split_column=arguments.split_column,
-        label_aliases=_aliases(arguments.label_aliases),
+        label_aliases=dict(pair.split("=", 1) for pair in pairs),
         labels=arguments.labels,
         drop_other_labels=arguments.drop_other_labels,
     )
@@ -91,14 +93,6 @@ def license_sources(arguments: DataArguments, name: str) -> dict[str, str | None
         return {name: CODE_LICENSE}  # made by this package
     spec = CORPORA.get(NAMED_OTHERWISE.get(name, name))
     return {name: spec.license_id if spec else None}
-
-
-def _aliases(pairs: list[str] | None) -> dict[str, str]:
-    """Returns `{"ang": "angry"}` of `["ang=angry"]`."""
-    wrong = [pair for pair in pairs or [] if not all(pair.partition("="))]
-    if wrong:
-        raise RecipeError(f"label_aliases has {', '.join(wrong)}; expected old=new, such as exc=happy.")
-    return dict(pair.split("=", 1) for pair in pairs or [])
 
 
 def protocol_of(corpus: Dataset, data: DataArguments) -> str:
@@ -119,23 +113,13 @@ def plan_folds(corpus: Dataset, data: DataArguments, seed: int, validation_fract
         ProtocolError: speakers or labels that do not allow the protocol.
         RecipeError: a setting that the protocol chosen by `auto`, or a published validation part, would ignore.
     """
-    protocol = protocol_of(corpus, data)
+    protocol, asked = protocol_of(corpus, data), data.validation_fraction
     refuse_ignored_data(replace(data, protocol=protocol))
-    validation = validation_fraction if data.validation_fraction is None else data.validation_fraction
-    if protocol != "split":
-        cut = folds(corpus, protocol, num_groups=data.num_groups, seed=seed, validation_fraction=validation)
-        _refuse_ignored_fraction(corpus, data, protocol)
-        return cut
-    split = split_by_speaker(
-        corpus, data.test_speakers, data.validation_speakers, data.test_fraction, validation, seed
-    )
-    return [Fold("test", split)]
-
-
-def _refuse_ignored_fraction(corpus: Dataset, data: DataArguments, protocol: str) -> None:
-    if (
-        protocol == "fixed"
-        and data.validation_fraction is not None
-        and len(folds(corpus, "fixed")[0].split.validation)
-    ):
+    fraction = validation_fraction if asked is None else asked
+    if protocol == "split":
+        speakers = data.test_speakers, data.validation_speakers
+        return [Fold("test", split_by_speaker(corpus, *speakers, data.test_fraction, fraction, seed))]
+    cut = folds(corpus, protocol, num_groups=data.num_groups, seed=seed, validation_fraction=fraction)
+    if protocol == "fixed" and asked is not None and len(folds(corpus, "fixed")[0].split.validation):
         raise RecipeError("--validation_fraction would be ignored: the corpus publishes its own validation part.")
+    return cut

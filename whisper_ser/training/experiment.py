@@ -81,21 +81,16 @@ def prepare_experiment(arguments: Arguments) -> Experiment:
     """Returns the experiment that the settings describe.
 
     Raises:
-        CorpusError, ProtocolError, RecipeError: the corpus, or folds of it, are not to be had.
+        CorpusError, ProtocolError, RecipeError: the corpus cannot be loaded, or not cut into these folds.
         LeakageError: a leak between the parts of a fold that is not allowed.
     """
-    corpus = load(arguments.data)
-    folds = plan(corpus, arguments)
+    corpus, training = load(arguments.data), arguments.training
+    drawn = 0.2 if training.selection == "validation" or training.refit else 0.0
+    folds = plan_folds(corpus, arguments.data, training.seed, drawn)
     records = index_audio(sorted({path for part in folds[0].split for path in part["path"]}))
     audited = audit(folds, records)
     warnings = check(audited, set(arguments.data.allow_leaks or []))
     return Experiment(arguments, protocol_of(corpus, arguments.data), folds, records, audited, warnings)
-
-
-def plan(corpus: Any, arguments: Arguments) -> list[Fold]:
-    """Returns the folds to train and test on: one, or those of a cross-validation."""
-    drawn = 0.2 if arguments.training.selection == "validation" or arguments.training.refit else 0.0
-    return plan_folds(corpus, arguments.data, arguments.training.seed, drawn)
 
 
 def inputs_of(experiment: Experiment, arguments: Arguments, layers: Sequence[int] | None = None) -> tuple[Any, ...]:
@@ -187,7 +182,7 @@ def _train_alike(experiment: Experiment, runs: list[Run], curves: bool) -> Any:
     arguments = runs[0].arguments
     read = sorted({layer for run in runs if run.config for layer in run.config.layer_indices}) or None
     if read:
-        # The encoder reaches the highest layer that a run reads; heads and layers of this model are none's.
+        # A model for its encoder alone, up to the highest layer that a run reads.
         reaching = replace(arguments.model, layers=read[-1:], layer_mixing=None, ensemble=None)
         arguments = arguments._replace(model=reaching)
     _, extractor, inputs = inputs_of(experiment, arguments, read)

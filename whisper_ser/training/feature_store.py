@@ -3,17 +3,18 @@
 A store is a folder for each encoder layer, named after what its states depend on: the weights up to that layer, the
 front end and the context. In it lie shards, safetensors files of float16 states `(frames, width)` named by the hash of
 the audio they are of. A shard is named by its own SHA-256 and renamed into place when it is whole: what is there can
-be checked, any number of processes may fill one store, and work that was interrupted goes on. The altered copies
-of one number lie in a folder of their own within each layer's, so that neither disturbs the shards of the other.
+be checked, any number of processes may fill one store, and work that was interrupted goes on. Augmented
+views lie in folders of their own within each layer's, so that neither disturbs the shards of the other.
 """
 
 import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from whisper_ser.audio.log_mel import FRAMES_PER_SECOND
 from whisper_ser.data.audio_index import AudioRecord
 from whisper_ser.errors import FeatureStoreError
 from whisper_ser.inference.frozen_encoder import FrozenEncoder
-from whisper_ser.inference.memory import give_back
+from whisper_ser.inference.memory import trim_memory
 from whisper_ser.io import replacing
 from whisper_ser.training.augmented_views import AugmentedView
 
@@ -81,10 +82,6 @@ class Features:
         """Returns the features of some of the layers."""
         return replace(self, layers=tuple(layers))
 
-    def frames(self, path: str) -> int:
-        """Returns how many frames the utterance at `path` has."""
-        return self.places[self.layers[0]][self.keys[path]].frames
-
     def _read(self, place: Place) -> torch.Tensor:
         count = place.frames * self.width
         try:
@@ -96,23 +93,7 @@ class Features:
         return torch.from_numpy(states).view(place.frames, self.width)
 
 
-_START_AGAIN = "Start the same command again: what is missing in the feature store is encoded anew."
-
-
-class Plan(NamedTuple):
-    """What filling a store takes.
-
-    Attributes:
-        shards: utterances to be encoded together, as batches of paths; all of the corpus, stored or not.
-        missing: numbers of the shards of which something is not stored.
-        bytes: to be written, about.
-        places: where each key lies that is stored, for each layer.
-    """
-
-    shards: list[list[list[str]]]
-    missing: list[int]
-    bytes: int
-    places: dict[int, dict[str, Place]]
+_START_AGAIN = "Start the same command again: what is missing in the feature store is encoded again."
 
 
 def store_folders(
@@ -151,96 +132,89 @@ def _digest(digest: "hashlib._Hash", module: torch.nn.Module) -> None:
         digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
 
 
-def plan(
-    model: WhisperForEmotionClassification,
-    extractor: WhisperSerFeatureExtractor,
-    folders: Mapping[int, Path],
-    records: Mapping[str, AudioRecord],
-) -> Plan:
-    """Returns what is to be encoded; checks the shards that are there, and removes those that are damaged."""
-    places = {layer: _scan(folder) for layer, folder in folders.items()}
-    stored = set.intersection(*(set(of_layer) for of_layer in places.values()))
-    seconds_of = {path: extractor.pad_to_seconds or record.seconds for path, record in records.items()}
-    shards = list(_shards(list(records.values()), seconds_of))
-    missing = [
-        number
-        for number, batches in enumerate(shards)
-        if any(records[path].sample_hash not in stored for batch in batches for path in batch)
-    ]
-    seconds = sum(seconds_of[path] for number in missing for batch in shards[number] for path in batch)
-    frames = seconds * FRAMES_PER_SECOND / model.config.frame_averaging
-    size = round(frames * model.config.encoder_config.d_model * 2) * len(folders)
-    return Plan(shards, missing, size, places)
-
-
 def fill(
     model: WhisperForEmotionClassification,
     extractor: WhisperSerFeatureExtractor,
     records: Mapping[str, AudioRecord],
     folder: Path,
     layers: Sequence[int] | None = None,
-    copy: AugmentedView | None = None,
+    view: AugmentedView | None = None,
 ) -> Features:
-    """Returns the states of all files, or of their altered copies, after encoding what the store in `folder` lacks.
+    """Returns the states of all files, or of a view of each, after encoding what the store in `folder` lacks.
 
     All layers are encoded in one pass. Under several processes, of one or many machines that share `folder`, each
-    encodes its share of the shards. Batches are composed of the whole corpus, whatever is missing and whoever encodes
-    it.
+    encodes its share of the shards. Batches are made of the whole corpus, whatever is missing: states do not depend on
+    it. Damaged shards are removed.
 
     Args:
         model: whose encoder reaches the highest of `layers`; by default those it reads.
         records: of `whisper_ser.data.audio_index.index_audio`.
-        copy: which copy of each file is encoded in its place; it is found by the path of the file.
+        view: of each file, encoded in its place and found by the path of the file.
 
     Raises:
         FeatureStoreError: the folder cannot be written, there is no room, or states do not fit into float16.
     """
-    process = PartialState()
     layers = tuple(layers or model.config.layer_indices)
     folders = store_folders(folder, model, extractor, layers)
-    if copy:
-        folders = {layer: of_layer / copy.name for layer, of_layer in folders.items()}
-        records = {path: copy.of(record) for path, record in records.items()}
+    if view:
+        folders = {layer: of_layer / view.name for layer, of_layer in folders.items()}
+        records = {path: view.of(record) for path, record in records.items()}
+    places = {layer: _scan(of_layer) for layer, of_layer in folders.items()}
+    stored = set.intersection(*(set(of_layer) for of_layer in places.values()))
+    seconds_of = {path: extractor.pad_to_seconds or record.seconds for path, record in records.items()}
+    missing = [
+        shard
+        for shard in _shards(list(records.values()), seconds_of)
+        if not {records[path].sample_hash for batch in shard for path in batch} <= stored
+    ]
     width = model.config.encoder_config.d_model
-    todo = plan(model, extractor, folders, records)
-    if todo.missing:
-        _check_room(folder, todo.bytes)
-    mine = todo.missing[process.process_index :: process.num_processes]
-    files = sum(len(batch) for number in mine for batch in todo.shards[number])
-    shown = files and process.is_main_process
-    what = f"encoding copy {copy.number}" if copy else "encoding"
-    with tqdm(total=files, desc=what, unit="file", leave=False, disable=not shown) as progress:
-        encoder: Any = FrozenEncoder(model.to(process.device), extractor, layers) if mine else None
-        for number in mine:
-            assert encoder is not None
-            shard: list[dict[str, np.ndarray]] = [{} for _ in layers]
-            for batch in todo.shards[number]:
-                rate = extractor.sampling_rate
-                audio = {path: copy.read(records[path], rate) if copy else read_audio(path, rate) for path in batch}
-                for path, states in _encode(audio, encoder).items():
-                    for of_layer, state in zip(shard, states, strict=True):
-                        of_layer[records[path].sample_hash] = state
-                progress.update(len(batch))
-            for layer, of_layer in zip(layers, shard, strict=True):
-                _write_shard(folders[layer], of_layer)
-    if mine:
-        del encoder
-        give_back()
-    process.wait_for_everyone()
-    places = {layer: _scan(of_layer) for layer, of_layer in folders.items()} if todo.missing else todo.places
+    if missing:
+        seconds = sum(seconds_of[path] for shard in missing for batch in shard for path in batch)
+        frames = seconds * FRAMES_PER_SECOND / model.config.frame_averaging
+        _check_room(folder, round(frames * width * 2) * len(folders))
+        _encode(model, extractor, records, folders, missing, view)
+        places = {layer: _scan(of_layer) for layer, of_layer in folders.items()}
     keys = {path: record.sample_hash for path, record in records.items()}
     if not all({*keys.values()} <= of_layer.keys() for of_layer in places.values()):
         raise FeatureStoreError(f"The feature store {folder} was changed while it was being filled. {_START_AGAIN}")
     return Features(layers, width, keys, places)
 
 
-def _encode(audio: Mapping[str, np.ndarray], encoder: FrozenEncoder) -> dict[str, np.ndarray]:
-    """Returns the states `(layers, frames, width)` of each path's audio, float16."""
-    with np.errstate(over="ignore"):
-        halves = [states.astype(np.float16) for states in encoder.states(list(audio.values()))]
-    if not all(np.isfinite(states).all() for states in halves):
-        raise FeatureStoreError(f"The encoder's states of one of {', '.join(audio)} do not fit into float16.")
-    return dict(zip(audio, halves, strict=True))
+def _encode(
+    model: WhisperForEmotionClassification,
+    extractor: WhisperSerFeatureExtractor,
+    records: Mapping[str, AudioRecord],
+    folders: Mapping[int, Path],
+    shards: Sequence[list[list[str]]],
+    view: AugmentedView | None,
+) -> None:
+    """Encodes and writes this process's share of the shards, which are batches of paths; waits for the others."""
+    process = PartialState()
+    mine = shards[process.process_index :: process.num_processes]
+    rate, files = extractor.sampling_rate, sum(len(batch) for shard in mine for batch in shard)
+    what, hidden = f"encoding view {view.number}" if view else "encoding", not process.is_main_process
+    if mine:
+        encoder = FrozenEncoder(model.to(process.device), extractor, tuple(folders))
+        with tqdm(total=files, desc=what, unit="file", leave=False, disable=hidden) as progress:
+            for shard in mine:
+                states: list[dict[str, np.ndarray]] = [{} for _ in folders]
+                for batch in shard:
+                    audio = [view.read(records[path], rate) if view else read_audio(path, rate) for path in batch]
+                    with np.errstate(over="ignore"):
+                        halves = [of_path.astype(np.float16) for of_path in encoder.states(audio)]
+                    if not all(np.isfinite(of_path).all() for of_path in halves):
+                        raise FeatureStoreError(
+                            f"The encoder's states of one of {', '.join(batch)} do not fit into float16."
+                        )
+                    for path, of_path in zip(batch, halves, strict=True):
+                        for of_layer, state in zip(states, of_path, strict=True):
+                            of_layer[records[path].sample_hash] = state
+                    progress.update(len(batch))
+                for place, content in zip(folders.values(), states, strict=True):
+                    _write_shard(place, content)
+        del encoder
+        trim_memory()
+    process.wait_for_everyone()
 
 
 def _shards(records: list[AudioRecord], seconds_of: Mapping[str, float]) -> Iterator[list[list[str]]]:
@@ -264,16 +238,22 @@ def _shards(records: list[AudioRecord], seconds_of: Mapping[str, float]) -> Iter
         yield [*shard, batch]
 
 
-def _write_shard(folder: Path, states: dict[str, np.ndarray]) -> None:
-    content = save(states)
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """A problem of the file system inside is a `FeatureStoreError`."""
     try:
-        with replacing(folder / f"{hashlib.sha256(content).hexdigest()}.safetensors") as path:
-            path.write_bytes(content)
+        yield
     except OSError as error:
         raise FeatureStoreError(
             f"The feature store {folder} cannot be written ({error.strerror or error}). Give another --feature_dir, "
             "or make room; what is stored stays good."
         ) from error
+
+
+def _write_shard(folder: Path, states: dict[str, np.ndarray]) -> None:
+    content = save(states)
+    with _writing(folder), replacing(folder / f"{hashlib.sha256(content).hexdigest()}.safetensors") as path:
+        path.write_bytes(content)
 
 
 def _scan(folder: Path) -> dict[str, Place]:
@@ -293,7 +273,7 @@ def _index(file: Path) -> dict[str, Place]:
         with file.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
             if digest != file.stem:
-                logger.warning(f"{file} is damaged and removed; its utterances are encoded anew.")
+                logger.warning(f"{file} is damaged and removed; its utterances are encoded again.")
                 file.unlink(missing_ok=True)
                 return {}
             content.seek(0)
@@ -309,13 +289,9 @@ def _index(file: Path) -> dict[str, Place]:
 
 
 def _check_room(folder: Path, needed: int) -> None:
-    try:
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise FeatureStoreError(
-            f"The feature store {folder} cannot be written ({error.strerror or error}). Give another --feature_dir."
-        ) from error
     if needed > free:
         raise FeatureStoreError(
             f"The feature store {folder} needs about {needed / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free. "

@@ -42,25 +42,20 @@ def check_grid(arguments: Arguments) -> None:
     if grid.variants is not None:
         if not grid.variants or not all(isinstance(own, dict) for own in grid.variants.values()):
             raise _form("variants", grid.variants)
-        if grid.axes:
-            raise RecipeError("Give either --variants or --grid; with variants, a grid may list seeds only.")
+        if grid.grid:
+            raise RecipeError("Give either --variants or --grid.")
         for name, own in grid.variants.items():
-            _check_own(f"The variant {name!r}", own)
-    if grid.seeds and "seed" in (grid.grid or {}):
-        raise RecipeError("Give either --seeds or the axis seed of --grid.")
-    for name, values in (grid.grid or {}).items():
-        if name == "layers" and values == ALL:
+            check_own(f"The variant {name!r}", own)
+    for axis, values in (grid.grid or {}).items():
+        if axis == "layers" and values == ALL:
             continue
         if not isinstance(values, list) or not values:
             raise _form("grid", grid.grid)
-        if name == "seed":
-            conform("seeds", values)
-        else:
-            for value in values:
-                _check_own(f"The axis {name!r}", _own(name, value))
+        for value in values:
+            check_own(f"The axis {axis!r}", _own(axis, value))
     if arguments.model.model_name_or_path and any("encoder" in own for own in combinations(arguments)):
         raise RecipeError("A grid of encoders trains new models: leave --model_name_or_path out.")
-    if grid.all_seeds and not grid.varies and arguments.data.protocol == "split":
+    if grid.seeds and not grid.varies and arguments.data.protocol == "split":
         raise RecipeError("Several seeds need a --protocol that cross-validates, or a grid: one model has one seed.")
 
 
@@ -68,13 +63,14 @@ def _form(name: str, value: Any) -> RecipeError:
     return RecipeError(f"--{name} {json.dumps(value)}: expected a JSON object such as {EXAMPLES[name]}.")
 
 
-def _check_own(whose: str, own: dict[str, Any]) -> None:
-    for name, value in own.items():
-        if value is not None:
-            try:
+def check_own(whose: str, own: dict[str, Any]) -> None:
+    """Raises `RecipeError` for a value that its setting does not take, and for a setting that may not vary."""
+    try:
+        for name, value in own.items():
+            if value is not None:
                 conform(name, value)
-            except RecipeError as error:
-                raise RecipeError(f"{whose}: {error}") from error
+    except RecipeError as error:
+        raise RecipeError(f"{whose}: {error}") from error
     if fixed := sorted({*own} - may_vary()):
         raise RecipeError(
             f"{whose} sets {', '.join(fixed)}: what the model is and how it is trained may vary; corpus, folds and "
@@ -83,28 +79,32 @@ def _check_own(whose: str, own: dict[str, Any]) -> None:
 
 
 def _own(axis: str, value: Any) -> dict[str, Any]:
-    """Returns the settings that a value of an axis stands for: an object is several that go together."""
+    """Returns the settings that a value of an axis sets: several where it is an object."""
     return value if isinstance(value, dict) else {axis: value}
 
 
-def varied_by(axis: str, values: Any) -> set[str]:
-    """Returns the settings that an axis varies."""
-    objects = [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
-    return {axis} | {name for value in objects for name in value}
-
-
-def combinations(arguments: Arguments) -> list[dict[str, Any]]:
+def combinations(arguments: Arguments, count_layers: Callable[[str], int] | None = None) -> list[dict[str, Any]]:
     """Returns the own settings of each variant, or of each combination of the axes; `[{}]` where nothing varies.
 
-    The layers of an axis may still be `"all"`.
+    Args:
+        count_layers: returns the number of layers of an encoder, which `"all"` on the axis `layers` stands for; by
+            default it stays `"all"`.
     """
     if arguments.grid.variants:
         return list(arguments.grid.variants.values())
     axes = [
-        [_own(name, value) for value in ([ALL] if values == ALL else values)]
-        for name, values in arguments.grid.axes.items()
+        [_own(axis, value) for value in ([ALL] if values == ALL else values)]
+        for axis, values in (arguments.grid.grid or {}).items()
     ]
-    return [{name: value for own in chosen for name, value in own.items()} for chosen in itertools.product(*axes)]
+    found = []
+    for chosen in itertools.product(*axes):
+        own = {name: value for one in chosen for name, value in one.items()}
+        if own.get("layers") == ALL and count_layers:
+            total = count_layers(own.get("encoder") or arguments.model.encoder or "")
+            found += [{**own, "layers": [layer]} for layer in range(1, total + 1)]
+        else:
+            found.append(own)
+    return found
 
 
 def points_of(arguments: Arguments, count_layers: Callable[[str], int]) -> list[Point]:
@@ -116,30 +116,18 @@ def points_of(arguments: Arguments, count_layers: Callable[[str], int]) -> list[
     Raises:
         RecipeError: two combinations would share a folder.
     """
-    variants = arguments.grid.variants
     if not arguments.grid.varies:
         return [Point("", {}, arguments)]
-    named = variants or {point_name(own): own for own in _all_layers(arguments, count_layers)}
+    named = arguments.grid.variants or {point_name(own): own for own in combinations(arguments, count_layers)}
     points, folders = [], dict[str, str]()
     for name, own in named.items():
         folder = folder_name(name)
         if (twin := folders.setdefault(folder, name)) != name:
             raise RecipeError(f"{twin!r} and {name!r} would share a folder: call one of them otherwise.")
         place = str(Path(arguments.training.output_dir) / VARIANTS / folder)
-        seeds = {"seeds": arguments.grid.all_seeds, "grid": None, "variants": None}
-        points.append(Point(name, own, arguments.with_settings(**own, **seeds, output_dir=place)))
+        settings = arguments.with_settings(**own, grid=None, variants=None, output_dir=place)
+        points.append(Point(name, own, settings))
     return points
-
-
-def _all_layers(arguments: Arguments, count_layers: Callable[[str], int]) -> list[dict[str, Any]]:
-    found = []
-    for own in combinations(arguments):
-        if own.get("layers") == ALL:
-            total = count_layers(own.get("encoder") or arguments.model.encoder or "")
-            found += [{**own, "layers": [layer]} for layer in range(1, total + 1)]
-        else:
-            found.append(own)
-    return found
 
 
 def point_name(own: dict[str, Any]) -> str:

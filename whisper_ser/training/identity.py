@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import Field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from whisper_ser.data.splits import Split
 from whisper_ser.demo.encoder import resolve_encoder
 from whisper_ser.errors import CheckpointError
 from whisper_ser.io import file_sha256, replacing
-from whisper_ser.training.settings import Arguments, ModelArguments, is_harmless, metadata
+from whisper_ser.training.settings import Arguments, is_harmless, metadata
 
 VERSION = 1
 """Raised when the same settings and recordings give other figures than before."""
@@ -31,8 +31,7 @@ def run_identity(arguments: Arguments, split: Split, hashes: Mapping[str, str]) 
     Args:
         hashes: SHA-256 of the samples of each recording, by path.
     """
-    content = [VERSION, dependencies(arguments), data_digest(split, hashes)]
-    return _digest(content)
+    return _digest([VERSION, dependencies(arguments), data_digest(split, hashes)])
 
 
 def sample_hashes(records: Mapping[str, AudioRecord]) -> dict[str, str]:
@@ -41,33 +40,26 @@ def sample_hashes(records: Mapping[str, AudioRecord]) -> dict[str, str]:
 
 
 def dependencies(arguments: Arguments) -> dict[str, Any]:
-    """Returns the settings of model and training that change figures; encoder or saved model go by their content."""
-    groups: dict[str, Any] = {"model": arguments.model, "training": arguments.training}
-    settings = {
-        group: {
-            field.name: getattr(of_group, field.name)
-            for field in fields(of_group)
-            if field.init and not is_harmless(field)
-        }
-        for group, of_group in groups.items()
-    }
-    settings["training"]["world_size"] = arguments.training.world_size
-    for one in fields(arguments.model):
-        if metadata(one).get("checkpoint"):
-            settings["model"][one.name] = source_digest(arguments.model, one.name)
-    return json.loads(json.dumps(settings, default=str))
-
-
-def source_digest(arguments: ModelArguments, name: str) -> str | None:
-    """Returns the SHA-256 of the weights and config that the setting `name` points at; `None` where it is not given.
+    """Returns the settings of model and training that change figures; encoder or saved model go by their content.
 
     Raises:
         CheckpointError: the checkpoint has no weights.
     """
-    value = getattr(arguments, name)
-    if value is None:
-        return None
-    return _digest_of_checkpoint(resolve_encoder(value) if name == "encoder" else str(Path(value).expanduser()))
+    groups: dict[str, Any] = {"model": arguments.model, "training": arguments.training}
+    settings = {
+        group: {one.name: _content(of_group, one) for one in fields(of_group) if one.init and not is_harmless(one)}
+        for group, of_group in groups.items()
+    }
+    settings["training"]["world_size"] = arguments.training.world_size
+    return json.loads(json.dumps(settings, default=str))
+
+
+def _content(group: Any, one: Field) -> Any:
+    """Returns the value of a setting, or the SHA-256 of the checkpoint that it names."""
+    value = getattr(group, one.name)
+    if value is None or not metadata(one).get("checkpoint"):
+        return value
+    return _digest_of_checkpoint(resolve_encoder(value) if one.name == "encoder" else str(Path(value).expanduser()))
 
 
 @lru_cache(maxsize=8)
@@ -104,21 +96,18 @@ def note_settings(folder: Path, arguments: Arguments, data: Mapping[str, Any]) -
     """Writes what a run depends on into `folder`, or compares it with what is noted there.
 
     Args:
-        data: what the run is told from others by besides its settings, by name.
+        data: what else distinguishes the run, by name.
 
     Raises:
         CheckpointError: the run there has other settings, or other data.
     """
     settings = {**dependencies(arguments), "data": dict(data)}
-    noted = folder / SETTINGS
-    if noted.is_file():
-        _check_same(json.loads(noted.read_text(encoding="utf-8")), settings, folder)
+    path = folder / SETTINGS
+    if not path.is_file():
+        with replacing(path) as new:
+            new.write_text(json.dumps(settings, indent=2), encoding="utf-8")
         return
-    with replacing(noted) as path:
-        path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-
-
-def _check_same(noted: dict[str, dict], settings: dict[str, dict], folder: Path) -> None:
+    noted = json.loads(path.read_text(encoding="utf-8"))
     changed = [
         f"{name} was {noted.get(group, {}).get(name)}, is now {value}"
         for group, values in settings.items()

@@ -1,7 +1,9 @@
 """The model and the feature extractor that a run trains: new on an encoder, or a saved one."""
 
 import copy
+import json
 from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -17,10 +19,6 @@ from whisper_ser.training.data import license_sources
 from whisper_ser.training.settings import Arguments, ModelArguments, metadata
 
 logger = logging.get_logger(__name__)
-
-MAX_DRAWN_HEADS = 8
-_drawn_heads: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
-"""The random weights of heads, by config and seed."""
 
 
 def build_model(
@@ -52,7 +50,7 @@ def license_model(model: WhisperForEmotionClassification, arguments: Arguments, 
     """
     sources = license_sources(arguments.data, corpus)
     if base := arguments.model.model_name_or_path:
-        name = Path(base).name if Path(base).is_dir() else base  # paths of this machine are nobody's business
+        name = Path(base).name if Path(base).is_dir() else base  # not the path on this machine
         sources = inherit(sources, read_license(model.config), name)
     store_license(model.config, head_license(sources, arguments.data.license))
 
@@ -60,19 +58,19 @@ def license_model(model: WhisperForEmotionClassification, arguments: Arguments, 
 def head_model(config: WhisperSerConfig, seed: int) -> WhisperForEmotionClassification:
     """Returns a new model without its encoder, for training on stored states.
 
-    Its head is the one that `seed` gives a model with an encoder, whose random weights are drawn first. Drawing them
-    takes seconds and much memory, so the heads drawn last are kept: the folds of a setting share one.
+    Its head is the one that `seed` gives a model with an encoder, whose random weights are drawn first.
     """
-    key = (config.to_json_string(use_diff=False), seed)
-    if key not in _drawn_heads:
-        set_seed(seed)
-        whole = WhisperForEmotionClassification(copy.deepcopy(config))
-        while len(_drawn_heads) >= MAX_DRAWN_HEADS:
-            del _drawn_heads[next(iter(_drawn_heads))]
-        _drawn_heads[key] = {name: x.clone() for name, x in whole.state_dict().items() if ".encoder." not in name}
     model = WhisperForEmotionClassification(copy.deepcopy(config), with_encoder=False)
-    model.load_state_dict(_drawn_heads[key])
+    model.load_state_dict(_draw_head(config.to_json_string(use_diff=False), seed))
     return model
+
+
+@lru_cache(maxsize=8)
+def _draw_head(config: str, seed: int) -> dict[str, torch.Tensor]:
+    """Returns the random weights of a head. Drawing takes seconds and much memory: the folds of a setting share it."""
+    set_seed(seed)
+    whole = WhisperForEmotionClassification(WhisperSerConfig.from_dict(json.loads(config)))
+    return {name: tensor.clone() for name, tensor in whole.state_dict().items() if ".encoder." not in name}
 
 
 def _saved_model(
@@ -91,7 +89,8 @@ def _saved_model(
             clashes.append(f"{one.name} is {has}, not {asked}")
     if clashes:
         raise RecipeError(
-            f"{name} has fixed these settings: {'; '.join(clashes)}. Leave them out, or train anew with --encoder."
+            f"{name} has fixed these settings: {'; '.join(clashes)}. Leave them out, or train a new model with "
+            "--encoder."
         )
     if not set(labels) <= set(model.config.labels):
         logger.warning(

@@ -4,20 +4,20 @@ import argparse
 import json
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, NoReturn, Union, get_args, get_origin
+from typing import Any, NoReturn, get_args, get_origin
 
 from whisper_ser.errors import RecipeError
 from whisper_ser.io import replacing
 from whisper_ser.training.checks import check_settings
-from whisper_ser.training.grid import varied_by
 from whisper_ser.training.settings import (
     Arguments,
     all_settings,
     build,
-    conform,
+    find_setting,
     kind_of,
+    kinds_of,
     may_vary,
     metadata,
     settings_of,
@@ -33,20 +33,10 @@ def parse_arguments(argv: list[str]) -> Arguments:
         RecipeError: the recipe is no JSON object, has unknown fields, or the settings contradict each other.
     """
     recipe = argv[0] if argv and argv[0].endswith(".json") else None
-    parser = argparse.ArgumentParser(
-        description="Train, fine-tune and test a speech emotion recognition model.",
-        usage="%(prog)s [RECIPE.json] [--flag value ...]",
-        allow_abbrev=False,
-    )
-    parser.error = _refuse  # type: ignore[method-assign]
-    add_flags(parser, all_settings())
-    given, unknown = parser.parse_known_args(argv[1:] if recipe else argv)
+    flags = read_flags(argv[1:] if recipe else argv)
     try:
-        if unknown:
-            conform(unknown[0].removeprefix("--").partition("=")[0], None)
-            raise RecipeError(f"{unknown[0]!r} belongs to no setting: flags are --name value.")
         settings = read_recipe(find_recipe(recipe)) if recipe else {}
-        arguments = build(override(settings, values_of(given)))
+        arguments = build(override(settings, flags))
         check_settings(arguments)
     except RecipeError as error:
         if recipe is None or recipe in str(error):
@@ -55,62 +45,54 @@ def parse_arguments(argv: list[str]) -> Arguments:
     return arguments
 
 
+def read_flags(argv: list[str]) -> dict[str, Any]:
+    """Returns the settings that flags give; raises `RecipeError` for what is no flag."""
+    parser = argparse.ArgumentParser(
+        description="Train, fine-tune and test a speech emotion recognition model.",
+        usage="%(prog)s [RECIPE.json] [--flag value ...]",
+        allow_abbrev=False,
+    )
+    parser.error = _refuse  # type: ignore[method-assign]
+    add_flags(parser, all_settings())
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        find_setting(unknown[0].removeprefix("--").partition("=")[0])
+        raise RecipeError(f"{unknown[0]!r} belongs to no setting: flags are --name value.")
+    return _with_seeds(vars(given))
+
+
 def _refuse(message: str) -> NoReturn:
     raise RecipeError(f"{message}.")
 
 
 def add_flags(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """Adds a flag for each of these settings; one that is not given leaves nothing in the namespace."""
-    known = all_settings()
+    """Adds a flag for each of these settings; one that is not given leaves nothing in the namespace.
+
+    `build` checks their values.
+    """
     for name in names:
-        kind, one = kind_of(name), known[name]
-        form: dict[str, Any] = {"nargs": "+"} if _list_of(kind) is not None else {}
-        if bool in _members(kind):
-            form = {"nargs": "?", "const": "true"}
+        one, kinds = find_setting(name), kinds_of(kind_of(name))
+        form: dict[str, Any] = {"nargs": "?", "const": True} if bool in kinds else {}
+        if [get_origin(kind) for kind in kinds] == [list]:
+            form = {"nargs": "+"}
         choices = metadata(one).get("choices")
         default = "" if one.default in (None, "") or callable(one.default) else f" (default: {one.default})"
         told = " ".join(f"{metadata(one)['help']}{default}".split())
         parser.add_argument(
             f"--{name}",
             **form,
+            type=partial(_from_text, name),
             default=argparse.SUPPRESS,
             metavar="{" + ",".join(choices) + "}" if choices else name.upper(),
             help=told.replace("%", "%%"),
         )
 
 
-def values_of(given: argparse.Namespace) -> dict[str, Any]:
-    """Returns the settings given as flags, in their types.
-
-    Raises:
-        RecipeError: a text that stands for no value of its setting.
-    """
-    settings = {}
-    for name, text in vars(given).items():
-        kind = kind_of(name)
-        if isinstance(text, list):
-            value: Any = [_from_text(name, one, _list_of(kind)) for one in text]
-        else:
-            value = _from_text(name, text, kind)
-        settings[name] = conform(name, value)
-    return settings
-
-
-def _members(kind: Any) -> tuple[Any, ...]:
-    """Returns the types of a union, `None` left out, or the one type."""
-    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    return tuple(one for one in kinds if one is not NoneType)
-
-
-def _list_of(kind: Any) -> Any:
-    """Returns the type of the values of a list, `None` for what is no list, or may be a text instead."""
-    members = _members(kind)
-    return get_args(members[0])[0] if len(members) == 1 and get_origin(members[0]) is list else None
-
-
-def _from_text(name: str, text: str, kind: Any) -> Any:
-    """Returns the value that a text on the command line stands for."""
-    kinds = _members(kind)
+def _from_text(name: str, text: str) -> Any:
+    """Returns the value of a flag: the text itself where the setting takes one, else a number or JSON."""
+    kinds = kinds_of(kind_of(name))
+    if get_origin(kinds[0]) is list:
+        kinds = get_args(kinds[0])
     if bool in kinds and text.lower() in ("true", "false"):
         return text.lower() == "true"
     if str in kinds:
@@ -121,8 +103,18 @@ def _from_text(name: str, text: str, kind: Any) -> Any:
         except (ValueError, RecursionError) as error:
             problem = error
     if any(get_origin(one) is dict for one in kinds):
-        raise RecipeError(f"--{name} {text}: expected a JSON object ({problem}).")
+        raise argparse.ArgumentTypeError(f"{text}: expected a JSON object ({problem})")
     return text
+
+
+def _with_seeds(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns `settings` with the axis seed of the grid as `seeds`."""
+    if not isinstance(axes := settings.get("grid"), dict) or not axes.get("seed"):
+        return settings
+    if settings.get("seeds"):
+        raise RecipeError("Give either --seeds or the axis seed of --grid.")
+    others = {name: values for name, values in axes.items() if name != "seed"}
+    return {**settings, "grid": others, "seeds": axes["seed"]}
 
 
 def override(settings: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,25 +122,28 @@ def override(settings: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, 
     replaced = {*over}
     if over.get("model_name_or_path"):
         replaced.add("encoder")
-    if over.get("seeds"):
-        replaced.add("seed")
+    if "seed" in over:
+        replaced.add("seeds")
     merged = {name: value for name, value in settings.items() if name not in replaced} | dict(over)
     axes, changed = settings.get("grid") or {}, over.get("grid") or {}
     if isinstance(axes, dict) and isinstance(changed, dict):
         kept = {name: values for name, values in axes.items() if not varied_by(name, values) & replaced}
         merged["grid"] = {name: values for name, values in (kept | changed).items() if values is not None}
-        if "seed" in {*over, *changed} and "seeds" not in over:
-            merged.pop("seeds", None)
     if isinstance(variants := merged.get("variants"), dict):
-        merged["variants"] = {name: _without(own, replaced) for name, own in variants.items()}
+        # What a variant only takes away, a flag gives to it too.
+        merged["variants"] = {
+            name: {one: value for one, value in own.items() if value is not None or one not in replaced}
+            if isinstance(own, dict)
+            else own
+            for name, own in variants.items()
+        }
     return {name: value for name, value in merged.items() if value not in (None, {}) or name == "variants"}
 
 
-def _without(own: Any, replaced: set[str]) -> Any:
-    """Returns a variant without the settings that it only takes away and a flag gives."""
-    if not isinstance(own, dict):
-        return own
-    return {name: value for name, value in own.items() if value is not None or name not in replaced}
+def varied_by(axis: str, values: Any) -> set[str]:
+    """Returns the settings that an axis varies."""
+    objects = [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
+    return {axis} | {name for value in objects for name in value}
 
 
 def find_recipe(name: str) -> Path:
@@ -181,7 +176,7 @@ def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any
         raise RecipeError(f"The recipe {path} is not JSON: {error}.") from error
     if not isinstance(recipe, dict):
         raise RecipeError(f"The recipe {path} must be a JSON object of settings.")
-    recipe, chain = translate(recipe), (*extended_by, path.resolve())
+    recipe, chain = _with_seeds(recipe), (*extended_by, path.resolve())
     if "extends" in recipe:
         base = recipe.pop("extends")
         recipe = override(_extended(path, base, chain), recipe)
@@ -209,30 +204,8 @@ def _on_its_own_base(path: Path, own: Any, recipe: Mapping[str, Any], chain: tup
     return {**taken_away, **{name: value for name, value in base.items() if name in varied}, **own}
 
 
-def translate(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a recipe of the first version, which saved models have beside them, as one of today.
-
-    Its sweeps (`encoders`, `poolings`, `by_pooling`) are no settings any more: the error says what to write.
-
-    Raises:
-        RecipeError: a member of an ensemble that is a text and no JSON.
-    """
-    told = dict(recipe)
-    if isinstance(members := told.get("ensemble"), list):
-        try:
-            told["ensemble"] = [json.loads(one) if isinstance(one, str) else one for one in members]
-        except ValueError as error:
-            raise RecipeError(f"ensemble {members} holds no JSON ({error}): give objects.") from error
-    if {"layer_index", "layer_indices"} & told.keys():
-        index, indices = told.pop("layer_index", None), told.pop("layer_indices", None)
-        told["layers"] = indices or (index if index is None or isinstance(index, list) else [index])
-    if isinstance(variants := told.get("variants"), dict):
-        told["variants"] = {name: translate(own) if isinstance(own, dict) else own for name, own in variants.items()}
-    return told
-
-
 def portable(settings: dict[str, Any], published_encoder: str | None = None) -> dict[str, Any]:
-    """Returns a recipe for other people: without paths of this machine, which are nobody's business.
+    """Returns a recipe to publish: without paths of this machine.
 
     An encoder in a folder goes by the Hub id it was published under, where that is known. Otherwise it keeps the
     folder's name alone, as a saved model does.

@@ -27,10 +27,9 @@ from whisper_ser.errors import WhisperSerError
 from whisper_ser.evaluation.results import check_predictions, read_metrics
 from whisper_ser.training.grid import folder_name
 from whisper_ser.training.models import build_model, head_model
-from whisper_ser.training.refitting import train_with_refit
 from whisper_ser.training.results import write_fold
 from whisper_ser.training.settings import Arguments, SerTrainingArguments
-from whisper_ser.training.trainer import BEST, Inputs
+from whisper_ser.training.trainer import BEST, Inputs, train_with_refit
 
 
 class TrainingError(WhisperSerError, RuntimeError):

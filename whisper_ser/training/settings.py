@@ -1,20 +1,21 @@
 """Settings of a training: each is declared once, as a dataclass field with metadata, and everything else follows.
 
-The metadata of a field (`setting`) says what it belongs to, whether a saved model has fixed it, and whether it affects
-results. Flags and recipes (`recipe.py`), the identity of a run (`identity.py`), what a grid may vary (`grid.py`) and
-what a saved model or a cross-validation is compared by are derived from it.
+The metadata of a field (`setting`) says what it belongs to, which values it takes, whether a saved model has fixed it,
+and whether it affects results. Flags and recipes (`recipe.py`), the identity of a run (`identity.py`), what a grid may
+vary (`grid.py`) and what a saved model or a cross-validation is compared by are derived from it.
 """
 
 import copy
 import difflib
+import math
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
 from enum import Enum
 from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import torch
+from huggingface_hub.dataclasses import type_validator
 from transformers import TrainingArguments
 
 from modeling_whisper_ser import WhisperSerConfig
@@ -25,8 +26,8 @@ from whisper_ser.data.splits import PROTOCOLS
 from whisper_ser.errors import RecipeError
 from whisper_ser.training.augmented_views import AugmentedView, augmented_views
 
-COPIES = 4
-"""Augmented views of each utterance, where no other number is asked for."""
+AUGMENT_COPIES = 4
+"""Default of `augment_copies`."""
 
 
 def setting(
@@ -35,9 +36,13 @@ def setting(
     default: object = None,
     choices: tuple[str, ...] | None = None,
     *,
+    least: float = -math.inf,
+    most: float = math.inf,
     fixed: bool = False,
     harmless: bool = False,
     checkpoint: bool = False,
+    attention: bool = False,
+    describe: bool = True,
     saved_as: str | None = None,
 ) -> Any:
     """Returns the dataclass field of a setting.
@@ -45,13 +50,17 @@ def setting(
     Args:
         belongs: to `encoder` (what is encoded), `layers` (which states are read), `head`, `training`, `seed`, `data`,
             `folds`, `machine` (paths, trackers, processes: nothing that affects results) or `grid`.
+        least, most: the range of its values.
         fixed: a saved model has fixed it.
         harmless: it affects no result, though it does not belong to the machine.
         checkpoint: it names a checkpoint, which is compared by its content.
+        attention: only the attention poolings, `attentive` and `qkv`, read it.
+        describe: of the data: `whisper-ser describe` has a flag for it.
         saved_as: the field of the model's config that holds it, where that has another name.
     """
-    metadata = {"help": help, "belongs": belongs, "fixed": fixed, "harmless": harmless, "checkpoint": checkpoint}
-    return field(default=default, metadata={**metadata, "choices": choices, "saved_as": saved_as})
+    about = {"help": help, "belongs": belongs, "choices": choices, "least": least, "most": most, "fixed": fixed}
+    about |= {"harmless": harmless, "checkpoint": checkpoint, "attention": attention, "describe": describe}
+    return field(default=default, metadata={**about, "saved_as": saved_as})
 
 
 @dataclass
@@ -75,13 +84,17 @@ class ModelArguments:
     layer_mixing: str | None = setting("layers", "How several layers become one.", choices=LAYER_MIXINGS, fixed=True)
     d_model: int | None = setting("head", "Width of the projected frames.", fixed=True)
     pooling_type: str | None = setting("head", "How frames become one vector.", choices=POOLING_TYPES, fixed=True)
-    num_pooling_heads: int | None = setting("head", "Attention heads of the pooling.", fixed=True)
-    pooling_head_dim: int | None = setting("head", "Size of each head.", fixed=True)
+    num_pooling_heads: int | None = setting("head", "Attention heads of the pooling.", fixed=True, attention=True)
+    pooling_head_dim: int | None = setting("head", "Size of each head.", fixed=True, attention=True)
     pooling_statistics: bool | None = setting(
-        "head", "Deviation besides mean under the attention weights.", fixed=True
+        "head", "Deviation besides mean under the attention weights.", fixed=True, attention=True
     )
-    score_activation: str | None = setting("head", "On attention scores.", choices=SCORE_ACTIVATIONS, fixed=True)
-    scale_scores: bool | None = setting("head", "Divide attention scores by the root of the head size.", fixed=True)
+    score_activation: str | None = setting(
+        "head", "On attention scores.", choices=SCORE_ACTIVATIONS, fixed=True, attention=True
+    )
+    scale_scores: bool | None = setting(
+        "head", "Divide attention scores by the root of the head size.", fixed=True, attention=True
+    )
     layer_norm_after_pooling: bool | None = setting("head", "One more LayerNorm before the classifier.", fixed=True)
     channel_standardisation: bool | None = setting(
         "head", "Standardise the channels of the encoder states.", fixed=True
@@ -99,7 +112,7 @@ class ModelArguments:
         fixed=True,
     )
     input_dropout: float | None = setting("head", "Share of the encoder states' channels dropped in training.")
-    pooling_dropout: float | None = setting("head", "Dropout inside the pooling.")
+    pooling_dropout: float | None = setting("head", "Dropout inside the pooling.", attention=True)
     classifier_dropout: float | None = setting("head", "Dropout on the pooled vector.")
     label_smoothing: float | None = setting("head", "Label smoothing of the loss.")
     unfreeze_last_n: int | None = setting("training", "Train this many of the top encoder layers too.")
@@ -139,11 +152,13 @@ class DataArguments:
         "Your own, a manifest of EmoBox, the synthetic demo corpus, or a published corpus by name.",
         "own",
         ("own", "emobox", "demo", *CORPORA),
+        describe=False,
     )
     data_dir: str | None = setting(
         "machine",
         "Folder of audio with a metadata.csv (file_name, emotion, speaker), or with a folder for each label, or a "
         "published corpus as distributed.",
+        describe=False,
     )
     table: str | None = setting(
         "machine",
@@ -171,6 +186,7 @@ class DataArguments:
         "Licence of the trained model, an identifier of the Hub such as cc-by-4.0, where it does not follow from the "
         "corpus and the model trained on: for your own data, and corpora whose terms leave it open.",
         harmless=True,
+        describe=False,
     )
     labels: list[str] | None = setting("data", "The emotions, in the order of the logits; left out, all found.")
     protocol: str = setting(
@@ -186,6 +202,7 @@ class DataArguments:
         "data",
         "Kinds of leaks (speakers, audio, labels) to accept between the parts; every table says so.",
         harmless=True,
+        describe=False,
     )
     test_speakers: list[str] | None = setting("folds", "Speakers held out for the test; left out, drawn by the seed.")
     validation_speakers: list[str] | None = setting("folds", "Speakers held out for validation.")
@@ -194,6 +211,7 @@ class DataArguments:
         "machine",
         "Where the encoder's states are kept, for this run and others on the same audio.",
         "outputs/features",
+        describe=False,
     )
     validation_fraction: float | None = setting(
         "folds",
@@ -202,22 +220,26 @@ class DataArguments:
     )
 
 
-OF_THE_MACHINE = """
+TRAINER_MACHINE_FIELDS = """
     logging_steps logging_first_step log_on_each_node logging_nan_inf_filter include_num_input_tokens_seen
     log_level log_level_replica disable_tqdm run_name project trackio_space_id trackio_bucket_id
     trackio_static_space_id eval_accumulation_steps batch_eval_metrics torch_empty_cache_steps save_only_model
     save_steps save_on_each_node enable_jit_checkpoint push_to_hub hub_private_repo hub_model_id hub_strategy
     hub_always_push hub_revision ignore_data_skip restore_callback_states_from_checkpoint
-    dataloader_num_workers dataloader_persistent_workers dataloader_prefetch_factor
+    dataloader_persistent_workers dataloader_prefetch_factor
     dataloader_multiprocessing_context dataloader_in_order remove_unused_columns label_names ddp_timeout debug
     skip_memory_metrics do_train do_eval do_predict
 """
 INHERITED: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(OF_THE_MACHINE.split(), {"belongs": "machine"}),
+    **dict.fromkeys(TRAINER_MACHINE_FIELDS.split(), {"belongs": "machine"}),
     **dict.fromkeys(("hub_token", "local_rank", "resume_from_checkpoint"), {"belongs": "machine", "unwritten": True}),
-    **dict.fromkeys(("seed", "data_seed"), {"belongs": "seed"}),
+    "dataloader_num_workers": {"belongs": "machine", "least": 0, "most": 1024},
+    "seed": {"belongs": "seed", "least": 0, "most": 2**32 - 1},
+    "data_seed": {"belongs": "seed"},
+    "gradient_accumulation_steps": {"least": 1, "most": 10**5},
+    "max_grad_norm": {"least": 0, "most": 10**9},
 }
-"""Metadata of the fields that `SerTrainingArguments` inherits; all others belong to the training."""
+"""Metadata of fields that `SerTrainingArguments` inherits; unless it says otherwise, they belong to the training."""
 
 
 @dataclass
@@ -232,25 +254,31 @@ class SerTrainingArguments(TrainingArguments):
         "last",
         ("last", "validation", "test_best"),
     )
-    num_train_epochs: float = setting("training", "Epochs.", 30.0)
-    per_device_train_batch_size: int = setting("training", "Utterances a step and process.", 16)
-    per_device_eval_batch_size: int = setting("machine", "Utterances a step and process when predicting.", 64)
-    learning_rate: float = setting("training", "Peak learning rate.", 1e-3)
-    weight_decay: float = setting("training", "Weight decay of AdamW.", 0.01)
+    num_train_epochs: float = setting("training", "Epochs.", 30.0, least=0, most=10**5)
+    per_device_train_batch_size: int = setting("training", "Utterances a step and process.", 16, least=1, most=10**5)
+    per_device_eval_batch_size: int = setting(
+        "machine", "Utterances a step and process when predicting.", 64, least=1, most=10**5
+    )
+    learning_rate: float = setting("training", "Peak learning rate.", 1e-3, least=0, most=100)
+    weight_decay: float = setting("training", "Weight decay of AdamW.", 0.01, least=0, most=100)
     refit: bool = setting(
         "training",
-        "When the validation speakers have given the temperature, train anew on them too, and keep it.",
+        "Fit the temperature on the validation speakers, then train again with them included, and keep that model.",
         False,
     )
     augment: list[str] | None = setting(
         "training",
-        "Train on altered copies of the training utterances as well; each copy draws some of these. For each "
-        "utterance an epoch takes either itself or one of its copies.",
+        "Train on augmented views of the training utterances too; each view draws some of these. For each utterance "
+        "an epoch takes either itself or one of its views.",
         choices=tuple(TRANSFORMS),
     )
-    augment_copies: int | None = setting("training", f"With --augment: copies of each utterance; {COPIES} by default.")
+    augment_copies: int | None = setting(
+        "training", f"With --augment: views of each utterance; {AUGMENT_COPIES} by default.", least=1
+    )
     lr_scheduler_type: str = setting("training", "Learning rate schedule.", "cosine")
-    warmup_steps: float = setting("training", "Steps of warm-up, or their share when below 1.", 0.1)
+    warmup_steps: float = setting(
+        "training", "Steps of warm-up, or their share when below 1.", 0.1, least=0, most=10**9
+    )
     eval_strategy: str = setting("training", "When to evaluate on the validation speakers.", "epoch")
     logging_strategy: str = setting("machine", "When to log the loss.", "epoch")
     save_strategy: str = setting("machine", "When to write a checkpoint to resume from.", "epoch")
@@ -261,8 +289,8 @@ class SerTrainingArguments(TrainingArguments):
 
     @property
     def augmented_views(self) -> list[AugmentedView]:
-        """The altered copies of each training utterance."""
-        return augmented_views(self.augment, self.augment_copies or COPIES)
+        """The augmented views of each training utterance."""
+        return augmented_views(self.augment, self.augment_copies or AUGMENT_COPIES)
 
 
 @dataclass
@@ -279,27 +307,19 @@ class GridArguments:
         "Instead: settings of model and training by name, as JSON, each cross-validated on the same folds and seeds "
         'and compared with the first: {"ours": {}, "no dropout": {"input_dropout": 0}}.',
     )
-    seeds: list[int] | None = setting("grid", "Seeds in place of --seed, as the axis seed of --grid.")
+    seeds: list[int] | None = setting(
+        "grid", "Seeds in place of --seed, as the axis seed of --grid.", least=0, most=2**32 - 1
+    )
     jobs: int | None = setting(
         "machine",
         "Trainings at a time, each in a process of its own; by default one a core, one alone on an accelerator.",
+        least=1,
     )
 
     @property
     def varies(self) -> bool:
         """Whether settings vary, not only seeds."""
-        return bool(self.variants or self.axes)
-
-    @property
-    def axes(self) -> dict[str, Any]:
-        """What varies, seeds left out."""
-        return {name: values for name, values in (self.grid or {}).items() if name != "seed"}
-
-    @property
-    def all_seeds(self) -> list[int] | None:
-        """The seeds, each once; `None` for that of the training."""
-        seeds = self.seeds or (self.grid or {}).get("seed")
-        return seeds and [*dict.fromkeys(seeds)]
+        return bool(self.variants or self.grid)
 
 
 class Arguments(NamedTuple):
@@ -312,20 +332,14 @@ class Arguments(NamedTuple):
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds of the trainings."""
-        return self.grid.all_seeds or [self.training.seed]
+        """The seeds of the trainings, each once."""
+        return [*dict.fromkeys(self.grid.seeds or [self.training.seed])]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings that are not defaults as `build` takes them: the content of a recipe."""
-        given: dict[str, Any] = {}
-        groups: list[Any] = [*self]
-        for group, cls in zip(groups, GROUPS, strict=True):
-            default = cls(**({"output_dir": self.training.output_dir} if group is self.training else {}))
-            for one in fields(group):
-                value = getattr(group, one.name)
-                if one.init and not metadata(one).get("unwritten") and value != getattr(default, one.name):
-                    given[one.name] = value.value if isinstance(value, Enum) else value
-        return {**given, "output_dir": self.training.output_dir}
+        unwritten = {name for name, one in all_settings().items() if metadata(one).get("unwritten")}
+        written = {name: value for group in self for name, value in given(group).items() if name not in unwritten}
+        return {**written, "output_dir": self.training.output_dir}
 
     def with_seed(self, seed: int) -> "Arguments":
         """Returns the settings of the training of one seed."""
@@ -335,15 +349,20 @@ class Arguments(NamedTuple):
 
     def with_settings(self, **settings: Any) -> "Arguments":
         """Returns these settings with others in their place; raises `RecipeError` as `build`."""
-        unwritten = {
-            one.name: getattr(self.training, one.name)
-            for one in fields(self.training)
-            if metadata(one).get("unwritten") and one.init
-        }
-        return build({**unwritten, **self.to_dict(), **settings})
+        return build({**{name: value for group in self for name, value in given(group).items()}, **settings})
 
 
 GROUPS: list[Any] = [ModelArguments, DataArguments, SerTrainingArguments, GridArguments]
+
+
+def given(group: Any) -> dict[str, Any]:
+    """Returns the settings of one of the groups that are not defaults, by name."""
+    default, values = type(group)(), {one.name: getattr(group, one.name) for one in fields(group) if one.init}
+    return {
+        name: value.value if isinstance(value, Enum) else value
+        for name, value in values.items()
+        if value != getattr(default, name)
+    }
 
 
 def metadata(of: Field) -> Mapping[str, Any]:
@@ -378,44 +397,56 @@ def build(settings: Mapping[str, Any]) -> Arguments:
     """Returns the settings of `{name: value}`, defaults for the others and for `None`.
 
     Raises:
-        RecipeError: an unknown name, a value of another type or none of the choices.
+        RecipeError: an unknown name, or a value that its setting does not take.
     """
-    given = {name: conform(name, value) for name, value in settings.items() if value is not None}
-    groups = []
-    for group in GROUPS:
-        own = {one.name for one in fields(group) if one.init}
-        try:
-            groups.append(group(**{name: value for name, value in given.items() if name in own}))
-        except (ValueError, OverflowError, ImportError) as error:  # of TrainingArguments, which checks its own values
-            raise RecipeError(str(error)) from error
-    return Arguments(*groups)
+    checked = {name: conform(name, value) for name, value in settings.items() if value is not None}
+    try:
+        return Arguments(
+            *(
+                group(**{one.name: checked[one.name] for one in fields(group) if one.name in checked})
+                for group in GROUPS
+            )
+        )
+    except (ValueError, OverflowError, ImportError) as error:  # of TrainingArguments, which checks its own values
+        raise RecipeError(str(error)) from error
+
+
+def find_setting(name: str) -> Field:
+    """Returns the setting called `name`; raises `RecipeError` with a hint if there is none."""
+    known = all_settings()
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = RENAMED.get(name) or (f"; did you mean {close[0]!r}?" if close else ".")
+    raise RecipeError(f"There is no setting {name!r}{hint}")
 
 
 def conform(name: str, value: Any) -> Any:
-    """Returns `value` in the type of the setting `name`.
+    """Returns `value` as the setting `name` takes it: a whole number as a fractional one where that is expected.
 
     Raises:
-        RecipeError: there is no such setting, or the value does not fit it.
+        RecipeError: there is no such setting, or the value has another type, is none of the choices or out of range.
     """
-    known = all_settings()
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = RENAMED.get(name) or (f"; did you mean {close[0]!r}?" if close else ".")
-        raise RecipeError(f"There is no setting {name!r}{hint}")
-    kind, choices = kind_of(name), metadata(known[name]).get("choices")
+    about, kind = metadata(find_setting(name)), kind_of(name)
     try:
-        value = _as_kind(value, kind)
+        if float in kinds_of(kind) and type(value) is int:
+            value = float(value)
+        type_validator(name, value, kind)
     except (TypeError, OverflowError):
-        raise RecipeError(f"--{name} {_shown(value)}: expected {_words(kind)}.") from None
+        raise RecipeError(f"--{name} {str(value):.100}: expected {_in_words(kind)}.") from None
+    choices, least, most = about.get("choices"), about.get("least", -math.inf), about.get("most", math.inf)
+    expected = f"at least {least:g}" if most == math.inf else f"a number from {least:g} to {most:g}"
     for one in value if isinstance(value, list) else [value]:
         if choices and one not in choices:
             raise RecipeError(f"--{name} {one}: expected one of {', '.join(choices)}.")
+        if least > -math.inf and not least <= one <= most:  # NaN is in no range
+            raise RecipeError(f"--{name} {one}: expected {expected}.")
     return value
 
 
 RENAMED = {
-    "layer_index": ": it is --layers 3 now.",
-    "layer_indices": ": it is --layers 2 3 4 now.",
+    "layer_index": ": it is --layers 3 now, in a recipe [3].",
+    "layer_indices": ": it is --layers 2 3 4 now, in a recipe [2, 3, 4].",
     "encoders": """: what varies stands under --grid '{"encoder": ["openai/whisper-tiny", ...]}'.""",
     "poolings": """: what varies stands under --grid '{"pooling_type": ["mean", "qkv"]}'.""",
     "by_pooling": """: settings that go together are objects, --grid '{"pooling": [{"pooling_type": "qkv"}]}'.""",
@@ -428,39 +459,19 @@ def kind_of(name: str) -> Any:
     return next(hints[name] for hints in map(get_type_hints, GROUPS) if name in hints)
 
 
-def _as_kind(value: Any, kind: Any) -> Any:
-    """Returns `value` if it is of the type `kind`, whole numbers as fractional ones where these are asked for."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        for one in inner:
-            with suppress(TypeError):
-                return _as_kind(value, one)
-    elif origin is Literal and value in inner or kind is Any:
-        return value
-    elif origin is list and isinstance(value, list):
-        return [_as_kind(one, inner[0]) for one in value]
-    elif origin is dict and isinstance(value, dict):
-        return value
-    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-        return value
-    raise TypeError
+def kinds_of(kind: Any) -> tuple[Any, ...]:
+    """Returns the types of a union, `None` left out, or the one type."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return tuple(one for one in kinds if one is not NoneType)
 
 
-def _words(kind: Any) -> str:
-    """Returns a type in words."""
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a JSON object"}
-    if get_origin(kind) in (Union, UnionType):
-        return " or ".join(_words(one) for one in get_args(kind) if one is not NoneType)
-    if get_origin(kind) is list:
-        return f"a list, each {_words(get_args(kind)[0])}"
-    return names.get(get_origin(kind) or kind, str(kind))
-
-
-def _shown(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
+def _in_words(kind: Any) -> str:
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a JSON object"}
+    told = [
+        f"a list, each {_in_words(get_args(one)[0])}" if get_origin(one) is list else words.get(get_origin(one) or one)
+        for one in kinds_of(kind)
+    ]
+    return " or ".join(filter(None, told))
 
 
 def _member_fields(member: Mapping[str, Any]) -> dict[str, Any]:

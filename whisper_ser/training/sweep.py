@@ -19,7 +19,7 @@ RESULTS = "results.json"
 
 def is_sweep(experiment: Experiment, points: Sequence[Point]) -> bool:
     """Returns whether encoders, single layers and poolings vary, and nothing else but settings of each pooling."""
-    if not experiment.arguments.grid.axes:
+    if not experiment.arguments.grid.grid:
         return False
     told = {one.name for one in fields(ModelArguments) if metadata(one)["belongs"] == "head"}
     if {name for point in points for name in point.own} - told - {"encoder", "layers"}:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
@@ -33,7 +33,7 @@ from whisper_ser.training.settings import Arguments, SerTrainingArguments
 logger = logging.get_logger(__name__)
 
 CHECKPOINTS, CALIBRATION = "checkpoints", "calibration"
-"""Folders of an unfinished run; the second holds the first of a training that is refitted."""
+"""Folders of an unfinished run; the second holds those of the first training of `refit`."""
 
 BEST = {"validation": "validation_ua", "test_best": "test_wa"}
 """What each selection compares epochs by. The authors' code takes the accuracy on the test fold."""
@@ -49,31 +49,31 @@ class Inputs(NamedTuple):
         log_mels: where encoder layers are trained, `(mel_frames, mels)` by path: the states of the untrained encoder
             then only standardise. Else empty.
         hours: of audio.
-        copies: the same of each altered copy, of the utterances that train.
+        augmented_views: the same of each augmented view, of the utterances that train.
     """
 
     features: Features
     log_mels: dict[str, np.ndarray]
     hours: float
-    copies: tuple["Inputs", ...] = ()
+    augmented_views: tuple["Inputs", ...] = ()
 
     def of_layers(self, layers: Sequence[int]) -> "Inputs":
         """Returns the inputs for a model that reads some of the layers."""
-        copies = tuple(copied.of_layers(layers) for copied in self.copies)
-        return self._replace(features=self.features.of_layers(layers), copies=copies)
+        views = tuple(view.of_layers(layers) for view in self.augmented_views)
+        return self._replace(features=self.features.of_layers(layers), augmented_views=views)
 
     def read(self, path: str) -> Example:
-        """Returns what the model reads of the utterance at `path`, not of a copy."""
+        """Returns what the model reads of the utterance at `path`."""
         if self.log_mels:
             return {"input_features": self.log_mels[path]}
         return {"encoder_hidden_states": self.features.read(path)}
 
 
 class Examples(torch.utils.data.Dataset):
-    """What the Trainer reads: inputs of the model and label, one utterance each, or one of its copies.
+    """What the Trainer reads: inputs of the model and label, one utterance each, or one of its augmented views.
 
-    Every epoch draws anew, for each utterance by itself, between the utterance and its copies, all of them alike. The
-    draw depends on seed, epoch and utterance alone: a run that was interrupted goes on with the same.
+    Every epoch draws, for each utterance, either the utterance or one of its views, all equally likely. The draw
+    depends on seed, epoch and utterance alone, so a resumed run draws the same.
     """
 
     def __init__(self, inputs: Inputs, paths: list[str], labels: list[int], seed: int = 0) -> None:
@@ -92,15 +92,16 @@ class Examples(torch.utils.data.Dataset):
         return {**self._drawn(path).read(path), "labels": self.labels[index]}
 
     def _drawn(self, path: str) -> Inputs:
-        if not self.inputs.copies:
+        views = (self.inputs, *self.inputs.augmented_views)
+        if len(views) == 1:
             return self.inputs
         draw = f"{self.seed} {int(self.epoch)} {self.inputs.features.keys[path]}"
         number = int.from_bytes(hashlib.sha256(draw.encode()).digest()[:8])
-        return (self.inputs, *self.inputs.copies)[number % (1 + len(self.inputs.copies))]
+        return views[number % len(views)]
 
 
 class TellEpoch(TrainerCallback):
-    """Tells the training part which epoch it is."""
+    """Sets the epoch of the training examples."""
 
     def __init__(self, examples: Examples) -> None:
         self.examples = examples
@@ -134,10 +135,10 @@ def prepare_inputs(
     records: Mapping[str, AudioRecord],
     feature_dir: Path,
     layers: Sequence[int] | None = None,
-    copies: Sequence[AugmentedView] = (),
+    views: Sequence[AugmentedView] = (),
     trained: Collection[str] = (),
 ) -> Inputs:
-    """Returns the inputs of all files, for `layers` or those the model reads, and of the `copies` of those `trained`.
+    """Returns the inputs of all files, for `layers` or those the model reads, and of the `views` of those `trained`.
 
     Raises:
         FeatureStoreError: the store of encoder states in `feature_dir` cannot be written.
@@ -145,15 +146,51 @@ def prepare_inputs(
     hours = sum(record.seconds for record in records.values()) / 3600
     features = fill(model, extractor, records, feature_dir, layers)
     originals = Inputs(features, {}, hours)
-    altered = {path: records[path] for path in sorted({*trained})} if copies else {}
+    altered = {path: records[path] for path in sorted({*trained})} if views else {}
     if model.config.unfreeze_last_n:
         # An encoder that is trained changes with every step: what can be kept is its input.
-        log_mels = [_log_mels(records, extractor), *(_log_mels(altered, extractor, copied) for copied in copies)]
+        log_mels = [_log_mels(records, extractor), *(_log_mels(altered, extractor, view) for view in views)]
         originals, *others = [originals._replace(log_mels=of_all) for of_all in log_mels]
     else:
-        stored = [fill(model, extractor, altered, feature_dir, layers, copied) for copied in copies]
+        stored = [fill(model, extractor, altered, feature_dir, layers, view) for view in views]
         others = [originals._replace(features=features) for features in stored]
-    return originals._replace(copies=tuple(others))
+    return originals._replace(augmented_views=tuple(others))
+
+
+def train_with_refit(
+    model: WhisperForEmotionClassification,
+    extractor: WhisperSerFeatureExtractor,
+    inputs: Inputs,
+    split: Split,
+    arguments: Arguments,
+    **options: Any,
+) -> Training:
+    """Returns `train`, or with `refit` two of them: a temperature that costs no training speaker.
+
+    The first leaves the validation speakers out, and only its temperature is kept: the second, from the same random
+    start, learns from them too. Validation figures and learning curves are those of the first.
+
+    Raises:
+        RecipeError, CheckpointError: as `train`.
+    """
+    if not arguments.training.refit:
+        return train(model, extractor, inputs, split, arguments, **options)
+    if not len(split.validation):
+        raise RecipeError(
+            "refit needs validation speakers for its temperature: name them or raise validation_fraction."
+        )
+    held_out = copy.copy(arguments.training)
+    held_out.output_dir = str(Path(held_out.output_dir) / CALIBRATION)
+    first = train(copy.deepcopy(model), extractor, inputs, split, arguments._replace(training=held_out), **options)
+    everyone = concatenate_datasets([split.train, split.validation])
+    merged = split._replace(train=everyone, validation=split.validation.select([]))
+    second = train(model, extractor, inputs, merged, arguments, **options)
+    second.model.config.temperature = first.model.config.temperature
+    return second._replace(
+        logits={**first.logits, "test": second.logits["test"]},
+        seconds=first.seconds + second.seconds,
+        history=first.history,
+    )
 
 
 def train(
@@ -178,18 +215,17 @@ def train(
         RecipeError: `selection="validation"` without validation speakers.
         CheckpointError: `output_dir` holds an unfinished run with other settings.
     """
-    settings = arguments.training
+    settings, resume = arguments.training, None
     if settings.selection == "validation" and not len(split.validation):
         raise RecipeError("selection=validation needs validation speakers: name them or raise validation_fraction.")
-    resume = None
     if resumable:
         with settings.main_process_first(desc="checkpoints"):
             resume = _checkpoint_to_resume(arguments, split, inputs.features.keys)
     if arguments.model.model_name_or_path is None:
         features, trained = inputs.features, split.train["path"][:]
         model.whisper_ser.fit(lambda: (features.read(path) for path in trained))
-    # What validates and tests is heard as it was recorded.
-    unaltered = inputs._replace(copies=())
+    # Validation and test utterances are never augmented.
+    unaltered = inputs._replace(augmented_views=())
     examples = {name: _examples(part, unaltered, model) for name, part in zip(split._fields, split, strict=True)}
     examples["train"] = _examples(split.train, inputs, model, settings.seed)
     weigh_classes(model.config, examples["train"].labels, arguments.model.class_weighting)
@@ -201,14 +237,10 @@ def train(
     output = trainer.train(resume_from_checkpoint=resume)
     if best:
         best.restore(model)
-    logits = {
-        part: np.asarray(trainer.predict(examples[part]).predictions)
-        for part in ("validation", "test")
-        if len(examples[part])
-    }
+    others = [part for part in ("validation", "test") if len(examples[part])]
+    logits = {part: np.asarray(trainer.predict(examples[part]).predictions) for part in others}
     if "validation" in logits:
-        references = np.array(examples["validation"].labels)
-        model.config.temperature = fit_temperature(logits["validation"], references)
+        model.config.temperature = fit_temperature(logits["validation"], np.array(examples["validation"].labels))
     history = _history(trainer.state.log_history)
     return Training(model, logits, round(trainer.state.epoch or 0, 2), output.metrics["train_runtime"], history)
 
@@ -232,11 +264,11 @@ def _examples(part: Dataset, inputs: Inputs, model: WhisperForEmotionClassificat
 
 
 def _log_mels(
-    records: Mapping[str, AudioRecord], extractor: WhisperSerFeatureExtractor, copied: AugmentedView | None = None
+    records: Mapping[str, AudioRecord], extractor: WhisperSerFeatureExtractor, view: AugmentedView | None = None
 ) -> dict[str, np.ndarray]:
     rate, log_mels = extractor.sampling_rate, {}
     for path, record in records.items():
-        audio = copied.read(copied.of(record), rate) if copied else read_audio(path, rate)
+        audio = view.read(view.of(record), rate) if view else read_audio(path, rate)
         log_mels[path] = extractor(audio, sampling_rate=rate, return_tensors="np")["input_features"][0]
     return log_mels
 
@@ -247,10 +279,10 @@ def _targets(part: Dataset, labels: list[str]) -> list[int]:
 
 
 def weigh_classes(config: WhisperSerConfig, labels: list[int], weighting: str) -> None:
-    """Sets what the loss knows of the classes of `labels`, the indices of the training part.
+    """Sets the class weights or priors of the loss from `labels`, the indices of the training part.
 
     `balanced`: weights inverse to the frequency of each class, 1 on average over the utterances. `logit_adjustment`:
-    their frequencies; a class that is not there counts as one utterance, since no logit can make up for none.
+    their frequencies; an absent class counts as one utterance, since the logarithm of zero is infinite.
     """
     config.class_weights = config.class_priors = None
     counts = np.bincount(labels, minlength=len(config.labels))
@@ -278,7 +310,7 @@ class BestEpoch(TrainerCallback):
             self.weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
     def restore(self, model: torch.nn.Module) -> None:
-        """Gives `model` the weights kept."""
+        """Loads the weights kept into `model`."""
         model.load_state_dict(self.weights, strict=False)
 
 
@@ -324,7 +356,7 @@ def _trainer(
     if not follow_test and arguments.selection != "test_best":
         del evaluated["test"]
     arguments = copy.copy(arguments)
-    arguments.output_dir = str(_checkpoints(arguments))
+    arguments.output_dir = str(Path(arguments.output_dir) / CHECKPOINTS)
     arguments.remove_unused_columns = False
     arguments.label_names = ["labels"]
     # One process, one device: packed states are no batch that torch could split over several. torchrun uses them all.
@@ -336,7 +368,6 @@ def _trainer(
         arguments.load_best_model_at_end = True
         arguments.metric_for_best_model = BEST[arguments.selection]
         arguments.greater_is_better = True
-    callbacks: list[TrainerCallback] = [TellEpoch(examples["train"])]
     trainer = SerTrainer(
         model=model,
         args=arguments,
@@ -344,7 +375,7 @@ def _trainer(
         eval_dataset=evaluated or None,
         data_collator=_collator(extractor),
         compute_metrics=_metrics,
-        callbacks=[*callbacks, best or SealCheckpoints(limit)],
+        callbacks=[TellEpoch(examples["train"]), best or SealCheckpoints(limit)],
     )
     if arguments.disable_tqdm:
         # What the Trainer puts in the place of its bar prints every log.
@@ -375,15 +406,6 @@ def _metrics(prediction: EvalPrediction) -> dict[str, float]:
     return scores(np.asarray(prediction.label_ids), np.asarray(prediction.predictions).argmax(-1))
 
 
-def calibration_folder(arguments: SerTrainingArguments) -> Path:
-    """Returns where the first training of `refit` keeps its checkpoints, until the second has ended."""
-    return Path(arguments.output_dir) / CALIBRATION
-
-
-def _checkpoints(arguments: SerTrainingArguments) -> Path:
-    return Path(arguments.output_dir) / CHECKPOINTS
-
-
 def _checkpoint_to_resume(arguments: Arguments, split: Split, sample_hashes: Mapping[str, str]) -> str | None:
     """Returns the last checkpoint of an interrupted run with the same settings, and notes the settings of this one."""
     training_arguments = arguments.training
@@ -391,7 +413,7 @@ def _checkpoint_to_resume(arguments: Arguments, split: Split, sample_hashes: Map
         if (Path(asked) / CHECKSUMS).is_file() and (changed := changed_files(Path(asked))):
             raise CheckpointError(f"{asked} is damaged ({', '.join(changed)}): name another checkpoint.")
         return asked
-    folder = _checkpoints(training_arguments)
+    folder = Path(training_arguments.output_dir) / CHECKPOINTS
     if _saved(folder) and not (folder / SETTINGS).is_file():
         raise CheckpointError(
             f"{folder} holds checkpoints of another program. Choose another --output_dir, or name the checkpoint to "
@@ -408,7 +430,7 @@ def _saved(folder: Path) -> list[Path]:
 
 
 def _last_whole_checkpoint(folder: Path) -> str | None:
-    """Returns the newest checkpoint that is as it was written, and so is the best one it tells of; removes others."""
+    """Returns the newest undamaged checkpoint whose best checkpoint is undamaged too; removes the others."""
     whole = []
     for checkpoint in _saved(folder):
         if changed := changed_files(checkpoint):
@@ -421,17 +443,16 @@ def _last_whole_checkpoint(folder: Path) -> str | None:
         best = state["best_model_checkpoint"]
         if best is None or Path(best).name in {other.name for other in whole}:
             return str(checkpoint)
-        logger.warning(f"{checkpoint} tells of a best epoch that is lost, and is removed.")
+        logger.warning(f"{checkpoint} is removed: the checkpoint of the best epoch is lost.")
         shutil.rmtree(checkpoint, ignore_errors=True)
     return None
 
 
 def remove_checkpoints(output_dir: Path) -> None:
     """Removes what only an interrupted run needs, and nothing else that may lie there."""
-    for folder in (output_dir / CALIBRATION / CHECKPOINTS, output_dir / CHECKPOINTS):
+    for folder in (output_dir / CALIBRATION / CHECKPOINTS, output_dir / CALIBRATION, output_dir / CHECKPOINTS):
         for checkpoint in _saved(folder):
             shutil.rmtree(checkpoint, ignore_errors=True)
         (folder / SETTINGS).unlink(missing_ok=True)
-    for folder in (output_dir / CALIBRATION / CHECKPOINTS, output_dir / CALIBRATION, output_dir / CHECKPOINTS):
         with contextlib.suppress(OSError):
             folder.rmdir()
