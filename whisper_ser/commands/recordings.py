@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> 
     parser.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of the terminal")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the result for one recording")
     parser.add_argument("--device", help="such as cpu or cuda:0; default: a GPU if there is one")
-    parser.add_argument("--precision", choices=PRECISIONS, help="on a CPU; default: float32")
+    parser.add_argument("--precision", choices=PRECISIONS, help="int8 is faster, on a CPU only; default: float32")
 
 
 def open_all(files: list[str]) -> Iterator[Audio]:

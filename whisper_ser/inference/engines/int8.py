@@ -67,9 +67,41 @@ def quantize_encoder(
         weights: tensors of the model, by name; those that the graph does not name are ignored.
         log_mel: front end of the model.
     """
-    mels = [log_mel(voice) for voice in calibration_voices(log_mel.sampling_rate)]
-    inputs = [{"features": mel[np.newaxis], "lengths": np.array([len(mel)])} for mel in mels]
-    return quantize(graph, inputs, weights)
+    return quantize(graph, _voice_inputs(log_mel), weights)
+
+
+def quantize_whole_model(
+    model: onnx.ModelProto,
+    encoder: onnx.ModelProto | str | os.PathLike,
+    weights: Mapping[str, np.ndarray],
+    log_mel: LogMel,
+) -> onnx.ModelProto:
+    """Returns the graph of a whole model (`whole_model.whole_model_graph`) with 8-bit products in its encoder.
+
+    Args:
+        model: the graph, which runs the encoder on one chunk after the other, in the body of a Scan.
+        encoder, weights, log_mel: as in `quantize_encoder`: ranges are measured over the encoder alone.
+
+    Raises:
+        ExportError: the graph has no loop with the products of the encoder.
+    """
+    _, _, products, quantizations = _measured(encoder, _voice_inputs(log_mel), weights)
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    matrices = _matrices(whole.graph, {})
+    for node in whole.graph.node:
+        for body in (attribute.g for attribute in node.attribute if attribute.HasField("g")):
+            looped = _find_products(body, matrices)
+            if len(looped) == len(products) and all(map(_same_weight, looped, products)):
+                by_activation = {
+                    inner.node.input[0]: quantizations[outer.node.input[0]]
+                    for inner, outer in zip(looped, products, strict=True)
+                }
+                _replace(body, looped, by_activation)
+                _keep_used(whole.graph)
+                onnx.checker.check_model(whole)
+                return whole
+    raise ExportError("The graph of the model has no loop over the encoder, which could be quantised.")
 
 
 def quantize(
@@ -91,6 +123,26 @@ def quantize(
     Raises:
         ExportError: nothing to quantise, no inputs, activations that are not finite, missing weights, an old opset.
     """
+    model, external, products, quantizations = _measured(graph, inputs, weights)
+    _replace(model.graph, products, quantizations)
+    for constant in model.graph.initializer:
+        if constant.name in external:
+            constant.CopyFrom(numpy_helper.from_array(external[constant.name], constant.name))
+    onnx.checker.check_model(model)
+    return model
+
+
+def _voice_inputs(log_mel: LogMel) -> list[dict[str, np.ndarray]]:
+    mels = [log_mel(voice) for voice in calibration_voices(log_mel.sampling_rate)]
+    return [{"features": mel[np.newaxis], "lengths": np.array([len(mel)])} for mel in mels]
+
+
+def _measured(
+    graph: onnx.ModelProto | str | os.PathLike,
+    inputs: Iterable[Mapping[str, np.ndarray]],
+    weights: Mapping[str, np.ndarray] | None,
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray], list[Product], dict[str, Quantization]]:
+    """Returns a copy of the graph, its external weights, its products, and how each activation is quantised."""
     model = onnx.ModelProto()
     if not isinstance(graph, onnx.ModelProto):
         graph = onnx.load(os.fspath(graph), load_external_data=weights is None)
@@ -98,21 +150,14 @@ def quantize(
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < 13:
         raise ExportError(f"The graph has opset {opset}: export it with 13 or later, which has scales per channel.")
-    weights = _external_weights(model.graph, weights or {})
-    products = _find_products(model.graph, weights)
+    external = _external_weights(model.graph, weights or {})
+    products = _find_products(model.graph, _matrices(model.graph, external))
     if not products:
         raise ExportError("The graph has nothing to quantise: no MatMul or Gemm with a constant float32 weight.")
     activations = list(dict.fromkeys(product.node.input[0] for product in products))
-    quantizations = {
-        name: _choose_quantization(lowest, highest)
-        for name, (lowest, highest) in _channel_ranges(model, activations, inputs, weights).items()
-    }
-    _replace(model.graph, products, quantizations)
-    for constant in model.graph.initializer:
-        if constant.name in weights:
-            constant.CopyFrom(numpy_helper.from_array(weights[constant.name], constant.name))
-    onnx.checker.check_model(model)
-    return model
+    ranges = _channel_ranges(model, activations, inputs, external)
+    quantizations = {name: _choose_quantization(lowest, highest) for name, (lowest, highest) in ranges.items()}
+    return model, external, products, quantizations
 
 
 def quantize_weight(weight: np.ndarray, limit: int = WEIGHT_LIMIT) -> tuple[np.ndarray, np.ndarray]:
@@ -147,12 +192,18 @@ def _external_weights(graph: onnx.GraphProto, weights: Mapping[str, np.ndarray])
     return {one.name: np.ascontiguousarray(weights[one.name], np.float32) for one in absent}
 
 
-def _find_products(graph: onnx.GraphProto, weights: Mapping[str, np.ndarray]) -> list[Product]:
-    matrices = {
-        constant.name: weights[constant.name] if constant.name in weights else numpy_helper.to_array(constant)
+def _matrices(graph: onnx.GraphProto, external: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the constant float32 matrices of a graph, by name."""
+    return {
+        constant.name: external[constant.name] if constant.name in external else numpy_helper.to_array(constant)
         for constant in graph.initializer
         if constant.data_type == onnx.TensorProto.FLOAT and len(constant.dims) == 2
     }
+
+
+def _find_products(graph: onnx.GraphProto, matrices: Mapping[str, np.ndarray]) -> list[Product]:
+    """Returns the products of an activation with one of the matrices, in the order of the graph."""
+    matrices = dict(matrices)
     # The exporter reads the weights `(out, in)` of torch through a Transpose.
     for node in graph.node:
         if node.op_type == "Transpose" and node.input[0] in matrices and _attributes(node) == {"perm": [1, 0]}:
@@ -234,13 +285,25 @@ def _replace(graph: onnx.GraphProto, products: list[Product], quantizations: Map
     weight_names = {product.node.input[1] for product in products}
     used = {name for node in nodes for name in node.input} | {output.name for output in graph.output}
     nodes = [node for node in nodes if not (node.op_type == "Transpose" and node.output[0] in weight_names - used)]
-    used = {name for node in nodes for name in node.input} | {output.name for output in graph.output}
-    kept = [constant for constant in graph.initializer if constant.name in used]
-    replacement = onnx.GraphProto(node=nodes, initializer=kept)
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(replacement.node)
-    graph.initializer.extend(replacement.initializer)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    _keep_used(graph)
     del graph.value_info[:]  # shapes of what is gone
+
+
+def _keep_used(graph: onnx.GraphProto) -> None:
+    """Removes the constants that neither the graph nor the body of a loop in it reads."""
+    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    for node in graph.node:
+        for attribute in node.attribute:
+            used |= {name for inner in attribute.g.node for name in inner.input}
+    kept = onnx.GraphProto(initializer=[constant for constant in graph.initializer if constant.name in used])
+    del graph.initializer[:]
+    graph.initializer.extend(kept.initializer)
+
+
+def _same_weight(one: Product, other: Product) -> bool:
+    return np.array_equal(one.weight, other.weight)
 
 
 def _activation_nodes(graph: onnx.GraphProto, name: str, quantization: Quantization) -> list[onnx.NodeProto]:

@@ -13,13 +13,17 @@ GRAPH_ERRORS_ONLY = 3
 """Of ONNX Runtime's log levels."""
 
 
-def open_session(graph: Path, weights: Mapping[str, np.ndarray] | None = None, threads: int | None = None) -> Any:
+def open_session(
+    graph: Path, weights: Mapping[str, np.ndarray] | None = None, threads: int | None = None, exact: bool = False
+) -> Any:
     """Returns an `onnxruntime.InferenceSession` on the CPU.
 
     Args:
         graph: the file.
         weights: tensors that the graph names and does not hold, all of them. They must live as long as the session.
         threads: that work on one call; by default as `thread_count` says.
+        exact: computes 8-bit products as products of the floats that they stand for: slower, and right on every
+            processor.
 
     Raises:
         ExportError: ONNX Runtime is not installed, or it cannot read the graph, or the weights do not fit it.
@@ -31,6 +35,9 @@ def open_session(graph: Path, weights: Mapping[str, np.ndarray] | None = None, t
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or thread_count()
     options.log_severity_level = GRAPH_ERRORS_ONLY
+    if exact:
+        # Nothing is fused: integer products exist only where ONNX Runtime fuses the nodes around them.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Threads that wait busily for work take the processor from whoever else has some.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
