@@ -34,8 +34,8 @@ MAX_SECONDS, MAX_SAMPLING_RATE, MAX_HARMONICS = 60, 192_000, 100
 """Limits of a waveform, so that a damaged or hostile file cannot exhaust the memory."""
 MAX_TOLERANCE = 0.05
 TOLERANCES = {"float32": 1e-4, "int8": 0.02}
-"""Largest difference of a probability on ONNX Runtime, by precision: in float32 from the reference output, in int8 from
-what the same integers give when they are multiplied as floats, which is right on every processor."""
+"""Largest difference of a probability on ONNX Runtime, by precision: in float32 from the reference output, in int8
+from what the same integers give when they are multiplied as floats, which is right on every processor."""
 NOT_AS_SAVED = "Weights, code or settings are not those that were saved: do not use the model."
 WRONG_INTEGERS = "The 8-bit products of this processor are too far from exact ones for this model: use float32."
 INT8_LIMIT = 0.5
