@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from whisper_ser.audio.log_mel import LogMel
-from whisper_ser.errors import ExportError
+from whisper_ser.errors import ExportError, InferenceError
 from whisper_ser.io import cache_folder, file_sha256, replacing
 
 FOLDER = "onnx"
@@ -66,7 +66,8 @@ def find_graphs(
         anew: makes them, whatever is there.
 
     Raises:
-        ExportError: a package that making graphs needs is not installed, or a file cannot be written.
+        InferenceError: a package that making graphs needs is not installed.
+        ExportError: a file cannot be written.
         ConfigError: settings that cannot be.
     """
     files = {}
@@ -112,7 +113,8 @@ def find_int8_encoder(graph: Path, weights: Mapping[str, np.ndarray], log_mel: L
         anew: makes the file, whatever is there.
 
     Raises:
-        ExportError: the package onnx is not installed, or the file cannot be written.
+        InferenceError: the package onnx is not installed.
+        ExportError: the graph cannot be quantised, or the file cannot be written.
     """
     digest = hashlib.sha256(json.dumps([VERSION, graph.name, repr(log_mel)]).encode())
     for name in sorted(weights):
@@ -139,13 +141,14 @@ def _make(name: str, config: Mapping[str, Any], file: Path) -> None:
 
 def _write(file: Path, what: str, make: Callable[[], Any]) -> None:
     """Writes the graph that `make` returns, and says so: it takes seconds, once."""
+    print(f"whisper-ser: making the {what}, once.", file=sys.stderr, flush=True)
     try:
-        print(f"whisper-ser: making the {what}, once.", file=sys.stderr, flush=True)
         graph = make()
     except ImportError as error:
-        raise ExportError(
+        raise InferenceError(
             f"The {what} is not in {file.parent} yet, and making it needs the package {error.name}: pip install "
-            "whisper-ser with what it depends on, or take a folder that was saved together with its graphs."
+            "whisper-ser with what it depends on, or take a model that was saved with its graphs, in float32, or "
+            "exported."
         ) from error
     try:
         with replacing(file) as written:
