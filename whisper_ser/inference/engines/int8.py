@@ -1,4 +1,4 @@
-"""Post-training quantisation of an ONNX graph: 8-bit products that are right on every processor.
+"""Post-training quantisation of the graph of an encoder: 8-bit products that are right on every processor.
 
 Activations become unsigned 8-bit integers of a fixed range, weights signed 7-bit integers with a scale per output
 channel. x86 processors with AVX2 but without VNNI add two products in 16 bits and saturate (`vpmaddubsw`); with 7-bit
@@ -11,16 +11,16 @@ but cannot keep single input channels in float32: it gives all readers of an act
 """
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
 
 from whisper_ser.audio.log_mel import LogMel
 from whisper_ser.errors import ExportError
+from whisper_ser.inference.engines.session import open_session
 
 WEIGHT_LIMIT = 64
 """Largest magnitude of a quantised weight (7 bits)."""
@@ -28,20 +28,13 @@ LOUD_CHANNELS = 32
 """Input channels of each product that stay in float32: the loudest, up to 40 times the median in whisper-base."""
 RANGE_MARGIN = 2.0
 """By which measured ranges are widened: real speech reached 1.7 times the range of `calibration_voices`."""
-GEMM_DEFAULTS = {"alpha": 1.0, "beta": 1.0, "transA": 0}
-"""Attributes of a Gemm that is quantised; another one stays in float32."""
 
 
 class Product(NamedTuple):
-    """A product of an activation `(..., in)` with a constant weight `(in, out)`: a MatMul or Gemm node."""
+    """A MatMul of an activation `(..., in)` with a constant weight `(in, out)`."""
 
     node: onnx.NodeProto
     weight: np.ndarray
-
-    @property
-    def bias(self) -> str:
-        """Name of what a Gemm adds; empty if there is none."""
-        return self.node.input[2] if len(self.node.input) > 2 else ""
 
 
 class Quantization(NamedTuple):
@@ -58,16 +51,27 @@ class Quantization(NamedTuple):
 def quantize_encoder(
     graph: onnx.ModelProto | str | os.PathLike, weights: Mapping[str, np.ndarray], log_mel: LogMel
 ) -> onnx.ModelProto:
-    """Returns the graph of an encoder (`features`, `lengths`) with 8-bit products; see `quantize`.
+    """Returns the graph of an encoder with 8-bit products and all weights inside; inputs and outputs stay as they are.
 
-    Ranges are measured over `calibration_voices`: no recordings are needed.
+    Every MatMul of an activation with a constant weight is quantised. Convolutions and the `LOUD_CHANNELS` loudest
+    input channels of each product (an eighth at most) stay in float32. Ranges of activations are measured over
+    `calibration_voices`: no recordings are needed.
 
     Args:
-        graph: as `graph_export.encoder_graph` makes it, or its file.
-        weights: tensors of the model, by name; those that the graph does not name are ignored.
+        graph: as `graph_export.encoder_graph` makes it, or its file; it is not modified.
+        weights: tensors of the model, float32, by name; those that the graph does not name are ignored.
         log_mel: front end of the model.
+
+    Raises:
+        ExportError: nothing to quantise, activations that are not finite, or weights that are missing or do not fit.
     """
-    return quantize(graph, _voice_inputs(log_mel), weights)
+    encoder = _measured(graph, weights, log_mel)
+    _replace(encoder.model.graph, encoder.products, encoder.quantizations)
+    for constant in encoder.model.graph.initializer:
+        if constant.name in encoder.weights:
+            constant.CopyFrom(numpy_helper.from_array(encoder.weights[constant.name], constant.name))
+    onnx.checker.check_model(encoder.model)
+    return encoder.model
 
 
 def quantize_whole_model(
@@ -85,79 +89,45 @@ def quantize_whole_model(
     Raises:
         ExportError: the graph has no loop with the products of the encoder.
     """
-    _, _, products, quantizations = _measured(encoder, _voice_inputs(log_mel), weights)
+    alone = _measured(encoder, weights, log_mel)
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
     matrices = _matrices(whole.graph, {})
-    for node in whole.graph.node:
-        for body in (attribute.g for attribute in node.attribute if attribute.HasField("g")):
-            looped = _find_products(body, matrices)
-            if len(looped) == len(products) and all(map(_same_weight, looped, products)):
-                by_activation = {
-                    inner.node.input[0]: quantizations[outer.node.input[0]]
-                    for inner, outer in zip(looped, products, strict=True)
-                }
-                _replace(body, looped, by_activation)
-                _keep_used(whole.graph)
-                onnx.checker.check_model(whole)
-                return whole
+    for body in (attribute.g for node in whole.graph.node for attribute in node.attribute if attribute.HasField("g")):
+        products = _find_products(body, matrices)
+        # The exporter keeps the order of the encoder's products.
+        pairs = list(zip(products, alone.products, strict=False))
+        if len(products) == len(alone.products) and all(np.array_equal(a.weight, b.weight) for a, b in pairs):
+            _replace(body, products, {a.node.input[0]: alone.quantizations[b.node.input[0]] for a, b in pairs})
+            _keep_used(whole.graph)
+            onnx.checker.check_model(whole)
+            return whole
     raise ExportError("The graph of the model has no loop over the encoder, which could be quantised.")
 
 
-def quantize(
-    graph: onnx.ModelProto | str | os.PathLike,
-    inputs: Iterable[Mapping[str, np.ndarray]],
-    weights: Mapping[str, np.ndarray] | None = None,
-) -> onnx.ModelProto:
-    """Returns the graph with 8-bit products and all weights inside; inputs and outputs stay as they are.
+class MeasuredEncoder(NamedTuple):
+    """A graph that is to be quantised: its external weights, its products, and how each activation is quantised."""
 
-    Every MatMul, and Gemm, of an activation with a constant float32 weight `(in, out)` is quantised. Convolutions and
-    the `LOUD_CHANNELS` loudest input channels of each product (an eighth at most) stay in float32.
-
-    Args:
-        graph: a float32 model or its file, opset 13 or later; it is not modified.
-        inputs: typical inputs of the graph, by input name, over which ranges are measured. A few seconds are enough:
-            the features of `calibration_voices`, or of recordings.
-        weights: tensors that the graph names and does not hold (external data).
-
-    Raises:
-        ExportError: nothing to quantise, no inputs, activations that are not finite, missing weights, an old opset.
-    """
-    model, external, products, quantizations = _measured(graph, inputs, weights)
-    _replace(model.graph, products, quantizations)
-    for constant in model.graph.initializer:
-        if constant.name in external:
-            constant.CopyFrom(numpy_helper.from_array(external[constant.name], constant.name))
-    onnx.checker.check_model(model)
-    return model
-
-
-def _voice_inputs(log_mel: LogMel) -> list[dict[str, np.ndarray]]:
-    mels = [log_mel(voice) for voice in calibration_voices(log_mel.sampling_rate)]
-    return [{"features": mel[np.newaxis], "lengths": np.array([len(mel)])} for mel in mels]
+    model: onnx.ModelProto
+    weights: dict[str, np.ndarray]
+    products: list[Product]
+    quantizations: dict[str, Quantization]
 
 
 def _measured(
-    graph: onnx.ModelProto | str | os.PathLike,
-    inputs: Iterable[Mapping[str, np.ndarray]],
-    weights: Mapping[str, np.ndarray] | None,
-) -> tuple[onnx.ModelProto, dict[str, np.ndarray], list[Product], dict[str, Quantization]]:
-    """Returns a copy of the graph, its external weights, its products, and how each activation is quantised."""
+    graph: onnx.ModelProto | str | os.PathLike, weights: Mapping[str, np.ndarray], log_mel: LogMel
+) -> MeasuredEncoder:
     model = onnx.ModelProto()
-    if not isinstance(graph, onnx.ModelProto):
-        graph = onnx.load(os.fspath(graph), load_external_data=weights is None)
-    model.CopyFrom(graph)
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if opset < 13:
-        raise ExportError(f"The graph has opset {opset}: export it with 13 or later, which has scales per channel.")
-    external = _external_weights(model.graph, weights or {})
+    model.CopyFrom(graph if isinstance(graph, onnx.ModelProto) else onnx.load(graph, load_external_data=False))
+    external = _external_weights(model.graph, weights)
     products = _find_products(model.graph, _matrices(model.graph, external))
     if not products:
-        raise ExportError("The graph has nothing to quantise: no MatMul or Gemm with a constant float32 weight.")
+        raise ExportError("The graph has nothing to quantise: no MatMul with a constant float32 weight.")
     activations = list(dict.fromkeys(product.node.input[0] for product in products))
-    ranges = _channel_ranges(model, activations, inputs, external)
-    quantizations = {name: _choose_quantization(lowest, highest) for name, (lowest, highest) in ranges.items()}
-    return model, external, products, quantizations
+    ranges = _channel_ranges(model, activations, external, log_mel)
+    return MeasuredEncoder(
+        model, external, products, {name: _choose_quantization(*ends) for name, ends in ranges.items()}
+    )
 
 
 def quantize_weight(weight: np.ndarray, limit: int = WEIGHT_LIMIT) -> tuple[np.ndarray, np.ndarray]:
@@ -206,53 +176,36 @@ def _find_products(graph: onnx.GraphProto, matrices: Mapping[str, np.ndarray]) -
     matrices = dict(matrices)
     # The exporter reads the weights `(out, in)` of torch through a Transpose.
     for node in graph.node:
-        if node.op_type == "Transpose" and node.input[0] in matrices and _attributes(node) == {"perm": [1, 0]}:
+        if node.op_type == "Transpose" and node.input[0] in matrices:
             matrices[node.output[0]] = matrices[node.input[0]].T
-    products = []
-    for node in graph.node:
-        if len(node.input) < 2 or node.input[0] in matrices or node.input[1] not in matrices:
-            continue
-        weight, attributes = matrices[node.input[1]], _attributes(node)
-        transposed = attributes.pop("transB", 0)
-        plain = {**GEMM_DEFAULTS, **attributes} == GEMM_DEFAULTS
-        if node.op_type == "MatMul" or (node.op_type == "Gemm" and plain):
-            products.append(Product(node, weight.T if transposed else weight))
-    return products
+    return [
+        Product(node, matrices[node.input[1]])
+        for node in graph.node
+        if node.op_type == "MatMul" and node.input[0] not in matrices and node.input[1] in matrices
+    ]
 
 
 def _channel_ranges(
-    model: onnx.ModelProto,
-    activations: list[str],
-    inputs: Iterable[Mapping[str, np.ndarray]],
-    weights: Mapping[str, np.ndarray],
+    model: onnx.ModelProto, activations: list[str], weights: Mapping[str, np.ndarray], log_mel: LogMel
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns the lowest and highest value of each channel of each activation over the inputs."""
+    """Returns the lowest and highest value of each channel of each activation over the calibration voices."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     del watched.graph.output[:]
     for name in activations:
-        # A graph may not return its inputs: all are copied.
-        watched.graph.node.append(helper.make_node("Identity", [name], [f"{name}.watched"]))
-        watched.graph.output.append(helper.make_tensor_value_info(f"{name}.watched", onnx.TensorProto.FLOAT, None))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    if weights:
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(weight) for weight in weights.values()]
-        options.add_external_initializers(list(weights), values)
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    ranges: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for given in inputs:
-        for name, value in zip(activations, session.run(None, dict(given)), strict=True):
+        watched.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    session = open_session(watched.SerializeToString(), weights)
+    lowest: dict[str, np.ndarray] = {}
+    highest: dict[str, np.ndarray] = {}
+    for mel in map(log_mel, calibration_voices(log_mel.sampling_rate)):
+        found = session.run(None, {"features": mel[np.newaxis], "lengths": np.array([len(mel)])})
+        for name, value in zip(activations, found, strict=True):
             rows = value.reshape(-1, value.shape[-1])
-            lowest, highest = rows.min(0), rows.max(0)
-            if name in ranges:
-                lowest, highest = np.minimum(lowest, ranges[name][0]), np.maximum(highest, ranges[name][1])
-            ranges[name] = lowest, highest
-    if not ranges:
-        raise ExportError("Quantisation needs at least one typical input of the graph, to measure ranges over.")
-    if broken := [name for name, ends in ranges.items() if not np.isfinite(ends).all()]:
-        raise ExportError(f"Activations are not finite for the inputs given: {', '.join(broken[:8])}.")
-    return ranges
+            lowest[name] = np.minimum(lowest.get(name, np.inf), rows.min(0))
+            highest[name] = np.maximum(highest.get(name, -np.inf), rows.max(0))
+    if broken := [name for name in activations if not np.isfinite([lowest[name], highest[name]]).all()]:
+        raise ExportError(f"Activations are not finite, weights may be damaged: {', '.join(broken[:8])}.")
+    return {name: (lowest[name], highest[name]) for name in activations}
 
 
 def _choose_quantization(lowest: np.ndarray, highest: np.ndarray) -> Quantization:
@@ -336,24 +289,17 @@ def _product_nodes(graph: onnx.GraphProto, product: Product, loud: np.ndarray) -
         _add_constant(graph, f"{output}.weight_scale", scales),
         _add_constant(graph, f"{output}.weight_zero_point", np.zeros(len(scales), np.int8)),
     ]
-    weight, result = f"{output}.weight_dequantized", f"{output}.quiet_product"
+    weight, quiet = f"{output}.weight_dequantized", f"{output}.quiet_product"
     nodes = [
         helper.make_node("DequantizeLinear", parameters, [weight], axis=1),
-        helper.make_node("MatMul", [f"{activation}.dequantized", weight], [result], name=product.node.name),
+        helper.make_node("MatMul", [f"{activation}.dequantized", weight], [quiet], name=product.node.name),
     ]
     if len(loud):
         loud_weight = _add_constant(graph, f"{output}.weight_loud", product.weight[loud])
         nodes.append(helper.make_node("MatMul", [f"{activation}.loud", loud_weight], [f"{output}.loud_product"]))
-        nodes.append(helper.make_node("Add", [result, f"{output}.loud_product"], [f"{output}.product"]))
-        result = f"{output}.product"
-    if product.bias:
-        nodes.append(helper.make_node("Add", [result, product.bias], [f"{output}.sum"]))
+        nodes.append(helper.make_node("Add", [quiet, f"{output}.loud_product"], [f"{output}.product"]))
     nodes[-1].output[0] = output
     return nodes
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _add_constant(graph: onnx.GraphProto, name: str, value: np.ndarray) -> str:

@@ -14,12 +14,15 @@ GRAPH_ERRORS_ONLY = 3
 
 
 def open_session(
-    graph: Path, weights: Mapping[str, np.ndarray] | None = None, threads: int | None = None, exact: bool = False
+    graph: Path | bytes,
+    weights: Mapping[str, np.ndarray] | None = None,
+    threads: int | None = None,
+    exact: bool = False,
 ) -> Any:
     """Returns an `onnxruntime.InferenceSession` on the CPU.
 
     Args:
-        graph: the file.
+        graph: the file, or its content.
         weights: tensors that the graph names and does not hold, all of them. They must live as long as the session.
         threads: that work on one call; by default as `thread_count` says.
         exact: computes 8-bit products as products of the floats that they stand for: slower, and right on every
@@ -44,10 +47,12 @@ def open_session(
     if weights:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x)) for x in weights.values()]
         options.add_external_initializers(list(weights), values)
+    source = graph if isinstance(graph, bytes) else str(graph)
     try:
-        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common type of their own
-        raise ExportError(f"{graph} is no ONNX model that can be read here ({error}).") from error
+        name = "The graph" if isinstance(graph, bytes) else graph
+        raise ExportError(f"{name} is no ONNX model that can be read here ({error}).") from error
 
 
 def thread_count() -> int:
