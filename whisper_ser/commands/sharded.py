@@ -10,9 +10,9 @@ from pathlib import Path
 from types import FrameType
 
 from whisper_ser.commands.printing import progress, report, write_lines
+from whisper_ser.commands.recordings import STANDARD_INPUT, audio_files
 from whisper_ser.errors import InferenceError
-from whisper_ser.inference.formats import failure_object, json_text
-from whisper_ser.inference.inputs import STANDARD_INPUT, audio_files
+from whisper_ser.inference.formats import json_text, result_object
 from whisper_ser.inference.model import ExportedModel, LoadedModel, has_accelerator, is_exported, load_model
 from whisper_ser.inference.outputs import Failure, Prediction
 from whisper_ser.inference.sharded import SHARD_FILES, Question, Shard, answer, answers, shards_of
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace, write: Write) -> int:
     if not files:
         return report(problems)
     recognizer = load_model(arguments.model, arguments.device, arguments.precision)
-    question = Question(arguments.top_k, arguments.abstain_below, arguments.channels, arguments.precision)
+    question = Question(arguments.top_k, arguments.abstain_below, arguments.channels)
     size = arguments.shard_files or SHARD_FILES
     shards = shards_of(files, arguments.output_dir / "shards", recognizer, question, size)
     todo = [shard for shard in shards[index::count] if not shard.done]
@@ -134,7 +134,7 @@ def _join(
     def predictions() -> Iterator[Prediction]:
         for result in answers(shards):
             if isinstance(result, Failure):
-                failures.append(json_text(failure_object(result)))
+                failures.append(json_text(result_object(result)))
             else:
                 yield result
 

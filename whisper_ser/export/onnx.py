@@ -61,22 +61,12 @@ def export_onnx(name_or_path: str | os.PathLike, path: str | os.PathLike, precis
             answers otherwise than the model. What was at `path` before is then still there.
         InferenceError, MissingWeightsError, OSError: the model is of another kind, incomplete, or not there.
     """
-    check_target(Path(path))
-    model, extractor = load_saved(name_or_path)
-    return write_onnx(model.float().eval(), extractor, path, precision)
-
-
-def write_onnx(
-    model: WhisperForEmotionClassification,
-    extractor: WhisperSerFeatureExtractor,
-    path: str | os.PathLike,
-    precision: str = "float32",
-) -> Exported:
-    """As `export_onnx`, of a model of torch on a CPU, in float32 and evaluation mode."""
     path = Path(path)
     if precision not in PRECISIONS:
         raise ExportError(f"precision={precision!r} is not one of {', '.join(map(repr, PRECISIONS))}.")
-    check_target(path)
+    _check_target(path)
+    model, extractor = load_saved(name_or_path)
+    model = model.float().eval()
     _check_size(model)
     graph = _graph(model, settings_of(model, extractor).log_mel, precision)
     try:
@@ -95,7 +85,7 @@ def _graph(model: WhisperForEmotionClassification, log_mel: LogMel, precision: s
     return quantize_whole_model(graph, encoder, torch_weights(model), log_mel)
 
 
-def check_target(path: Path) -> None:
+def _check_target(path: Path) -> None:
     """Raises `ExportError` if there is something at `path` that is no earlier export."""
     if not path.exists():
         return

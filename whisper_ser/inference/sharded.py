@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from whisper_ser import __version__
 from whisper_ser.errors import InferenceError
-from whisper_ser.inference.formats import failure_object, json_text, prediction_object
+from whisper_ser.inference.formats import json_text, result_object
 from whisper_ser.inference.model import ExportedModel, LoadedModel
 from whisper_ser.inference.outputs import Failure, Prediction
 from whisper_ser.inference.predict import Channels, predict_each
@@ -34,7 +34,6 @@ class Question:
     top_k: int | None = None
     abstain_below: float = 0.0
     channels: Channels = "mix"
-    precision: str | None = None
 
 
 class Shard(NamedTuple):
@@ -75,7 +74,7 @@ def answer(shard: Shard, recognizer: LoadedModel | ExportedModel, question: Ques
     results = list(predict_each(shard.files, recognizer, **asdict(question), batch_size=batch_size))
     with replacing(shard.path) as written, open(written, "w", encoding="utf-8", newline="\n") as lines:
         for result in results:
-            lines.write(json_text(_object(result)) + "\n")
+            lines.write(json_text(result_object(result)) + "\n")
         # Without this, a power failure might leave a file with its final name and without content.
         lines.flush()
         os.fsync(lines.fileno())
@@ -97,10 +96,6 @@ def answers(shards: Iterable[Shard]) -> Iterator[Prediction | Failure]:
             raise InferenceError(
                 f"{shard.path} is damaged ({error}): remove it and start the same command again."
             ) from error
-
-
-def _object(result: Prediction | Failure) -> dict:
-    return failure_object(result) if isinstance(result, Failure) else prediction_object(result)
 
 
 def _state(file: str) -> tuple[str, int, int]:

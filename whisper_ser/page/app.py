@@ -21,7 +21,7 @@ from transformers.utils import logging
 from whisper_ser import predict, timeline
 from whisper_ser.errors import AudioFileError, InferenceError
 from whisper_ser.inference.attention import MAX_SECONDS, explain
-from whisper_ser.inference.memory import give_back
+from whisper_ser.inference.memory import trim_memory
 from whisper_ser.inference.model import LoadedModel
 from whisper_ser.inference.plots import attention_figure
 from whisper_ser.page.charts import bars, colours, legend, segments, time_unit
@@ -162,7 +162,7 @@ def recognise(models: dict[str, LoadedModel], path: str | None, name: str) -> It
     except AudioFileError as error:
         raise gr.Error(f"This recording {error.reason}.", print_exception=False) from None
     finally:
-        give_back()
+        trim_memory()
 
 
 def over_time(recording: np.ndarray, recognizer: LoadedModel, seconds: float) -> list[Any]:

@@ -29,7 +29,7 @@ from whisper_ser.audio.log_mel import FRAMES_PER_SECOND
 from whisper_ser.data.audio_index import AudioRecord
 from whisper_ser.errors import FeatureStoreError
 from whisper_ser.inference.frozen_encoder import FrozenEncoder
-from whisper_ser.inference.memory import give_back
+from whisper_ser.inference.memory import trim_memory
 from whisper_ser.io import replacing
 from whisper_ser.training.augmented_views import AugmentedView
 
@@ -225,7 +225,7 @@ def fill(
                 _write_shard(folders[layer], of_layer)
     if mine:
         del encoder
-        give_back()
+        trim_memory()
     process.wait_for_everyone()
     places = {layer: _scan(of_layer) for layer, of_layer in folders.items()} if todo.missing else todo.places
     keys = {path: record.sample_hash for path, record in records.items()}
