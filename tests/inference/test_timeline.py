@@ -136,16 +136,18 @@ def test_a_model_that_averages_frames_has_timelines_too(small_checkpoint, tmp_pa
 @torch.no_grad()
 @pytest.mark.parametrize("cut", ["pauses", "even"])
 def test_windows_of_averaged_frames_pool_the_averages_that_begin_in_them(small_checkpoint, tmp_path, cut):
-    averaging = whisper_ser.load_model(save_small_model(small_checkpoint, tmp_path, frame_averaging=5), "cpu")
+    folder = save_small_model(small_checkpoint, tmp_path, frame_averaging=5)
+    averaging = whisper_ser.load_model(folder, "cpu")
+    model, extractor = load_saved(folder)
     # 11 frames: three averages, the last one of a single frame, begin with frames 0, 5 and 10.
     audio = speechlike(0.22)
-    states = averaging.model(**averaging.features([audio]), output_hidden_states=True).frame_states
+    states = model(**extractor(audio, return_tensors="pt"), output_hidden_states=True).frame_states
     assert states.shape[2] == 3
     assert frame_positions(3, averaging).tolist() == [0, 5, 10]
     found = whisper_ser.timeline(audio, averaging, cut=cut, window=0.1, hop=0.1)
     assert len(found.windows) == 3
     for number, window in enumerate(found.windows[:2]):
-        logits = averaging.model(encoder_hidden_states=states[:, :, [number]]).logits[0]
+        logits = model(encoder_hidden_states=states[:, :, [number]]).logits[0]
         assert close(window.probabilities, dict(zip(averaging.labels, logits.softmax(-1).tolist(), strict=True)))
     with pytest.raises(InferenceError, match="window=0.08 must be at least 0.1 seconds"):
         whisper_ser.timeline(audio, averaging, window=0.08)
