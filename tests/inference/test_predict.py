@@ -256,7 +256,7 @@ def test_long_recordings_do_not_wait_for_others_of_like_length(small_model, tmp_
 
     whisper_ser.predict([np.tile(speechlike(2.0), count) for count in (1, 40, 2, 35)], Exported())
     assert asked[:2] == [[80], [70]] and sorted(asked[2]) == [2, 4]
-    with pytest.raises(InferenceError, match="whole recordings only"):
+    with pytest.raises(InferenceError, match="for whole recordings only"):
         whisper_ser.timeline(speechlike(2.0), Exported())
 
 
@@ -265,7 +265,7 @@ def test_answers_in_another_precision_are_other_shards(small_model, tmp_path):
         shard.path
         for precision in (None, "float32", "int8")
         for shard in sharded.shards_of(
-            [str(tmp_path / "a.wav")], tmp_path, load_model(small_model, "cpu", precision), sharded.Question()
+            [str(tmp_path / "a.wav")], tmp_path, load_model(small_model, "cpu", precision), sharded.ShardOptions()
         )
     }
     assert len(names) == 2

@@ -1,4 +1,4 @@
-"""A model to an ONNX file that was read back and answered as the model does, or to no file."""
+"""Export of a model to one ONNX file, which is read back and compared with the model before it is kept."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def export_onnx(name_or_path: str | os.PathLike, path: str | os.PathLike, precis
 
     Raises:
         ExportError: the model has no form in ONNX, `path` cannot be written or holds something else, or the file
-            answers otherwise than the model. What was at `path` before is then still there.
+            gives other probabilities than the model. What was at `path` before is then still there.
         InferenceError, MissingWeightsError, OSError: the model is of another kind, incomplete, or not there.
     """
     path = Path(path)

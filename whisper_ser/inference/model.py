@@ -64,7 +64,7 @@ DEVICE_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked of a model besides its weights.
+    """Settings of a model that its use needs.
 
     Args:
         labels: in the order of the probabilities.
@@ -106,13 +106,13 @@ class LoadedModel:
     """A trained model, ready for use.
 
     A frame vector `(frame_width,)` is what the pooling reads of one encoder frame. Whatever is pooled over - a file,
-    a window, a segment - is pooled over these vectors, so that one pass of the encoder answers every question.
+    a window, a segment - is pooled over these vectors, after one pass of the encoder.
 
     Args:
         name: of the model, for messages.
         settings: of the model.
         engine: what runs it.
-        identity: SHA-256 of all that its answers depend on.
+        identity: SHA-256 of all that its output depends on.
     """
 
     def __init__(self, name: str, settings: Settings, engine: Engine, identity: str) -> None:
@@ -200,7 +200,7 @@ def load_model(
 
     Raises:
         InferenceError: a model of another kind, or a device or precision that it does not have.
-        ReferenceOutputError: weights or settings are not those that were saved, or the answers are others here.
+        ReferenceOutputError: weights or settings are not those that were saved, or the output is another one here.
         CheckpointError, ExportError: a file is damaged, or the graphs cannot be made here.
         ConfigError, MissingWeightsError, OSError: it is incomplete, or not there.
     """
@@ -219,19 +219,18 @@ def load_model(
         raise InferenceError("precision='int8' is for CPUs: leave it out, or choose device='cpu'.")
     folder = local_folder(os.path.expanduser(os.fspath(model)))
     name = os.fspath(model)
-    with _damage_told(name):
+    with _explain_damage(name):
         return _on_cpu(name, folder, precision or "float32") if on_cpu else _with_torch(name, folder, device)
 
 
 def load_frame_model(
     model: str | os.PathLike | LoadedModel | ExportedModel, device: Any = None, precision: str | None = None
 ) -> LoadedModel:
-    """As `load_model`, where frames are asked for; an exported model, which has no answers for them, is an error."""
+    """As `load_model`, for timelines and attention; an exported model, which has no frame vectors, is an error."""
     loaded = load_model(model, device, precision)
     if isinstance(loaded, ExportedModel):
         raise InferenceError(
-            f"{loaded.path} is an exported model, which answers for whole recordings only: name the folder of the "
-            "model."
+            f"{loaded.path} is an exported model, for whole recordings only: name the folder of the model."
         )
     return loaded
 
@@ -288,7 +287,7 @@ def load_saved(
     from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
 
     name = os.path.expanduser(os.fspath(name_or_path))
-    with _damage_told(name):
+    with _explain_damage(name):
         _check_kind(name, WhisperSerConfig.get_config_dict(name)[0])
         if Path(name).is_dir():
             check_as_saved(Path(name))
@@ -399,7 +398,7 @@ def _with_torch(name: str, folder: Path, device: Any) -> LoadedModel:
 
 
 def has_accelerator() -> bool:
-    """Whether there is a GPU that torch can use; torch is asked only where there may be one."""
+    """Whether torch can use a GPU; torch is imported only where there may be one."""
     if not any(glob.glob(file) for file in DEVICE_FILES) and shutil.which("nvidia-smi") is None:
         return False
     try:
@@ -410,7 +409,7 @@ def has_accelerator() -> bool:
 
 
 def _reference_output(folder: Path) -> dict[str, Any]:
-    """Returns the reference output of a saved model; for one that has none, what torch answers."""
+    """Returns the reference output of a saved model; for one that has none, that of the plain model here."""
     if (folder / REFERENCE_OUTPUT).is_file():
         return read_reference_output(folder)
     print(
@@ -422,8 +421,8 @@ def _reference_output(folder: Path) -> dict[str, Any]:
         model, extractor = load_saved(folder)
     except ImportError as error:
         raise CheckpointError(
-            f"{folder} has no {REFERENCE_OUTPUT} to check its answers against, which takes the package {error.name} "
-            "then: install it, or take a folder that training wrote."
+            f"{folder} has no {REFERENCE_OUTPUT} to be checked against, and checking it without needs the package "
+            f"{error.name}: install it, or take a folder that training wrote."
         ) from error
     description = describe_waveform(VOICES[0], extractor.sampling_rate)
     return {
@@ -470,8 +469,8 @@ def _read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _damage_told(name: str) -> Iterator[None]:
-    """Raises what damaged files raise, in as many types as there are libraries that read them, in words."""
+def _explain_damage(name: str) -> Iterator[None]:
+    """Raises `CheckpointError` for the errors, of many types, that libraries raise for damaged files."""
     try:
         yield
     except Exception as error:

@@ -144,26 +144,26 @@ def _read(
 
 def _fill(clip: _Clip, blocks: Iterator[np.ndarray], recognizer: LoadedModel | ExportedModel) -> None:
     """Sets the samples of the clip or, if it is long, its probabilities."""
-    heard = Meter()
+    meter = Meter()
     first: list[np.ndarray] = []
-    blocks = heard.watching(blocks)
+    blocks = meter.watching(blocks)
     for block in blocks:
         first.append(block)
-        if heard.samples > LONG_SECONDS * recognizer.sampling_rate and isinstance(recognizer, LoadedModel):
+        if meter.samples > LONG_SECONDS * recognizer.sampling_rate and isinstance(recognizer, LoadedModel):
             mel = recognizer.settings.log_mel.of_blocks(chain(first, blocks))
-            heard.check(clip.file)
+            meter.check(clip.file)
             (vectors,) = recognizer.frame_vectors([mel])
             clip.probabilities = recognizer.pool(vectors, [len(vectors)])[0]
             break
     else:
-        heard.check(clip.file)
+        meter.check(clip.file)
         samples = np.concatenate(first)
-        if heard.samples > LONG_SECONDS * recognizer.sampling_rate:
+        if meter.samples > LONG_SECONDS * recognizer.sampling_rate:
             # Clips are held until a group is complete; long ones would take too much memory.
             clip.probabilities = recognizer.probabilities([samples])[0]
         else:
             clip.samples = samples
-    clip.seconds = heard.samples / recognizer.sampling_rate
+    clip.seconds = meter.samples / recognizer.sampling_rate
 
 
 class Meter:

@@ -28,7 +28,7 @@ them the last bits of the probabilities, are those of one run over all files."""
 
 
 @dataclass(frozen=True)
-class Question:
+class ShardOptions:
     """The options of a prediction that change its result; the fields are arguments of `predict`."""
 
     top_k: int | None = None
@@ -51,7 +51,7 @@ def shards_of(
     files: Sequence[str],
     folder: Path,
     recognizer: LoadedModel | ExportedModel,
-    question: Question,
+    options: ShardOptions,
     size: int = SHARD_FILES,
 ) -> list[Shard]:
     """Returns the shards of the files, `size` in each, stored in `folder`.
@@ -60,18 +60,20 @@ def shards_of(
     """
     if size < 1:
         raise InferenceError(f"shard_files={size} must be at least 1.")
-    asked = json.dumps({"version": __version__, "model": recognizer.identity, **asdict(question)}).encode()
+    common = json.dumps({"version": __version__, "model": recognizer.identity, **asdict(options)}).encode()
     shards = []
     for number, start in enumerate(range(0, len(files), size)):
         some = list(files[start : start + size])
-        digest = hashlib.sha256(asked + json.dumps([_state(file) for file in some]).encode()).hexdigest()
+        digest = hashlib.sha256(common + json.dumps([_state(file) for file in some]).encode()).hexdigest()
         shards.append(Shard(some, folder / f"{number:06d}-{digest[:16]}.jsonl"))
     return shards
 
 
-def answer(shard: Shard, recognizer: LoadedModel | ExportedModel, question: Question, batch_size: int = 8) -> None:
-    """Predicts the files of a shard and writes its answers."""
-    results = list(predict_each(shard.files, recognizer, **asdict(question), batch_size=batch_size))
+def predict_shard(
+    shard: Shard, recognizer: LoadedModel | ExportedModel, options: ShardOptions, batch_size: int = 8
+) -> None:
+    """Predicts the files of a shard and writes its results."""
+    results = list(predict_each(shard.files, recognizer, **asdict(options), batch_size=batch_size))
     with replacing(shard.path) as written, open(written, "w", encoding="utf-8", newline="\n") as lines:
         for result in results:
             lines.write(json_text(result_object(result)) + "\n")
@@ -80,7 +82,7 @@ def answer(shard: Shard, recognizer: LoadedModel | ExportedModel, question: Ques
         os.fsync(lines.fileno())
 
 
-def answers(shards: Iterable[Shard]) -> Iterator[Prediction | Failure]:
+def read_shards(shards: Iterable[Shard]) -> Iterator[Prediction | Failure]:
     """Yields the results of the shards, in the order of the files.
 
     Raises:

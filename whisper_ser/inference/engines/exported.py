@@ -30,7 +30,7 @@ METADATA = ("labels", "sampling_rate", "chunk_seconds", "pad_to_seconds", "preci
 
 
 class ExportedModel:
-    """An exported model, ready: it answers for whole recordings.
+    """An exported model, ready for use on whole recordings.
 
     Args:
         path: a file that `whisper-ser export onnx` wrote.
