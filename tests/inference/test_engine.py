@@ -397,7 +397,7 @@ class Hidden:
 import importlib.metadata
 INSTALLED = {name for name in importlib.metadata.packages_distributions()}
 ALLOWED = {"whisper_ser", "onnxruntime", "numpy", "soundfile", "_soundfile", "_soundfile_data", "soxr"}
-ALLOWED |= {"cffi", "_cffi_backend", "pycparser", "typing_extensions", "flatbuffers", "google", "packaging"}
+ALLOWED |= {"cffi", "_cffi_backend", "typing_extensions"}  # soundfile's
 sys.meta_path.insert(0, Hidden())
 from whisper_ser.cli import main
 status = main(sys.argv[1:])
