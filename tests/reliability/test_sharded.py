@@ -221,7 +221,7 @@ def test_what_does_not_go_with_shards_is_refused(predict, tmp_path, more, words)
 
 def test_a_pipe_cannot_be_divided(small_model, tmp_path, capsys):
     assert main(["predict", "-", "--model", str(small_model), "--output_dir", str(tmp_path / "out")]) == 1
-    assert "--output_dir and - exclude each other:" in capsys.readouterr().err
+    assert "--output_dir does not go with -: leave one of them out" in capsys.readouterr().err
 
 
 def test_several_processes_need_a_folder_to_share(recordings, small_model, monkeypatch, capsys):

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace, write: Write) -> int:
         return report(problems)
     recognizer = load_model(arguments.model, arguments.device, arguments.precision)
     options = ShardOptions(arguments.top_k, arguments.abstain_below, arguments.channels)
-    size = arguments.shard_files or SHARD_FILES
+    size = SHARD_FILES if arguments.shard_files is None else arguments.shard_files
     shards = shards_of(files, arguments.output_dir / "shards", recognizer, options, size)
     todo = [shard for shard in shards[index::count] if not shard.done]
     if not _predict_all(todo, recognizer, options, arguments.batch_size, shown=index == 0):
