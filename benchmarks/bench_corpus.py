@@ -37,7 +37,7 @@ from whisper_ser.demo.encoder import resolve_encoder
 from whisper_ser.inference.formats import prediction_row, write_parquet
 from whisper_ser.inference.model import load_model
 from whisper_ser.inference.outputs import Prediction
-from whisper_ser.inference.sharded import Question, answer, answers, shards_of
+from whisper_ser.inference.sharded import ShardOptions, predict_shard, read_shards, shards_of
 from whisper_ser.training.feature_store import fill
 
 RATE = 16000
@@ -144,16 +144,18 @@ def filling(files: list[str], arguments: argparse.Namespace) -> Callable[[], obj
 
 def predicting(files: list[str], arguments: argparse.Namespace) -> Callable[[], object]:
     """Returns what `whisper-ser predict --output_dir` does once the model is loaded, in shards of 64."""
-    recognizer, question = load_model(arguments.model), Question()
+    recognizer, options = load_model(arguments.model), ShardOptions()
     process = PartialState()
 
     def work() -> None:
-        shards = shards_of(files, arguments.store, recognizer, question, size=64)
+        shards = shards_of(files, arguments.store, recognizer, options, size=64)
         for shard in shards[process.process_index :: process.num_processes]:
-            answer(shard, recognizer, question)
+            predict_shard(shard, recognizer, options)
         process.wait_for_everyone()
         if process.is_main_process:
-            rows = (prediction_row(one, recognizer.labels) for one in answers(shards) if isinstance(one, Prediction))
+            rows = (
+                prediction_row(one, recognizer.labels) for one in read_shards(shards) if isinstance(one, Prediction)
+            )
             write_parquet(rows, recognizer.labels, arguments.store / "predictions.parquet")
 
     return work

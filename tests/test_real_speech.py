@@ -132,3 +132,12 @@ def test_the_engine_and_an_export_say_of_speech_what_the_model_says(run, clips, 
     rng = random.Random(2)
     audio = [joined(list(clips["path"]), seconds, rng) for seconds in (120, 1.1, 7.3, 33)]
     assert np.abs(model.probabilities(audio) - by_torch(audio)).max() < 1e-4
+
+
+def test_int8_says_of_speech_nearly_what_the_model_says(run, clips, by_torch):
+    model = whisper_ser.load_model(run / "model", "cpu", "int8")
+    audio = [read_audio(path) for path in clips["path"]]
+    found, expected = np.concatenate([model.probabilities([clip]) for clip in audio]), by_torch(audio)
+    assert np.abs(found - expected).mean() < 0.02
+    certain = expected.max(1) > 0.8
+    assert (found.argmax(1) == expected.argmax(1))[certain].all()

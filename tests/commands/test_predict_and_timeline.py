@@ -62,6 +62,18 @@ def test_a_folder_is_answered_in_order_and_as_the_library_does(run, folder, smal
     assert run("predict", folder, "--format", "json")[1] == json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
 
 
+def test_int8_is_asked_for_by_precision(run, folder, small_model):
+    _, printed, _ = run("predict", folder, "--format", "jsonl", "--precision", "int8")
+    integers = whisper_ser.load_model(small_model, "cpu", "int8")
+    for row, expected in zip(printed.splitlines(), whisper_ser.predict(files_of(folder), integers), strict=True):
+        assert json.loads(row)["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+    windows = []
+    for precision in ("float32", "int8"):
+        _, printed, _ = run("timeline", folder / "b.wav", "--format", "jsonl", "--precision", precision)
+        windows.append([json.loads(line)["probability_angry"] for line in printed.splitlines()])
+    assert windows[1] == pytest.approx(windows[0], abs=0.05) and windows[1] != pytest.approx(windows[0], abs=1e-4)
+
+
 def test_the_table_has_a_line_for_each(run, folder):
     _, printed, _ = run("predict", folder / "*.wav", folder / "below", "--top_k", "1", "--abstain_below", "1")
     header, *lines = printed.splitlines()

@@ -16,7 +16,11 @@ from whisper_ser.cli import main
 from whisper_ser.errors import ExportError
 from whisper_ser.export import onnx as onnx_file
 from whisper_ser.export.onnx import export_onnx
+from whisper_ser.inference import reference_output
 from whisper_ser.inference.engines.exported import ExportedModel
+from whisper_ser.inference.engines.graphs import find_graphs
+from whisper_ser.inference.engines.int8 import quantize_whole_model
+from whisper_ser.inference.model import load_saved, settings_of, torch_weights
 from whisper_ser.inference.reference_waveform import ReferenceOutputError
 
 
@@ -86,6 +90,55 @@ def test_a_file_proves_itself_and_a_changed_one_is_found_out(exported, tmp_path)
     onnx.save(changed, tmp_path / "changed.onnx")
     with pytest.raises(ReferenceOutputError, match="do not use the model"):
         ExportedModel(tmp_path / "changed.onnx").verify()
+
+
+def test_int8_is_smaller_and_nearly_the_same(small_model, exported, tmp_path):
+    written = export_onnx(small_model, tmp_path / "model.onnx", "int8")
+    assert (written.precision, ExportedModel(written.path).metadata["precision"]) == ("int8", "int8")
+    assert written.size < exported.stat().st_size and 1e-4 < written.difference < 0.05
+    integers = ExportedModel(written.path)
+    assert integers.verify() < 0.01 and integers.metadata["known_answer"]["tolerance"] == 0.02
+    # The same quantisation as that of a folder, whose encoder does not lie in a loop.
+    engine = whisper_ser.load_model(small_model, "cpu", "int8")
+    assert integers.probabilities(clips_of()) == pytest.approx(engine.probabilities(clips_of()), abs=0.01)
+    with pytest.raises(ExportError, match="no loop over the encoder"):
+        quantize_whole_model(integers_only(written.path), *encoder_of(small_model))
+
+
+def encoder_of(folder: Path):
+    model, extractor = load_saved(folder)
+    config = json.loads(model.config.to_json_string())
+    graph = find_graphs(config, names=["encoder"])["encoder"]
+    return graph, torch_weights(model), settings_of(model, extractor).log_mel
+
+
+def integers_only(path: Path) -> onnx.ModelProto:
+    graph = onnx.load(path)
+    for node in graph.graph.node:
+        del node.attribute[:]
+    return graph
+
+
+def test_a_file_is_checked_once_on_each_machine(exported, tmp_path, monkeypatch):
+    checked, verify = [], ExportedModel.verify
+    monkeypatch.setenv("WHISPER_SER_CACHE", str(tmp_path))
+    monkeypatch.setattr(ExportedModel, "verify", lambda self: checked.append(1) or verify(self))
+    for _ in range(2):
+        whisper_ser.load_model(exported)
+    whisper_ser.load_model(shutil.copy(exported, tmp_path / "copy.onnx"))
+    assert len(checked) == 1
+    monkeypatch.setattr(reference_output, "processor", lambda: "another")
+    whisper_ser.load_model(exported)
+    assert len(checked) == 2
+    # What fails is not marked, and fails again.
+    wrong = onnx.load(exported)
+    for entry in wrong.metadata_props:
+        if entry.key == "known_answer":
+            entry.value = entry.value.replace('"probabilities": {"angry": 0.', '"probabilities": {"angry": 1.')
+    onnx.save(wrong, tmp_path / "wrong.onnx")
+    for _ in range(2):
+        with pytest.raises(ReferenceOutputError, match="do not use the model"):
+            whisper_ser.load_model(tmp_path / "wrong.onnx")
 
 
 def test_predict_reads_any_file_and_says_what_the_model_says(small_model, exported, tmp_path):

@@ -17,7 +17,8 @@ import whisper_ser
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
 from modeling_whisper_ser.encoder_whisper_ser import average_frames as average_in_torch
 from modeling_whisper_ser.encoder_whisper_ser import even_chunks as even_in_torch
-from whisper_ser.errors import CheckpointError, ExportError
+from whisper_ser.errors import CheckpointError, ExportError, InferenceError
+from whisper_ser.inference import reference_output
 from whisper_ser.inference.encoding import average_frames, even_chunks
 from whisper_ser.inference.engines import graphs, session
 from whisper_ser.inference.engines.torch_engine import TorchEngine
@@ -222,7 +223,7 @@ def test_a_saved_model_brings_its_graphs(saved, empty_cache, capsys):
 
 def test_a_model_without_graphs_has_them_made_once(small_model, empty_cache, capsys):
     whisper_ser.load_model(small_model, "cpu")
-    assert capsys.readouterr().err.count("once") == 3
+    assert capsys.readouterr().err.count("once.") == 3
     whisper_ser.load_model(small_model, "cpu")
     assert not capsys.readouterr().err
     assert sum(path.stat().st_size for path in (empty_cache / "graphs").iterdir()) < 150_000, "no weights in them"
@@ -235,7 +236,7 @@ def test_it_is_checked_once_for_what_it_depends_on(saved, tmp_path, empty_cache,
         for _ in range(2):
             whisper_ser.load_model(folder, "cpu")
     assert len(checked) == 1
-    monkeypatch.setattr(model_module(), "processor", lambda: "another")
+    monkeypatch.setattr(reference_output, "processor", lambda: "another")
     whisper_ser.load_model(saved, "cpu")
     assert len(checked) == 2
 
@@ -293,6 +294,76 @@ def test_weights_that_do_not_fit_are_told(small_model, tmp_path):
         read_tensors(tmp_path / "file")
 
 
+def test_int8_is_near_float32_and_made_once_for_an_encoder(saved, small_checkpoint, tmp_path, empty_cache, capsys):
+    floats = whisper_ser.load_model(saved, "cpu", "float32")
+    integers = whisper_ser.load_model(saved, "cpu", "int8")
+    difference = np.abs(integers.probabilities(clips_of()) - floats.probabilities(clips_of())).max()
+    assert 1e-4 < difference < 0.05
+    assert integers.identity != floats.identity and floats.identity == whisper_ser.load_model(saved, "cpu").identity
+    assert capsys.readouterr().err == "whisper-ser: making the 8-bit encoder, once.\n"
+    other = save_small_model(small_checkpoint, tmp_path / "other", pooling_type="mean")
+    for folder in (saved, other):
+        whisper_ser.load_model(folder, "cpu", "int8")
+    assert "8-bit" not in capsys.readouterr().err, "another head on the same encoder takes the same file"
+    weights = load_file(other / "model.safetensors")
+    weights["whisper_ser.encoder.layers.0.fc1.weight"] *= 1.01
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    whisper_ser.load_model(other, "cpu", "int8")
+    assert "8-bit" in capsys.readouterr().err
+
+
+def test_a_damaged_int8_encoder_is_made_anew(saved, empty_cache, capsys):
+    expected = whisper_ser.load_model(saved, "cpu", "int8").probabilities(clips_of())
+    (file,) = (empty_cache / "graphs").glob("encoder-int8-*.onnx")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 64
+    file.write_bytes(content)
+    capsys.readouterr()
+    found = whisper_ser.load_model(saved, "cpu", "int8").probabilities(clips_of())
+    assert np.array_equal(found, expected) and "8-bit" in capsys.readouterr().err
+
+
+def test_a_processor_that_multiplies_integers_wrongly_is_found_out(saved, empty_cache, monkeypatch):
+    def wrong(graph, weights=None, threads=None, exact=False):
+        opened = session.open_session(graph, weights, threads, exact)
+        if exact or "int8" not in str(graph):
+            return opened
+        run = opened.run
+        opened.run = lambda names, inputs: [np.minimum(states, 0.5) for states in run(names, inputs)]
+        return opened
+
+    with monkeypatch.context() as patched:
+        patched.setattr("whisper_ser.inference.engines.onnx_engine.open_session", wrong)
+        for _ in range(2):
+            with pytest.raises(ReferenceOutputError, match="8-bit products of this processor.*use float32"):
+                whisper_ser.load_model(saved, "cpu", "int8")
+        whisper_ser.load_model(saved, "cpu")
+    whisper_ser.load_model(saved, "cpu", "int8")
+
+
+def test_int8_that_is_too_coarse_for_a_model_is_refused(saved, empty_cache, monkeypatch):
+    monkeypatch.setattr(model_module(), "INT8_LIMIT", 1e-6)
+    with pytest.raises(ReferenceOutputError, match="too coarse for this model: use float32"):
+        whisper_ser.load_model(saved, "cpu", "int8")
+
+
+def test_int8_is_for_processors_and_an_exported_file_has_its_own(saved, tmp_path, monkeypatch):
+    with pytest.raises(InferenceError, match="choose device='cpu'"):
+        whisper_ser.load_model(saved, "cuda", "int8")
+    with pytest.raises(InferenceError, match="leave precision out"):
+        whisper_ser.load_model(tmp_path / "model.onnx", precision="int8")
+    with pytest.raises(InferenceError, match="precision='int4' is not one of 'float32', 'int8'"):
+        whisper_ser.load_model(saved, precision="int4")
+
+
+def test_a_folder_without_reference_output_is_checked_against_the_plain_model(small_model, empty_cache, capsys):
+    for precision in ("float32", "int8"):
+        whisper_ser.load_model(small_model, "cpu", precision)
+        assert "has no known_answer.json: checking its answers against" in capsys.readouterr().err
+        whisper_ser.load_model(small_model, "cpu", precision)
+        assert not capsys.readouterr().err
+
+
 def test_a_gpu_is_asked_for_only_where_there_may_be_one(monkeypatch):
     monkeypatch.setattr(model_module(), "DEVICE_FILES", ())
     monkeypatch.setattr(shutil, "which", lambda name: None)
@@ -326,7 +397,7 @@ class Hidden:
 import importlib.metadata
 INSTALLED = {name for name in importlib.metadata.packages_distributions()}
 ALLOWED = {"whisper_ser", "onnxruntime", "numpy", "soundfile", "_soundfile", "_soundfile_data", "soxr"}
-ALLOWED |= {"cffi", "_cffi_backend", "pycparser", "typing_extensions", "flatbuffers", "google", "packaging"}
+ALLOWED |= {"cffi", "_cffi_backend", "typing_extensions"}  # soundfile's
 sys.meta_path.insert(0, Hidden())
 from whisper_ser.cli import main
 status = main(sys.argv[1:])

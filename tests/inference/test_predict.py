@@ -19,6 +19,7 @@ from whisper_ser.errors import AudioFileError, InferenceError
 from whisper_ser.inference import sharded
 from whisper_ser.inference.engines import session
 from whisper_ser.inference.engines.exported import ExportedModel
+from whisper_ser.inference.model import load_model
 from whisper_ser.inference.outputs import Failure
 
 
@@ -255,15 +256,16 @@ def test_long_recordings_do_not_wait_for_others_of_like_length(small_model, tmp_
 
     whisper_ser.predict([np.tile(speechlike(2.0), count) for count in (1, 40, 2, 35)], Exported())
     assert asked[:2] == [[80], [70]] and sorted(asked[2]) == [2, 4]
-    with pytest.raises(InferenceError, match="whole recordings only"):
+    with pytest.raises(InferenceError, match="for whole recordings only"):
         whisper_ser.timeline(speechlike(2.0), Exported())
 
 
-def test_answers_in_another_precision_are_other_shards(recognizer, tmp_path):
-    files = [str(tmp_path / "a.wav")]
+def test_answers_in_another_precision_are_other_shards(small_model, tmp_path):
     names = {
         shard.path
-        for precision in (None, "int8")
-        for shard in sharded.shards_of(files, tmp_path, recognizer, sharded.Question(precision=precision))
+        for precision in (None, "float32", "int8")
+        for shard in sharded.shards_of(
+            [str(tmp_path / "a.wav")], tmp_path, load_model(small_model, "cpu", precision), sharded.ShardOptions()
+        )
     }
     assert len(names) == 2

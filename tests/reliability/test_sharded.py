@@ -49,9 +49,9 @@ def predict(recordings, small_model, monkeypatch, capsys):
 def answered(monkeypatch) -> list[str]:
     """Lists the first file of each shard that is answered."""
     first: list[str] = []
-    answer = sharded.answer
+    answer = sharded.predict_shard
     monkeypatch.setattr(
-        "whisper_ser.commands.sharded.answer",
+        "whisper_ser.commands.sharded.predict_shard",
         lambda shard, *more: first.append(os.path.basename(shard.files[0])) or answer(shard, *more),
     )
     return first
@@ -165,7 +165,7 @@ def test_another_model_or_extractor_is_another_answer(recordings, small_checkpoi
     some = [str(recordings / "00.wav")]
 
     def path(folder) -> str:
-        (shard,) = sharded.shards_of(some, tmp_path, load_model(folder, "cpu"), sharded.Question())
+        (shard,) = sharded.shards_of(some, tmp_path, load_model(folder, "cpu"), sharded.ShardOptions())
         return shard.path.name
 
     folder = save_small_model(small_checkpoint, tmp_path / "model")
@@ -179,7 +179,7 @@ def test_another_model_or_extractor_is_another_answer(recordings, small_checkpoi
 
 
 def test_told_to_stop_it_finishes_the_shard_and_no_other(predict, tmp_path, answered, monkeypatch):
-    answer = sharded.answer
+    answer = sharded.predict_shard
 
     def terminated(shard, *more) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -187,7 +187,7 @@ def test_told_to_stop_it_finishes_the_shard_and_no_other(predict, tmp_path, answ
 
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patched:
-        patched.setattr("whisper_ser.commands.sharded.answer", terminated)
+        patched.setattr("whisper_ser.commands.sharded.predict_shard", terminated)
         assert predict(tmp_path)[0] == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
     assert [name[:6] for name in shards(tmp_path)] == ["000000"]
@@ -221,7 +221,7 @@ def test_what_does_not_go_with_shards_is_refused(predict, tmp_path, more, words)
 
 def test_a_pipe_cannot_be_divided(small_model, tmp_path, capsys):
     assert main(["predict", "-", "--model", str(small_model), "--output_dir", str(tmp_path / "out")]) == 1
-    assert "--output_dir and - exclude each other:" in capsys.readouterr().err
+    assert "--output_dir does not go with -: leave one of them out" in capsys.readouterr().err
 
 
 def test_several_processes_need_a_folder_to_share(recordings, small_model, monkeypatch, capsys):
@@ -245,7 +245,7 @@ import os, runpy, signal
 from whisper_ser.commands import sharded
 
 assert os.environ["WORLD_SIZE"] == "4"
-answer, done = sharded.answer, []
+answer, done = sharded.predict_shard, []
 
 def deadly(shard, *more):
     if os.environ["RANK"] == "1" and done:
@@ -254,7 +254,7 @@ def deadly(shard, *more):
     done.append(shard)
 
 if "DEADLY" in os.environ:
-    sharded.answer = deadly
+    sharded.predict_shard = deadly
 runpy.run_module("whisper_ser", run_name="__main__")
 """
 

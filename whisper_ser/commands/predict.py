@@ -7,7 +7,9 @@ from typing import Any
 from whisper_ser.commands import sharded
 from whisper_ser.commands.printing import report, write_lines
 from whisper_ser.commands.recordings import (
+    STANDARD_INPUT,
     add_arguments,
+    audio_files,
     check_plot,
     failure_text,
     open_all,
@@ -16,12 +18,11 @@ from whisper_ser.errors import InferenceError
 from whisper_ser.inference.formats import (
     csv_lines,
     json_text,
-    prediction_object,
     prediction_row,
+    result_object,
     terminal_table,
     write_parquet,
 )
-from whisper_ser.inference.inputs import STANDARD_INPUT, audio_files
 from whisper_ser.inference.model import LoadedModel, load_model
 from whisper_ser.inference.outputs import Failure, Prediction
 from whisper_ser.inference.predict import predict_each
@@ -97,9 +98,9 @@ def _write(predictions: Iterator[Prediction], labels: list[str], files: list[str
         case "table":
             write_lines(terminal_table(predictions, files), arguments.output)
         case "json":
-            write_lines([json_text([prediction_object(one) for one in predictions], indent=2)], arguments.output)
+            write_lines([json_text([result_object(one) for one in predictions], indent=2)], arguments.output)
         case "jsonl":
-            write_lines((json_text(prediction_object(one)) for one in predictions), arguments.output)
+            write_lines((json_text(result_object(one)) for one in predictions), arguments.output)
         case "csv":
             write_lines(csv_lines(prediction_row(one, labels) for one in predictions), arguments.output)
         case _:

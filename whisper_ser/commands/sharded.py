@@ -10,12 +10,12 @@ from pathlib import Path
 from types import FrameType
 
 from whisper_ser.commands.printing import progress, report, write_lines
+from whisper_ser.commands.recordings import STANDARD_INPUT, audio_files
 from whisper_ser.errors import InferenceError
-from whisper_ser.inference.formats import failure_object, json_text
-from whisper_ser.inference.inputs import STANDARD_INPUT, audio_files
+from whisper_ser.inference.formats import json_text, result_object
 from whisper_ser.inference.model import ExportedModel, LoadedModel, has_accelerator, is_exported, load_model
 from whisper_ser.inference.outputs import Failure, Prediction
-from whisper_ser.inference.sharded import SHARD_FILES, Question, Shard, answer, answers, shards_of
+from whisper_ser.inference.sharded import SHARD_FILES, Shard, ShardOptions, predict_shard, read_shards, shards_of
 
 FORMATS = ("parquet", "csv", "jsonl")
 TERMINATED = 128 + signal.SIGTERM
@@ -63,28 +63,28 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace, write: Write) -> int:
-    """Answers this process's share of the shards; a process that finds all of them done joins them."""
+    """Predicts this process's share of the shards; the process that finds all of them done joins them."""
     index, count = share(arguments)
     files, problems = audio_files(arguments.files)
     if not files:
         return report(problems)
     recognizer = load_model(arguments.model, arguments.device, arguments.precision)
-    question = Question(arguments.top_k, arguments.abstain_below, arguments.channels, arguments.precision)
-    size = arguments.shard_files or SHARD_FILES
-    shards = shards_of(files, arguments.output_dir / "shards", recognizer, question, size)
+    options = ShardOptions(arguments.top_k, arguments.abstain_below, arguments.channels)
+    size = SHARD_FILES if arguments.shard_files is None else arguments.shard_files
+    shards = shards_of(files, arguments.output_dir / "shards", recognizer, options, size)
     todo = [shard for shard in shards[index::count] if not shard.done]
-    if not _answer_all(todo, recognizer, question, arguments.batch_size, shown=index == 0):
+    if not _predict_all(todo, recognizer, options, arguments.batch_size, shown=index == 0):
         return TERMINATED
-    # Who finishes last finds all shards done. Nobody waits: a process that died would be waited for in vain.
+    # The last process finds all shards done. None waits for another, which may have died.
     status = 0
     if (todo or index == 0) and all(shard.done for shard in shards):
         status = _join(shards, recognizer.labels, problems, arguments, write)
-    # Of several processes, torchrun would take one that ends with 1 for a crash, and start all of them again.
+    # torchrun takes status 1 of one of several processes for a crash, and starts all of them again.
     return status if count == 1 else 0
 
 
 def share(arguments: argparse.Namespace) -> tuple[int, int]:
-    """Returns which of how many processes this is, as torchrun says, and gives each of several its GPU."""
+    """Returns the index of this process and the number of processes (torchrun's); gives each of several its GPU."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return 0, 1
@@ -95,32 +95,32 @@ def share(arguments: argparse.Namespace) -> tuple[int, int]:
     return int(os.environ["RANK"]), count
 
 
-def _answer_all(
-    todo: list[Shard], recognizer: LoadedModel | ExportedModel, question: Question, batch_size: int, shown: bool
+def _predict_all(
+    todo: list[Shard], recognizer: LoadedModel | ExportedModel, options: ShardOptions, batch_size: int, shown: bool
 ) -> bool:
-    """Answers the shards; returns False if it was told to stop, which it does between two of them."""
-    with _told_to_stop() as told:
+    """Predicts the shards; returns False after SIGTERM, which ends the work between two of them."""
+    with _sigterm_noted() as noted:
         for shard in progress(todo, "shard") if shown else todo:
-            answer(shard, recognizer, question, batch_size)
-            if told:
+            predict_shard(shard, recognizer, options, batch_size)
+            if noted:
                 return False
     return True
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[list[int]]:
-    """Yields a list that is empty until SIGTERM: torchrun's to the others when one process dies, or a cluster's.
+def _sigterm_noted() -> Iterator[list[int]]:
+    """Yields a list that is empty until SIGTERM arrives, from torchrun when another process died, or from a cluster.
 
-    Both leave some time before they kill, enough to finish a shard in.
+    Both wait before they kill, long enough to finish a shard.
     """
-    told: list[int] = []
+    noted: list[int] = []
 
     def remember(number: int, _: FrameType | None) -> None:
-        told.append(number)
+        noted.append(number)
 
     before = signal.signal(signal.SIGTERM, remember)
     try:
-        yield told
+        yield noted
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -128,20 +128,20 @@ def _told_to_stop() -> Iterator[list[int]]:
 def _join(
     shards: list[Shard], labels: list[str], problems: list[str], arguments: argparse.Namespace, write: Write
 ) -> int:
-    """Writes the answers of all shards to one file, and what failed to another; returns the exit status."""
+    """Writes the predictions of all shards to one file, and failures to another; returns the exit status."""
     failures: list[str] = []
 
     def predictions() -> Iterator[Prediction]:
-        for result in answers(shards):
+        for result in read_shards(shards):
             if isinstance(result, Failure):
-                failures.append(json_text(failure_object(result)))
+                failures.append(json_text(result_object(result)))
             else:
                 yield result
 
     arguments.output = arguments.output_dir / f"predictions.{arguments.format}"
     write(predictions(), labels, [], arguments)
-    told = arguments.output_dir / "failures.jsonl"
-    write_lines(failures, told)
+    failed = arguments.output_dir / "failures.jsonl"
+    write_lines(failures, failed)
     if failures:
-        print(f"whisper-ser: {len(failures)} could not be used; {told} says why.", file=sys.stderr)
+        print(f"whisper-ser: {len(failures)} could not be used; reasons are in {failed}.", file=sys.stderr)
     return max(report(problems), int(bool(failures)))

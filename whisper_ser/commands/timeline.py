@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from whisper_ser.commands.printing import report, write_lines
-from whisper_ser.commands.recordings import add_arguments, check_plot, open_all
+from whisper_ser.commands.recordings import STANDARD_INPUT, add_arguments, audio_files, check_plot, open_all
 from whisper_ser.errors import AudioFileError, InferenceError
 from whisper_ser.inference.formats import (
     csv_lines,
@@ -20,7 +20,6 @@ from whisper_ser.inference.formats import (
     update_rows,
     webvtt,
 )
-from whisper_ser.inference.inputs import STANDARD_INPUT, audio_files
 from whisper_ser.inference.model import LoadedModel, load_frame_model
 from whisper_ser.inference.outputs import Timeline, Update
 from whisper_ser.inference.predict import channels_of, named

@@ -1,4 +1,4 @@
-"""A model to an ONNX file that was read back and answered as the model does, or to no file."""
+"""Export of a model to one ONNX file, which is read back and compared with the model before it is kept."""
 
 import json
 import os
@@ -10,21 +10,22 @@ import numpy as np
 import onnx
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
+from whisper_ser.audio.log_mel import LogMel
 from whisper_ser.data.licenses import read_license
 from whisper_ser.errors import ExportError
 from whisper_ser.inference.engines.exported import FORMAT, FORMAT_KEY, ExportedModel, read_metadata
+from whisper_ser.inference.engines.graphs import find_graphs
+from whisper_ser.inference.engines.int8 import quantize_whole_model
 from whisper_ser.inference.engines.whole_model import whole_model_graph
-from whisper_ser.inference.model import PRECISIONS, load_saved, settings_of
+from whisper_ser.inference.model import PRECISIONS, load_saved, settings_of, torch_weights
 from whisper_ser.inference.reference_output import compute_probabilities, least_certain_waveform
-from whisper_ser.inference.reference_waveform import VOICES, describe_waveform, waveform
+from whisper_ser.inference.reference_waveform import INT8_LIMIT, TOLERANCES, VOICES, describe_waveform, waveform
 from whisper_ser.io import replacing
 
 LARGEST = 2_100_000_000
 """Bytes of weights at most: an ONNX file counts its bytes in 31 bits, 2.147e9, and has more than weights."""
-LIMITS = {"float32": 1e-4}
+LIMITS = {"float32": 1e-4, "int8": INT8_LIMIT}
 """Largest difference of a probability to the model's on synthetic voices."""
-TOLERANCES = {"float32": 1e-3}
-"""Largest difference on another machine, which rounds otherwise."""
 
 SHARES = (1.0, 0.05, 0.42, 0.71)
 """Of each reference voice that is compared, one after the other and then over again: whole, and part of a chunk."""
@@ -36,7 +37,7 @@ class Exported:
 
     Args:
         path: the file.
-        precision: `"float32"`.
+        precision: `"float32"` or `"int8"`.
         size: bytes.
         difference: of a probability to the model's on synthetic voices, as in `LIMITS`.
     """
@@ -53,31 +54,21 @@ def export_onnx(name_or_path: str | os.PathLike, path: str | os.PathLike, precis
     Args:
         name_or_path: of the model, a folder or a Hub id.
         path: of the file. It may replace an earlier export, and no other file.
-        precision: `"float32"`, equal to the model but for rounding.
+        precision: `"float32"`, equal to the model but for rounding, or `"int8"`, smaller, faster and less exact.
 
     Raises:
         ExportError: the model has no form in ONNX, `path` cannot be written or holds something else, or the file
-            answers otherwise than the model. What was at `path` before is then still there.
+            gives other probabilities than the model. What was at `path` before is then still there.
         InferenceError, MissingWeightsError, OSError: the model is of another kind, incomplete, or not there.
     """
-    check_target(Path(path))
-    model, extractor = load_saved(name_or_path)
-    return write_onnx(model.float().eval(), extractor, path, precision)
-
-
-def write_onnx(
-    model: WhisperForEmotionClassification,
-    extractor: WhisperSerFeatureExtractor,
-    path: str | os.PathLike,
-    precision: str = "float32",
-) -> Exported:
-    """As `export_onnx`, of a model of torch on a CPU, in float32 and evaluation mode."""
     path = Path(path)
     if precision not in PRECISIONS:
         raise ExportError(f"precision={precision!r} is not one of {', '.join(map(repr, PRECISIONS))}.")
-    check_target(path)
+    _check_target(path)
+    model, extractor = load_saved(name_or_path)
+    model = model.float().eval()
     _check_size(model)
-    graph = whole_model_graph(model, settings_of(model, extractor).log_mel)
+    graph = _graph(model, settings_of(model, extractor).log_mel, precision)
     try:
         with replacing(path) as written:
             difference = _written(graph, written, model, extractor, precision)
@@ -86,7 +77,15 @@ def write_onnx(
         raise ExportError(f"{path} could not be written ({error}). There is no new file.") from error
 
 
-def check_target(path: Path) -> None:
+def _graph(model: WhisperForEmotionClassification, log_mel: LogMel, precision: str) -> onnx.ModelProto:
+    graph = whole_model_graph(model, log_mel)
+    if precision == "float32":
+        return graph
+    encoder = find_graphs(json.loads(model.config.to_json_string()), names=["encoder"])["encoder"]
+    return quantize_whole_model(graph, encoder, torch_weights(model), log_mel)
+
+
+def _check_target(path: Path) -> None:
     """Raises `ExportError` if there is something at `path` that is no earlier export."""
     if not path.exists():
         return
@@ -110,16 +109,27 @@ def _written(
     """Writes the graph with its metadata and returns how far it is off; raises `ExportError` if too far."""
     description, probabilities = least_certain_waveform(model, extractor)
     known = {"waveform": description, "probabilities": probabilities, "tolerance": TOLERANCES[precision]}
-    onnx.helper.set_model_props(graph, _metadata(model, extractor, precision, known))
-    onnx.save(graph, path)
-    onnx.checker.check_model(str(path), full_check=True)
-    difference = _difference(ExportedModel(path), model, extractor)
+    _save(graph, path, _metadata(model, extractor, precision, known))
+    if precision == "int8":
+        # What its integers give, not on this processor, but when they are multiplied as floats.
+        (found,) = ExportedModel(path, exact=True).probabilities([waveform(description)])
+        known["probabilities"] = dict(zip(model.config.labels, found.tolist(), strict=True))
+        _save(graph, path, _metadata(model, extractor, precision, known))
+    exported = ExportedModel(path)
+    exported.verify()
+    difference = _difference(exported, model, extractor)
     if not difference <= LIMITS[precision]:
         raise ExportError(
             f"The exported graph is off by {difference:.2g} in a probability, more than the {LIMITS[precision]:g} "
-            "that rounding explains, and was not kept. Please report this with the model's config.json."
+            f"that {precision} explains, and was not kept. Please report this with the model's config.json."
         )
     return difference
+
+
+def _save(graph: onnx.ModelProto, path: Path, metadata: dict[str, str]) -> None:
+    onnx.helper.set_model_props(graph, metadata)
+    onnx.save(graph, path)
+    onnx.checker.check_model(str(path), full_check=True)
 
 
 def _check_size(model: WhisperForEmotionClassification) -> None:

@@ -1,1 +1,1 @@
-"""What people do with a trained model: answers for files, timelines, streams, and pictures of why."""
+"""Use of trained models: predictions for files, timelines, streams, plots."""

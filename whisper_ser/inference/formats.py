@@ -36,14 +36,12 @@ def prediction_row(prediction: Prediction, labels: list[str]) -> dict[str, Any]:
     }
 
 
-def prediction_object(prediction: Prediction) -> dict[str, Any]:
-    """Returns a prediction as a JSON object."""
-    return {**asdict(prediction), "file": shown(prediction.file), "seconds": round(prediction.seconds, 3)}
-
-
-def failure_object(failure: Failure) -> dict[str, Any]:
-    """Returns a failure as a JSON object."""
-    return {**asdict(failure), "file": shown(failure.file)}
+def result_object(result: Prediction | Failure) -> dict[str, Any]:
+    """Returns a prediction or a failure as a JSON object."""
+    fields = {**asdict(result), "file": shown(result.file)}
+    if isinstance(result, Prediction):
+        fields["seconds"] = round(result.seconds, 3)
+    return fields
 
 
 def terminal_table(predictions: Iterable[Prediction], files: list[str]) -> Iterator[str]:

@@ -8,8 +8,8 @@ import numpy as np
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from whisper_ser.inference.encoding import encode
 from whisper_ser.inference.engines import Encoder
-from whisper_ser.inference.engines.graphs import find_graphs
-from whisper_ser.inference.engines.onnx_engine import ENCODER_PREFIX, OnnxEncoder
+from whisper_ser.inference.engines.graphs import ENCODER_PREFIX, find_graphs
+from whisper_ser.inference.engines.onnx_engine import OnnxEncoder
 from whisper_ser.inference.engines.torch_engine import TorchEngine
 from whisper_ser.inference.model import settings_of, torch_weights
 

@@ -1,17 +1,7 @@
 """Returns free heap memory to the operating system, where the C library (glibc) keeps it."""
 
+import contextlib
 import ctypes
-from collections.abc import Callable
-
-
-def _trimmer() -> Callable[[int], object] | None:
-    try:
-        return ctypes.CDLL(None).malloc_trim  # glibc's
-    except (OSError, TypeError, AttributeError):  # other systems, which return memory by themselves
-        return None
-
-
-_trim = _trimmer()
 
 
 def trim_memory() -> None:
@@ -20,5 +10,5 @@ def trim_memory() -> None:
     Recordings of different lengths fragment the heap of glibc: without this a page holds a third more memory than it
     uses after hundreds of recordings, and a training begins with 270 MB that only the encoder needed.
     """
-    if _trim is not None:
-        _trim(0)
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # other systems return memory by themselves
+        ctypes.CDLL(None).malloc_trim(0)

@@ -8,9 +8,9 @@ import glob
 import hashlib
 import json
 import os
-import platform
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,34 +18,39 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whisper_ser.audio.log_mel import FRAMES_PER_SECOND, LogMel
-from whisper_ser.errors import CheckpointError, ExportError, InferenceError, WhisperSerError, user_errors
+from whisper_ser.errors import CheckpointError, InferenceError, WhisperSerError, user_errors
 from whisper_ser.inference.encoding import encode, encoder_frames
 from whisper_ser.inference.engines import Engine
 from whisper_ser.inference.engines.exported import ExportedModel, is_exported
 from whisper_ser.inference.engines.graphs import FOLDER as GRAPH_FOLDER
-from whisper_ser.inference.engines.graphs import find_graphs
+from whisper_ser.inference.engines.graphs import find_graphs, find_int8_encoder
 from whisper_ser.inference.engines.onnx_engine import OnnxEngine
 from whisper_ser.inference.reference_output import (
     REFERENCE_OUTPUT,
-    TOLERANCE,
     WEIGHTS,
     check_as_saved,
+    check_marker,
     compute_probabilities,
     read_reference_output,
+    set_marker,
 )
 from whisper_ser.inference.reference_waveform import (
+    INT8_LIMIT,
+    NOT_AS_SAVED,
+    TOLERANCES,
     VOICES,
+    WRONG_INTEGERS,
     check_probabilities,
     describe_waveform,
     waveform,
 )
-from whisper_ser.io import cache_folder, file_sha256, read_tensors, replacing
+from whisper_ser.io import file_sha256, read_tensors
 
 if TYPE_CHECKING:
     from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 
 MODEL_TYPE = "whisper_ser"
-PRECISIONS = ("float32",)
+PRECISIONS = tuple(TOLERANCES)
 DEFAULTS: dict[str, Any] = {
     "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
     "chunk_seconds": 4.0,
@@ -59,7 +64,7 @@ DEVICE_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked of a model besides its weights.
+    """Settings of a model that its use needs.
 
     Args:
         labels: in the order of the probabilities.
@@ -101,13 +106,13 @@ class LoadedModel:
     """A trained model, ready for use.
 
     A frame vector `(frame_width,)` is what the pooling reads of one encoder frame. Whatever is pooled over - a file,
-    a window, a segment - is pooled over these vectors, so that one pass of the encoder answers every question.
+    a window, a segment - is pooled over these vectors, after one pass of the encoder.
 
     Args:
         name: of the model, for messages.
         settings: of the model.
         engine: what runs it.
-        identity: SHA-256 of all that its answers depend on.
+        identity: SHA-256 of all that its output depends on.
     """
 
     def __init__(self, name: str, settings: Settings, engine: Engine, identity: str) -> None:
@@ -182,17 +187,20 @@ def load_model(
     """Returns the model saved in a folder or on the Hub, or an exported file, ready for use.
 
     Only weights and settings are read; no code of the folder runs. `HF_HUB_OFFLINE=1` keeps to what is on this
-    machine. On a CPU a model's graphs are checked against its reference output the first time on each machine.
+    machine. What runs on a CPU is checked the first time on each machine: in float32, it must give the model's
+    reference output within 1e-4, or, for a folder without one, what the plain model gives in torch; in int8, within
+    0.02, what its integers give when they are multiplied as floats.
 
     Args:
         model: a folder that training wrote, a Hub id, or a file that `whisper-ser export onnx` wrote. What was loaded
             before is returned as it is.
         device: where it runs, such as `"cpu"` or `"cuda:1"`; left out, on a GPU if there is one.
-        precision: `"float32"`, the default.
+        precision: `"float32"`, the default, or `"int8"`: an encoder with 8-bit products, faster, on a CPU only. It is
+            made the first time that any model with this encoder is loaded in int8, which takes seconds.
 
     Raises:
         InferenceError: a model of another kind, or a device or precision that it does not have.
-        ReferenceOutputError: weights or settings are not those that were saved, or the answers are others here.
+        ReferenceOutputError: weights or settings are not those that were saved, or the output is another one here.
         CheckpointError, ExportError: a file is damaged, or the graphs cannot be made here.
         ConfigError, MissingWeightsError, OSError: it is incomplete, or not there.
     """
@@ -206,26 +214,24 @@ def load_model(
             raise InferenceError(f"{model} was exported in a precision of its own: leave precision out.")
         if device is not None and not on_cpu:
             raise InferenceError(f"{model} runs on a CPU: leave device out, or name the folder of the model.")
-        exported = ExportedModel(model)
-        exported.verify()
-        return exported
+        return _exported(model)
+    if precision == "int8" and not on_cpu:
+        raise InferenceError("precision='int8' is for CPUs: leave it out, or choose device='cpu'.")
     folder = local_folder(os.path.expanduser(os.fspath(model)))
     name = os.fspath(model)
-    with _damage_told(name):
-        return _on_cpu(name, folder) if on_cpu else _with_torch(name, folder, device)
+    with _explain_damage(name):
+        return _on_cpu(name, folder, precision or "float32") if on_cpu else _with_torch(name, folder, device)
 
 
 def load_frame_model(
     model: str | os.PathLike | LoadedModel | ExportedModel, device: Any = None, precision: str | None = None
 ) -> LoadedModel:
-    """As `load_model`, where frames are asked for; an exported model, which has no answers for them, is an error."""
-    if isinstance(model, ExportedModel) or (not isinstance(model, LoadedModel) and is_exported(model)):
-        name = model.path if isinstance(model, ExportedModel) else model
-        raise InferenceError(
-            f"{name} is an exported model, which answers for whole recordings only: name the folder of the model."
-        )
+    """As `load_model`, for timelines and attention; an exported model, which has no frame vectors, is an error."""
     loaded = load_model(model, device, precision)
-    assert isinstance(loaded, LoadedModel)
+    if isinstance(loaded, ExportedModel):
+        raise InferenceError(
+            f"{loaded.path} is an exported model, for whole recordings only: name the folder of the model."
+        )
     return loaded
 
 
@@ -281,7 +287,7 @@ def load_saved(
     from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
 
     name = os.path.expanduser(os.fspath(name_or_path))
-    with _damage_told(name):
+    with _explain_damage(name):
         _check_kind(name, WhisperSerConfig.get_config_dict(name)[0])
         if Path(name).is_dir():
             check_as_saved(Path(name))
@@ -332,30 +338,46 @@ def local_folder(name: str) -> Path:
         ) from error
 
 
-def _on_cpu(name: str, folder: Path) -> LoadedModel:
+def _exported(file: str | os.PathLike) -> ExportedModel:
+    """Returns an exported model, checked against its reference output once on each machine."""
+    exported = ExportedModel(file)
+    marker = check_marker([exported.identity])
+    if not marker.is_file():
+        exported.verify()
+        set_marker(marker)
+    return exported
+
+
+def _on_cpu(name: str, folder: Path, precision: str) -> LoadedModel:
     """Returns the model on ONNX Runtime, checked against its reference output once on each machine."""
     config = _read_json(folder / "config.json")
     _check_kind(name, config)
     hashes = check_as_saved(folder)
-    front_end = _read_json(folder / "preprocessor_config.json")
-    settings = Settings.of(config, front_end)
-    identity = _hash_of(hashes)
+    settings = Settings.of(config, _read_json(folder / "preprocessor_config.json"))
+    identity = _hash_of(hashes if precision == "float32" else hashes | {"precision": precision})
     weights: dict[str, np.ndarray] = {}
     for file in sorted(folder.glob(WEIGHTS)):
         weights |= read_tensors(file)
+    known = [file_sha256(file) for file in [folder / REFERENCE_OUTPUT] if file.is_file()]
     reference: Mapping[str, Any] = {}
     # A graph may be damaged, or not what its name says: it is never trusted, but taken elsewhere, or made anew.
     for source in ({"folder": folder}, {}, {"anew": True}):
         graphs = find_graphs(config, **source)
-        marker = _marker(folder, identity, graphs.values())
-        if not marker.is_file():
-            reference = reference or _reference_output(folder)
         try:
-            model = LoadedModel(name, settings, OnnxEngine(graphs, weights, settings.temperature), identity)
+            if precision == "int8":
+                anew = "anew" in source
+                graphs["encoder"] = find_int8_encoder(graphs["encoder"], weights, settings.log_mel, anew)
+            parts = graphs, weights, settings.temperature, precision
+            model = LoadedModel(name, settings, OnnxEngine(*parts), identity)
+            marker = check_marker([identity, *map(file_sha256, graphs.values()), *known])
             if not marker.is_file():
-                _check(model, reference)
-                with contextlib.suppress(OSError), replacing(marker) as written:
-                    written.touch()
+                reference = reference or _reference_output(folder)
+                if precision == "int8":
+                    exact = LoadedModel(name, settings, OnnxEngine(*parts, exact=True), identity)
+                    _check_int8(model, exact, reference)
+                else:
+                    _check(model, reference, TOLERANCES[precision])
+                set_marker(marker)
             break
         except (CheckpointError, InferenceError):
             raise
@@ -376,7 +398,7 @@ def _with_torch(name: str, folder: Path, device: Any) -> LoadedModel:
 
 
 def has_accelerator() -> bool:
-    """Whether there is a GPU that torch can use; torch is asked only where there may be one."""
+    """Whether torch can use a GPU; torch is imported only where there may be one."""
     if not any(glob.glob(file) for file in DEVICE_FILES) and shutil.which("nvidia-smi") is None:
         return False
     try:
@@ -387,42 +409,46 @@ def has_accelerator() -> bool:
 
 
 def _reference_output(folder: Path) -> dict[str, Any]:
-    """Returns the reference output of a saved model; for one that has none, what torch answers."""
+    """Returns the reference output of a saved model; for one that has none, that of the plain model here."""
     if (folder / REFERENCE_OUTPUT).is_file():
         return read_reference_output(folder)
+    print(
+        f"whisper-ser: {folder} has no {REFERENCE_OUTPUT}: checking its answers against those of the plain model.",
+        file=sys.stderr,
+        flush=True,
+    )
     try:
         model, extractor = load_saved(folder)
     except ImportError as error:
-        raise ExportError(
-            f"{folder} has no {REFERENCE_OUTPUT} to check its answers against, which takes the package {error.name} "
-            "then: install it, or take a folder that training wrote."
+        raise CheckpointError(
+            f"{folder} has no {REFERENCE_OUTPUT} to be checked against, and checking it without needs the package "
+            f"{error.name}: install it, or take a folder that training wrote."
         ) from error
     description = describe_waveform(VOICES[0], extractor.sampling_rate)
-    probabilities = compute_probabilities(model, extractor, waveform(description))
-    return {"waveform": description, "probabilities": probabilities, "tolerance": TOLERANCE}
+    return {
+        "waveform": description,
+        "probabilities": compute_probabilities(model.float(), extractor, waveform(description)),
+    }
 
 
-def _check(model: LoadedModel, reference: Mapping[str, Any]) -> None:
+def _check(
+    model: LoadedModel, reference: Mapping[str, Any], tolerance: float, problem: str = NOT_AS_SAVED
+) -> dict[str, float]:
+    """Returns what the model gives for the reference waveform; raises `ReferenceOutputError` if it is off."""
     (found,) = model.probabilities([waveform(reference["waveform"])])
-    check_probabilities(dict(zip(model.labels, found.tolist(), strict=True)), reference, model.name)
+    probabilities = dict(zip(model.labels, found.tolist(), strict=True))
+    check_probabilities(probabilities, {**reference, "tolerance": tolerance}, model.name, problem)
+    return probabilities
 
 
-def _marker(folder: Path, identity: str, graphs: Iterable[Path]) -> Path:
-    """Returns the file whose presence says that a model was checked here, on this processor, with these graphs."""
-    import onnxruntime
+def _check_int8(model: LoadedModel, exact: LoadedModel, reference: Mapping[str, Any]) -> None:
+    """Raises `ReferenceOutputError` where integers are multiplied wrongly, or are too coarse for the model.
 
-    files = [*graphs, *(path for path in [folder / REFERENCE_OUTPUT] if path.is_file())]
-    content = [identity, *map(file_sha256, files), onnxruntime.__version__, platform.machine(), processor()]
-    return cache_folder() / "checked" / hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def processor() -> str:
-    """Returns what the processor calls itself and its instruction sets, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))
+    Args:
+        model, exact: with integer products, and with products of the floats that the integers stand for.
+    """
+    expected = _check(exact, reference, INT8_LIMIT, "8-bit integers are too coarse for this model: use float32.")
+    _check(model, {**reference, "probabilities": expected}, TOLERANCES["int8"], WRONG_INTEGERS)
 
 
 def _hash_of(hashes: Mapping[str, str]) -> str:
@@ -443,8 +469,8 @@ def _read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _damage_told(name: str) -> Iterator[None]:
-    """Raises what damaged files raise, in as many types as there are libraries that read them, in words."""
+def _explain_damage(name: str) -> Iterator[None]:
+    """Raises `CheckpointError` for the errors, of many types, that libraries raise for damaged files."""
     try:
         yield
     except Exception as error:

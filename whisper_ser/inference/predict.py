@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,7 +91,8 @@ def predict_each(
     _check(top_k, abstain_below, channels, batch_size)
     recognizer = load_model(model, device, precision)
     labels = recognizer.labels
-    for clips in _groups(_read(audio, recognizer, channels, sampling_rate), BATCHES_READ * batch_size):
+    waiting = _read(audio, recognizer, channels, sampling_rate)
+    while clips := list(islice(waiting, BATCHES_READ * batch_size)):
         _classify(clips, recognizer, batch_size)
         for clip in clips:
             if clip.probabilities is None:
@@ -142,29 +144,29 @@ def _read(
 
 def _fill(clip: _Clip, blocks: Iterator[np.ndarray], recognizer: LoadedModel | ExportedModel) -> None:
     """Sets the samples of the clip or, if it is long, its probabilities."""
-    heard = _Extremes()
+    meter = Meter()
     first: list[np.ndarray] = []
-    blocks = heard.watching(blocks)
+    blocks = meter.watching(blocks)
     for block in blocks:
         first.append(block)
-        if heard.samples > LONG_SECONDS * recognizer.sampling_rate and isinstance(recognizer, LoadedModel):
-            mel = recognizer.settings.log_mel.of_blocks(_chained(first, blocks))
-            heard.check(clip.file)
+        if meter.samples > LONG_SECONDS * recognizer.sampling_rate and isinstance(recognizer, LoadedModel):
+            mel = recognizer.settings.log_mel.of_blocks(chain(first, blocks))
+            meter.check(clip.file)
             (vectors,) = recognizer.frame_vectors([mel])
             clip.probabilities = recognizer.pool(vectors, [len(vectors)])[0]
             break
     else:
-        heard.check(clip.file)
+        meter.check(clip.file)
         samples = np.concatenate(first)
-        if heard.samples > LONG_SECONDS * recognizer.sampling_rate:
+        if meter.samples > LONG_SECONDS * recognizer.sampling_rate:
             # Clips are held until a group is complete; long ones would take too much memory.
             clip.probabilities = recognizer.probabilities([samples])[0]
         else:
             clip.samples = samples
-    clip.seconds = heard.samples / recognizer.sampling_rate
+    clip.seconds = meter.samples / recognizer.sampling_rate
 
 
-class _Extremes:
+class Meter:
     """Counts the samples of a recording as they pass, and detects silence."""
 
     def __init__(self) -> None:
@@ -181,23 +183,6 @@ class _Extremes:
     def check(self, file: str) -> None:
         if self._high - self._low < MIN_PEAK_TO_PEAK:
             raise AudioFileError(file, "is silent")
-
-
-def _chained(first: list[np.ndarray], rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    while first:
-        yield first.pop(0)
-    yield from rest
-
-
-def _groups(clips: Iterator[_Clip], size: int) -> Iterator[list[_Clip]]:
-    group: list[_Clip] = []
-    for clip in clips:
-        group.append(clip)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _classify(clips: list[_Clip], recognizer: LoadedModel | ExportedModel, batch_size: int) -> None:

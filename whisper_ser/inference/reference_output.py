@@ -5,8 +5,11 @@ the model gives for it and the SHA-256 of weights and settings. Hashes must matc
 within a tolerance, because other machines, numbers of threads and batch shapes round differently.
 """
 
+import contextlib
+import hashlib
 import json
-from collections.abc import Mapping
+import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +22,7 @@ from whisper_ser.inference.reference_waveform import (
     is_reference_output,
     waveform,
 )
-from whisper_ser.io import file_sha256
+from whisper_ser.io import cache_folder, file_sha256, replacing
 
 if TYPE_CHECKING:
     from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
@@ -31,8 +34,8 @@ SETTINGS = ("config.json", "preprocessor_config.json")
 """Files other than the weights that change the output."""
 
 TOLERANCE = 1e-3
-"""Largest difference of a probability, in float32. Threads, batches and attention kernels changed those of a model on
-whisper-base by 1e-6 at most, float16 by 1.4e-3, bfloat16 by 5e-2."""
+"""Largest difference of a probability, in float32 and with any runtime. Threads, batches and attention kernels changed
+those of a model on whisper-base by 1e-6 at most, float16 by 1.4e-3, bfloat16 by 5e-2."""
 
 
 def write_reference_output(folder: Path) -> None:
@@ -183,3 +186,30 @@ def check_weights(folder: Path, reference: Mapping[str, Any]) -> dict[str, str]:
 
 def _hashes(hashes: Mapping[str, str]) -> str:
     return ", ".join(f"{sha256} ({name})" for name, sha256 in sorted(hashes.items())) or "none"
+
+
+def check_marker(content: Sequence[str]) -> Path:
+    """Returns the file whose presence says that a model gave its reference output on this machine.
+
+    Args:
+        content: hashes of all files that the output depends on; processor and version of ONNX Runtime are added.
+    """
+    import onnxruntime
+
+    content = [*content, onnxruntime.__version__, platform.machine(), processor()]
+    return cache_folder() / "checked" / hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def set_marker(marker: Path) -> None:
+    """Writes the file; where the cache cannot be written, the model is checked each time."""
+    with contextlib.suppress(OSError), replacing(marker) as written:
+        written.touch()
+
+
+def processor() -> str:
+    """Returns what the processor calls itself and its instruction sets, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from whisper_ser import __version__
 from whisper_ser.errors import InferenceError
-from whisper_ser.inference.formats import failure_object, json_text, prediction_object
+from whisper_ser.inference.formats import json_text, result_object
 from whisper_ser.inference.model import ExportedModel, LoadedModel
 from whisper_ser.inference.outputs import Failure, Prediction
 from whisper_ser.inference.predict import Channels, predict_each
@@ -28,13 +28,12 @@ them the last bits of the probabilities, are those of one run over all files."""
 
 
 @dataclass(frozen=True)
-class Question:
+class ShardOptions:
     """The options of a prediction that change its result; the fields are arguments of `predict`."""
 
     top_k: int | None = None
     abstain_below: float = 0.0
     channels: Channels = "mix"
-    precision: str | None = None
 
 
 class Shard(NamedTuple):
@@ -52,7 +51,7 @@ def shards_of(
     files: Sequence[str],
     folder: Path,
     recognizer: LoadedModel | ExportedModel,
-    question: Question,
+    options: ShardOptions,
     size: int = SHARD_FILES,
 ) -> list[Shard]:
     """Returns the shards of the files, `size` in each, stored in `folder`.
@@ -61,27 +60,29 @@ def shards_of(
     """
     if size < 1:
         raise InferenceError(f"shard_files={size} must be at least 1.")
-    asked = json.dumps({"version": __version__, "model": recognizer.identity, **asdict(question)}).encode()
+    common = json.dumps({"version": __version__, "model": recognizer.identity, **asdict(options)}).encode()
     shards = []
     for number, start in enumerate(range(0, len(files), size)):
         some = list(files[start : start + size])
-        digest = hashlib.sha256(asked + json.dumps([_state(file) for file in some]).encode()).hexdigest()
+        digest = hashlib.sha256(common + json.dumps([_state(file) for file in some]).encode()).hexdigest()
         shards.append(Shard(some, folder / f"{number:06d}-{digest[:16]}.jsonl"))
     return shards
 
 
-def answer(shard: Shard, recognizer: LoadedModel | ExportedModel, question: Question, batch_size: int = 8) -> None:
-    """Predicts the files of a shard and writes its answers."""
-    results = list(predict_each(shard.files, recognizer, **asdict(question), batch_size=batch_size))
+def predict_shard(
+    shard: Shard, recognizer: LoadedModel | ExportedModel, options: ShardOptions, batch_size: int = 8
+) -> None:
+    """Predicts the files of a shard and writes its results."""
+    results = list(predict_each(shard.files, recognizer, **asdict(options), batch_size=batch_size))
     with replacing(shard.path) as written, open(written, "w", encoding="utf-8", newline="\n") as lines:
         for result in results:
-            lines.write(json_text(_object(result)) + "\n")
+            lines.write(json_text(result_object(result)) + "\n")
         # Without this, a power failure might leave a file with its final name and without content.
         lines.flush()
         os.fsync(lines.fileno())
 
 
-def answers(shards: Iterable[Shard]) -> Iterator[Prediction | Failure]:
+def read_shards(shards: Iterable[Shard]) -> Iterator[Prediction | Failure]:
     """Yields the results of the shards, in the order of the files.
 
     Raises:
@@ -97,10 +98,6 @@ def answers(shards: Iterable[Shard]) -> Iterator[Prediction | Failure]:
             raise InferenceError(
                 f"{shard.path} is damaged ({error}): remove it and start the same command again."
             ) from error
-
-
-def _object(result: Prediction | Failure) -> dict:
-    return failure_object(result) if isinstance(result, Failure) else prediction_object(result)
 
 
 def _state(file: str) -> tuple[str, int, int]:

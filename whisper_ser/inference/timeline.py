@@ -11,7 +11,7 @@ from whisper_ser.errors import InferenceError
 from whisper_ser.inference.chunks import Chunker
 from whisper_ser.inference.model import ExportedModel, LoadedModel
 from whisper_ser.inference.outputs import Timeline, Update, join_segments
-from whisper_ser.inference.predict import named
+from whisper_ser.inference.predict import Meter, named
 from whisper_ser.inference.streaming import encoded, frame_positions, recognizer_for_time
 from whisper_ser.inference.windows import Piece, WindowPooling
 
@@ -54,16 +54,19 @@ def timeline(
     recognizer = recognizer_for_time(model, device)
     ((name, _),) = named([audio])
     pooling = WindowPooling(recognizer, window, hop)
-    clock = _Clock(recognizer.sampling_rate)
-    blocks = clock.timing(decode(audio, name, recognizer.sampling_rate, channel, sampling_rate))
+    meter = Meter()
+    blocks = meter.watching(decode(audio, name, recognizer.sampling_rate, channel, sampling_rate))
     updates, vectors = [], []
     for pieces, settled in (_cut_at_pauses if cut == "pauses" else _cut_evenly)(blocks, recognizer):
         vectors += [piece.vectors for piece in pieces]
-        updates.append(pooling.finish(pieces, clock.seconds) if settled is None else pooling.feed(pieces, settled))
+        if settled is None:
+            updates.append(pooling.finish(pieces, meter.samples / recognizer.sampling_rate))
+        else:
+            updates.append(pooling.feed(pieces, settled))
     return Timeline(
         name,
         channel,
-        clock.seconds,
+        meter.samples / recognizer.sampling_rate,
         window,
         hop,
         recognizer.labels,
@@ -115,19 +118,3 @@ def _whole(vectors: list[np.ndarray], updates: list[Update], recognizer: LoadedM
     frames = np.concatenate(vectors)
     (row,) = recognizer.pool(frames, [len(frames)])
     return dict(zip(recognizer.labels, row.tolist(), strict=True))
-
-
-class _Clock:
-    """Counts the seconds of blocks as they pass."""
-
-    def __init__(self, rate: int) -> None:
-        self._rate, self._samples = rate, 0
-
-    @property
-    def seconds(self) -> float:
-        return self._samples / self._rate
-
-    def timing(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        for block in blocks:
-            self._samples += len(block)
-            yield block

@@ -33,7 +33,7 @@ class Piece(NamedTuple):
     vectors: np.ndarray
 
 
-class _Question(NamedTuple):
+class _Request(NamedTuple):
     """The span from `start` to `end` seconds, which pools the vectors of the frames `first` up to `last`."""
 
     start: float
@@ -93,12 +93,12 @@ class WindowPooling:
             self._positions = np.concatenate([self._positions, piece.positions])
         self._vectors = np.concatenate([self._vectors, *(piece.vectors for piece in pieces)])
 
-    def _windows_before(self, settled: int) -> Iterator[_Question]:
+    def _windows_before(self, settled: int) -> Iterator[_Request]:
         while (window := self._window_at(self._next_window)).last <= settled:
             self._next_window += 1
             yield window
 
-    def _last_windows(self, seconds: float) -> Iterator[_Question]:
+    def _last_windows(self, seconds: float) -> Iterator[_Request]:
         """Yields windows up to the first one that reaches the end, cut at the end of the recording."""
         reached = self._next_window * self._hop - self._hop + self._window if self._next_window else 0.0
         while reached < seconds and (window := self._window_at(self._next_window)).start < seconds:
@@ -106,13 +106,13 @@ class WindowPooling:
             self._next_window += 1
             yield window._replace(end=min(window.end, seconds))
 
-    def _window_at(self, index: int) -> _Question:
+    def _window_at(self, index: int) -> _Request:
         start = index * self._hop
         end = start + self._window
         first, last = (math.ceil(time * FRAMES_PER_SECOND - 1e-6) for time in (start, end))
-        return _Question(start, end, first, last)
+        return _Request(start, end, first, last)
 
-    def _segments_before(self, settled: int | None) -> Iterator[_Question]:
+    def _segments_before(self, settled: int | None) -> Iterator[_Request]:
         while self._waiting:
             segment = self._segment(self._waiting[0])
             if settled is not None and segment.last > settled:
@@ -120,32 +120,32 @@ class WindowPooling:
             self._waiting.popleft()
             yield segment
 
-    def _segment(self, piece: Piece) -> _Question:
+    def _segment(self, piece: Piece) -> _Request:
         seconds = piece.start / FRAMES_PER_SECOND, piece.end / FRAMES_PER_SECOND
         if not piece.speech or piece.end - piece.start >= MIN_SEGMENT_FRAMES:
-            return _Question(*seconds, piece.start, piece.end, not piece.speech)
+            return _Request(*seconds, piece.start, piece.end, not piece.speech)
         around = self._around((piece.start + piece.end) // 2)
-        return _Question(*seconds, min(piece.start, around[0]), max(piece.end, around[1]))
+        return _Request(*seconds, min(piece.start, around[0]), max(piece.end, around[1]))
 
     def _around(self, middle: int) -> tuple[int, int]:
         half = round(self._window * FRAMES_PER_SECOND / 2)
         return middle - half, middle + half
 
-    def _pooled(self, questions: list[_Question]) -> list[Span]:
-        """Returns the spans of the questions; the vectors of many questions are pooled at a time."""
-        begins = np.searchsorted(self._positions, [question.first for question in questions])
-        ends = np.searchsorted(self._positions, [question.last for question in questions])
+    def _pooled(self, requests: list[_Request]) -> list[Span]:
+        """Returns the spans of the requests; the vectors of many requests are pooled at a time."""
+        begins = np.searchsorted(self._positions, [request.first for request in requests])
+        ends = np.searchsorted(self._positions, [request.last for request in requests])
         spoken = np.concatenate([[0], np.cumsum(self._spoken)])
-        silent = np.array([question.silent for question in questions], bool)
-        asked = np.flatnonzero(~silent & (spoken[ends] - spoken[begins] >= self._least_speech))
-        answers: dict[int, dict[str, float]] = {}
-        while len(asked):
-            count = max(1, MAX_POOLED_FRAMES // int((ends - begins)[asked].max()))
-            batch, asked = asked[:count], asked[count:]
+        silent = np.array([request.silent for request in requests], bool)
+        pending = np.flatnonzero(~silent & (spoken[ends] - spoken[begins] >= self._least_speech))
+        found: dict[int, dict[str, float]] = {}
+        while len(pending):
+            count = max(1, MAX_POOLED_FRAMES // int((ends - begins)[pending].max()))
+            batch, pending = pending[:count], pending[count:]
             probabilities = self._pool(begins[batch], ends[batch])
             for index, row in zip(batch, probabilities, strict=True):
-                answers[index] = dict(zip(self._recognizer.labels, row.tolist(), strict=True))
-        return [Span(asked.start, asked.end, answers.get(i)) for i, asked in enumerate(questions)]
+                found[index] = dict(zip(self._recognizer.labels, row.tolist(), strict=True))
+        return [Span(one.start, one.end, found.get(i)) for i, one in enumerate(requests)]
 
     def _pool(self, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Returns probabilities `(spans, labels)` over the vectors from `begins` `(spans,)` up to `ends`."""

@@ -10,7 +10,13 @@ import numpy as np
 
 from whisper_ser.errors import ExportError, InferenceError
 from whisper_ser.inference.engines.session import open_session
-from whisper_ser.inference.reference_waveform import check_probabilities, is_reference_output, waveform
+from whisper_ser.inference.reference_waveform import (
+    NOT_AS_SAVED,
+    WRONG_INTEGERS,
+    check_probabilities,
+    is_reference_output,
+    waveform,
+)
 from whisper_ser.io import file_sha256
 
 SUFFIX = ".onnx"
@@ -24,21 +30,22 @@ METADATA = ("labels", "sampling_rate", "chunk_seconds", "pad_to_seconds", "preci
 
 
 class ExportedModel:
-    """An exported model, ready: it answers for whole recordings.
+    """An exported model, ready for use on whole recordings.
 
     Args:
         path: a file that `whisper-ser export onnx` wrote.
         threads: that work on one batch; as many as cores by default.
+        exact: as in `open_session`.
 
     Raises:
         ExportError: no ONNX Runtime, no such file, or one that is none of ours.
     """
 
-    def __init__(self, path: str | os.PathLike, threads: int | None = None) -> None:
+    def __init__(self, path: str | os.PathLike, threads: int | None = None, exact: bool = False) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise ExportError(f"There is no file {path}: give one that `whisper-ser export onnx` wrote.")
-        self._session = open_session(self.path, threads=threads)
+        self._session = open_session(self.path, threads=threads, exact=exact)
         self.metadata = read_metadata(self._session.get_modelmeta().custom_metadata_map, self.path)
 
     @property
@@ -75,7 +82,9 @@ class ExportedModel:
         """
         known = self.metadata["known_answer"]
         (found,) = self.probabilities([waveform(known["waveform"])])
-        return check_probabilities(dict(zip(self.labels, found.tolist(), strict=True)), known, str(self.path))
+        probabilities = dict(zip(self.labels, found.tolist(), strict=True))
+        problem = WRONG_INTEGERS if self.metadata["precision"] == "int8" else NOT_AS_SAVED
+        return check_probabilities(probabilities, known, str(self.path), problem)
 
 
 def is_exported(model: str | os.PathLike) -> bool:

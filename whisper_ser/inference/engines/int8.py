@@ -1,4 +1,4 @@
-"""Post-training quantisation of an ONNX graph: 8-bit products that are right on every processor.
+"""Post-training quantisation of the graph of an encoder: 8-bit products that are right on every processor.
 
 Activations become unsigned 8-bit integers of a fixed range, weights signed 7-bit integers with a scale per output
 channel. x86 processors with AVX2 but without VNNI add two products in 16 bits and saturate (`vpmaddubsw`); with 7-bit
@@ -11,16 +11,16 @@ but cannot keep single input channels in float32: it gives all readers of an act
 """
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
 
 from whisper_ser.audio.log_mel import LogMel
 from whisper_ser.errors import ExportError
+from whisper_ser.inference.engines.session import open_session
 
 WEIGHT_LIMIT = 64
 """Largest magnitude of a quantised weight (7 bits)."""
@@ -28,20 +28,13 @@ LOUD_CHANNELS = 32
 """Input channels of each product that stay in float32: the loudest, up to 40 times the median in whisper-base."""
 RANGE_MARGIN = 2.0
 """By which measured ranges are widened: real speech reached 1.7 times the range of `calibration_voices`."""
-GEMM_DEFAULTS = {"alpha": 1.0, "beta": 1.0, "transA": 0}
-"""Attributes of a Gemm that is quantised; another one stays in float32."""
 
 
 class Product(NamedTuple):
-    """A product of an activation `(..., in)` with a constant weight `(in, out)`: a MatMul or Gemm node."""
+    """A MatMul of an activation `(..., in)` with a constant weight `(in, out)`."""
 
     node: onnx.NodeProto
     weight: np.ndarray
-
-    @property
-    def bias(self) -> str:
-        """Name of what a Gemm adds; empty if there is none."""
-        return self.node.input[2] if len(self.node.input) > 2 else ""
 
 
 class Quantization(NamedTuple):
@@ -58,61 +51,83 @@ class Quantization(NamedTuple):
 def quantize_encoder(
     graph: onnx.ModelProto | str | os.PathLike, weights: Mapping[str, np.ndarray], log_mel: LogMel
 ) -> onnx.ModelProto:
-    """Returns the graph of an encoder (`features`, `lengths`) with 8-bit products; see `quantize`.
+    """Returns the graph of an encoder with 8-bit products and all weights inside; inputs and outputs stay as they are.
 
-    Ranges are measured over `calibration_voices`: no recordings are needed.
+    Every MatMul of an activation with a constant weight is quantised. Convolutions and the `LOUD_CHANNELS` loudest
+    input channels of each product (an eighth at most) stay in float32. Ranges of activations are measured over
+    `calibration_voices`: no recordings are needed.
 
     Args:
-        graph: as `graph_export.encoder_graph` makes it, or its file.
-        weights: tensors of the model, by name; those that the graph does not name are ignored.
+        graph: as `graph_export.encoder_graph` makes it, or its file; it is not modified.
+        weights: tensors of the model, float32, by name; those that the graph does not name are ignored.
         log_mel: front end of the model.
-    """
-    mels = [log_mel(voice) for voice in calibration_voices(log_mel.sampling_rate)]
-    inputs = [{"features": mel[np.newaxis], "lengths": np.array([len(mel)])} for mel in mels]
-    return quantize(graph, inputs, weights)
-
-
-def quantize(
-    graph: onnx.ModelProto | str | os.PathLike,
-    inputs: Iterable[Mapping[str, np.ndarray]],
-    weights: Mapping[str, np.ndarray] | None = None,
-) -> onnx.ModelProto:
-    """Returns the graph with 8-bit products and all weights inside; inputs and outputs stay as they are.
-
-    Every MatMul, and Gemm, of an activation with a constant float32 weight `(in, out)` is quantised. Convolutions and
-    the `LOUD_CHANNELS` loudest input channels of each product (an eighth at most) stay in float32.
-
-    Args:
-        graph: a float32 model or its file, opset 13 or later; it is not modified.
-        inputs: typical inputs of the graph, by input name, over which ranges are measured. A few seconds are enough:
-            the features of `calibration_voices`, or of recordings.
-        weights: tensors that the graph names and does not hold (external data).
 
     Raises:
-        ExportError: nothing to quantise, no inputs, activations that are not finite, missing weights, an old opset.
+        ExportError: nothing to quantise, activations that are not finite, or weights that are missing or do not fit.
     """
+    encoder = _measured(graph, weights, log_mel)
+    _replace(encoder.model.graph, encoder.products, encoder.quantizations)
+    for constant in encoder.model.graph.initializer:
+        if constant.name in encoder.weights:
+            constant.CopyFrom(numpy_helper.from_array(encoder.weights[constant.name], constant.name))
+    onnx.checker.check_model(encoder.model)
+    return encoder.model
+
+
+def quantize_whole_model(
+    model: onnx.ModelProto,
+    encoder: onnx.ModelProto | str | os.PathLike,
+    weights: Mapping[str, np.ndarray],
+    log_mel: LogMel,
+) -> onnx.ModelProto:
+    """Returns the graph of a whole model (`whole_model.whole_model_graph`) with 8-bit products in its encoder.
+
+    Args:
+        model: the graph, which runs the encoder on one chunk after the other, in the body of a Scan.
+        encoder, weights, log_mel: as in `quantize_encoder`: ranges are measured over the encoder alone.
+
+    Raises:
+        ExportError: the graph has no loop with the products of the encoder.
+    """
+    alone = _measured(encoder, weights, log_mel)
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    matrices = _matrices(whole.graph, {})
+    for body in (attribute.g for node in whole.graph.node for attribute in node.attribute if attribute.HasField("g")):
+        products = _find_products(body, matrices)
+        # The exporter keeps the order of the encoder's products.
+        pairs = list(zip(products, alone.products, strict=False))
+        if len(products) == len(alone.products) and all(np.array_equal(a.weight, b.weight) for a, b in pairs):
+            _replace(body, products, {a.node.input[0]: alone.quantizations[b.node.input[0]] for a, b in pairs})
+            _keep_used(whole.graph)
+            onnx.checker.check_model(whole)
+            return whole
+    raise ExportError("The graph of the model has no loop over the encoder, which could be quantised.")
+
+
+class MeasuredEncoder(NamedTuple):
+    """A graph that is to be quantised: its external weights, its products, and how each activation is quantised."""
+
+    model: onnx.ModelProto
+    weights: dict[str, np.ndarray]
+    products: list[Product]
+    quantizations: dict[str, Quantization]
+
+
+def _measured(
+    graph: onnx.ModelProto | str | os.PathLike, weights: Mapping[str, np.ndarray], log_mel: LogMel
+) -> MeasuredEncoder:
     model = onnx.ModelProto()
-    if not isinstance(graph, onnx.ModelProto):
-        graph = onnx.load(os.fspath(graph), load_external_data=weights is None)
-    model.CopyFrom(graph)
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if opset < 13:
-        raise ExportError(f"The graph has opset {opset}: export it with 13 or later, which has scales per channel.")
-    weights = _external_weights(model.graph, weights or {})
-    products = _find_products(model.graph, weights)
+    model.CopyFrom(graph if isinstance(graph, onnx.ModelProto) else onnx.load(graph, load_external_data=False))
+    external = _external_weights(model.graph, weights)
+    products = _find_products(model.graph, _matrices(model.graph, external))
     if not products:
-        raise ExportError("The graph has nothing to quantise: no MatMul or Gemm with a constant float32 weight.")
+        raise ExportError("The graph has nothing to quantise: no MatMul with a constant float32 weight.")
     activations = list(dict.fromkeys(product.node.input[0] for product in products))
-    quantizations = {
-        name: _choose_quantization(lowest, highest)
-        for name, (lowest, highest) in _channel_ranges(model, activations, inputs, weights).items()
-    }
-    _replace(model.graph, products, quantizations)
-    for constant in model.graph.initializer:
-        if constant.name in weights:
-            constant.CopyFrom(numpy_helper.from_array(weights[constant.name], constant.name))
-    onnx.checker.check_model(model)
-    return model
+    ranges = _channel_ranges(model, activations, external, log_mel)
+    return MeasuredEncoder(
+        model, external, products, {name: _choose_quantization(*ends) for name, ends in ranges.items()}
+    )
 
 
 def quantize_weight(weight: np.ndarray, limit: int = WEIGHT_LIMIT) -> tuple[np.ndarray, np.ndarray]:
@@ -147,61 +162,50 @@ def _external_weights(graph: onnx.GraphProto, weights: Mapping[str, np.ndarray])
     return {one.name: np.ascontiguousarray(weights[one.name], np.float32) for one in absent}
 
 
-def _find_products(graph: onnx.GraphProto, weights: Mapping[str, np.ndarray]) -> list[Product]:
-    matrices = {
-        constant.name: weights[constant.name] if constant.name in weights else numpy_helper.to_array(constant)
+def _matrices(graph: onnx.GraphProto, external: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the constant float32 matrices of a graph, by name."""
+    return {
+        constant.name: external[constant.name] if constant.name in external else numpy_helper.to_array(constant)
         for constant in graph.initializer
         if constant.data_type == onnx.TensorProto.FLOAT and len(constant.dims) == 2
     }
+
+
+def _find_products(graph: onnx.GraphProto, matrices: Mapping[str, np.ndarray]) -> list[Product]:
+    """Returns the products of an activation with one of the matrices, in the order of the graph."""
+    matrices = dict(matrices)
     # The exporter reads the weights `(out, in)` of torch through a Transpose.
     for node in graph.node:
-        if node.op_type == "Transpose" and node.input[0] in matrices and _attributes(node) == {"perm": [1, 0]}:
+        if node.op_type == "Transpose" and node.input[0] in matrices:
             matrices[node.output[0]] = matrices[node.input[0]].T
-    products = []
-    for node in graph.node:
-        if len(node.input) < 2 or node.input[0] in matrices or node.input[1] not in matrices:
-            continue
-        weight, attributes = matrices[node.input[1]], _attributes(node)
-        transposed = attributes.pop("transB", 0)
-        plain = {**GEMM_DEFAULTS, **attributes} == GEMM_DEFAULTS
-        if node.op_type == "MatMul" or (node.op_type == "Gemm" and plain):
-            products.append(Product(node, weight.T if transposed else weight))
-    return products
+    return [
+        Product(node, matrices[node.input[1]])
+        for node in graph.node
+        if node.op_type == "MatMul" and node.input[0] not in matrices and node.input[1] in matrices
+    ]
 
 
 def _channel_ranges(
-    model: onnx.ModelProto,
-    activations: list[str],
-    inputs: Iterable[Mapping[str, np.ndarray]],
-    weights: Mapping[str, np.ndarray],
+    model: onnx.ModelProto, activations: list[str], weights: Mapping[str, np.ndarray], log_mel: LogMel
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Returns the lowest and highest value of each channel of each activation over the inputs."""
+    """Returns the lowest and highest value of each channel of each activation over the calibration voices."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     del watched.graph.output[:]
     for name in activations:
-        # A graph may not return its inputs: all are copied.
-        watched.graph.node.append(helper.make_node("Identity", [name], [f"{name}.watched"]))
-        watched.graph.output.append(helper.make_tensor_value_info(f"{name}.watched", onnx.TensorProto.FLOAT, None))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    if weights:
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(weight) for weight in weights.values()]
-        options.add_external_initializers(list(weights), values)
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    ranges: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for given in inputs:
-        for name, value in zip(activations, session.run(None, dict(given)), strict=True):
+        watched.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    session = open_session(watched.SerializeToString(), weights)
+    lowest: dict[str, np.ndarray] = {}
+    highest: dict[str, np.ndarray] = {}
+    for mel in map(log_mel, calibration_voices(log_mel.sampling_rate)):
+        found = session.run(None, {"features": mel[np.newaxis], "lengths": np.array([len(mel)])})
+        for name, value in zip(activations, found, strict=True):
             rows = value.reshape(-1, value.shape[-1])
-            lowest, highest = rows.min(0), rows.max(0)
-            if name in ranges:
-                lowest, highest = np.minimum(lowest, ranges[name][0]), np.maximum(highest, ranges[name][1])
-            ranges[name] = lowest, highest
-    if not ranges:
-        raise ExportError("Quantisation needs at least one typical input of the graph, to measure ranges over.")
-    if broken := [name for name, ends in ranges.items() if not np.isfinite(ends).all()]:
-        raise ExportError(f"Activations are not finite for the inputs given: {', '.join(broken[:8])}.")
-    return ranges
+            lowest[name] = np.minimum(lowest.get(name, np.inf), rows.min(0))
+            highest[name] = np.maximum(highest.get(name, -np.inf), rows.max(0))
+    if broken := [name for name in activations if not np.isfinite([lowest[name], highest[name]]).all()]:
+        raise ExportError(f"Activations are not finite, weights may be damaged: {', '.join(broken[:8])}.")
+    return {name: (lowest[name], highest[name]) for name in activations}
 
 
 def _choose_quantization(lowest: np.ndarray, highest: np.ndarray) -> Quantization:
@@ -234,13 +238,25 @@ def _replace(graph: onnx.GraphProto, products: list[Product], quantizations: Map
     weight_names = {product.node.input[1] for product in products}
     used = {name for node in nodes for name in node.input} | {output.name for output in graph.output}
     nodes = [node for node in nodes if not (node.op_type == "Transpose" and node.output[0] in weight_names - used)]
-    used = {name for node in nodes for name in node.input} | {output.name for output in graph.output}
-    kept = [constant for constant in graph.initializer if constant.name in used]
-    replacement = onnx.GraphProto(node=nodes, initializer=kept)
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(replacement.node)
-    graph.initializer.extend(replacement.initializer)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    _keep_used(graph)
     del graph.value_info[:]  # shapes of what is gone
+
+
+def _keep_used(graph: onnx.GraphProto) -> None:
+    """Removes the constants that neither the graph nor the body of a loop in it reads."""
+    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    for node in graph.node:
+        for attribute in node.attribute:
+            used |= {name for inner in attribute.g.node for name in inner.input}
+    kept = onnx.GraphProto(initializer=[constant for constant in graph.initializer if constant.name in used])
+    del graph.initializer[:]
+    graph.initializer.extend(kept.initializer)
+
+
+def _same_weight(one: Product, other: Product) -> bool:
+    return np.array_equal(one.weight, other.weight)
 
 
 def _activation_nodes(graph: onnx.GraphProto, name: str, quantization: Quantization) -> list[onnx.NodeProto]:
@@ -273,24 +289,17 @@ def _product_nodes(graph: onnx.GraphProto, product: Product, loud: np.ndarray) -
         _add_constant(graph, f"{output}.weight_scale", scales),
         _add_constant(graph, f"{output}.weight_zero_point", np.zeros(len(scales), np.int8)),
     ]
-    weight, result = f"{output}.weight_dequantized", f"{output}.quiet_product"
+    weight, quiet = f"{output}.weight_dequantized", f"{output}.quiet_product"
     nodes = [
         helper.make_node("DequantizeLinear", parameters, [weight], axis=1),
-        helper.make_node("MatMul", [f"{activation}.dequantized", weight], [result], name=product.node.name),
+        helper.make_node("MatMul", [f"{activation}.dequantized", weight], [quiet], name=product.node.name),
     ]
     if len(loud):
         loud_weight = _add_constant(graph, f"{output}.weight_loud", product.weight[loud])
         nodes.append(helper.make_node("MatMul", [f"{activation}.loud", loud_weight], [f"{output}.loud_product"]))
-        nodes.append(helper.make_node("Add", [result, f"{output}.loud_product"], [f"{output}.product"]))
-        result = f"{output}.product"
-    if product.bias:
-        nodes.append(helper.make_node("Add", [result, product.bias], [f"{output}.sum"]))
+        nodes.append(helper.make_node("Add", [quiet, f"{output}.loud_product"], [f"{output}.product"]))
     nodes[-1].output[0] = output
     return nodes
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _add_constant(graph: onnx.GraphProto, name: str, value: np.ndarray) -> str:

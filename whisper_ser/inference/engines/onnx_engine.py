@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from whisper_ser.errors import CheckpointError
+from whisper_ser.inference.engines.graphs import ENCODER_PREFIX
 from whisper_ser.inference.engines.session import open_session
-
-ENCODER_PREFIX = "whisper_ser.encoder."
 
 
 class OnnxEncoder:
@@ -17,7 +16,8 @@ class OnnxEncoder:
 
     Args:
         graph: file of the encoder's graph.
-        weights: the model's tensors, float32, by name.
+        weights: the model's tensors, float32, by name; left out for a graph that holds its weights.
+        exact: as in `open_session`.
 
     Raises:
         ExportError: the graph cannot be read, or the weights do not fit it.
@@ -26,10 +26,10 @@ class OnnxEncoder:
     name = "onnxruntime"
     frames_per_pass = 2000
 
-    def __init__(self, graph: Path, weights: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, graph: Path, weights: Mapping[str, np.ndarray] | None = None, exact: bool = False) -> None:
         # Kept here: the session reads those that it has not packed for its products.
-        self._weights = {name: x for name, x in weights.items() if name.startswith(ENCODER_PREFIX)}
-        self._encoder = open_session(graph, self._weights)
+        self._weights = {name: x for name, x in (weights or {}).items() if name.startswith(ENCODER_PREFIX)}
+        self._encoder = open_session(graph, self._weights, exact=exact)
 
     def encode(self, features: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Returns states `(layers, chunks, frames, width)`; see `Engine.encode`."""
@@ -43,14 +43,23 @@ class OnnxEngine(OnnxEncoder):
         graphs: the files of the graphs, by name.
         weights: the model's tensors, float32, by name.
         temperature: of the probabilities.
+        precision: `"int8"` where the encoder's graph holds its weights.
+        exact: as in `open_session`.
 
     Raises:
         ExportError: a graph cannot be read, or the weights do not fit it.
         CheckpointError: weights are missing.
     """
 
-    def __init__(self, graphs: Mapping[str, Path], weights: Mapping[str, np.ndarray], temperature: float) -> None:
-        super().__init__(graphs["encoder"], weights)
+    def __init__(
+        self,
+        graphs: Mapping[str, Path],
+        weights: Mapping[str, np.ndarray],
+        temperature: float,
+        precision: str = "float32",
+        exact: bool = False,
+    ) -> None:
+        super().__init__(graphs["encoder"], weights if precision == "float32" else None, exact)
         self._frame_vectors = _HeadGraph(graphs["frame_vectors"], weights)
         self._pooling = _HeadGraph(graphs["pooling"], weights)
         self._temperature = np.array(temperature, np.float32)

@@ -13,13 +13,20 @@ GRAPH_ERRORS_ONLY = 3
 """Of ONNX Runtime's log levels."""
 
 
-def open_session(graph: Path, weights: Mapping[str, np.ndarray] | None = None, threads: int | None = None) -> Any:
+def open_session(
+    graph: Path | bytes,
+    weights: Mapping[str, np.ndarray] | None = None,
+    threads: int | None = None,
+    exact: bool = False,
+) -> Any:
     """Returns an `onnxruntime.InferenceSession` on the CPU.
 
     Args:
-        graph: the file.
+        graph: the file, or its content.
         weights: tensors that the graph names and does not hold, all of them. They must live as long as the session.
         threads: that work on one call; by default as `thread_count` says.
+        exact: computes 8-bit products as products of the floats that they stand for: slower, and right on every
+            processor.
 
     Raises:
         ExportError: ONNX Runtime is not installed, or it cannot read the graph, or the weights do not fit it.
@@ -31,16 +38,21 @@ def open_session(graph: Path, weights: Mapping[str, np.ndarray] | None = None, t
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or thread_count()
     options.log_severity_level = GRAPH_ERRORS_ONLY
+    if exact:
+        # Nothing is fused: integer products exist only where ONNX Runtime fuses the nodes around them.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Threads that wait busily for work take the processor from whoever else has some.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     if weights:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x)) for x in weights.values()]
         options.add_external_initializers(list(weights), values)
+    source = graph if isinstance(graph, bytes) else str(graph)
     try:
-        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common type of their own
-        raise ExportError(f"{graph} is no ONNX model that can be read here ({error}).") from error
+        name = "The graph" if isinstance(graph, bytes) else graph
+        raise ExportError(f"{name} is no ONNX model that can be read here ({error}).") from error
 
 
 def thread_count() -> int:
