@@ -1,22 +1,22 @@
-"""Errors whose messages say what was wrong, what was expected and what to do."""
+"""Errors that tell a person what was wrong, what was expected and what to do."""
 
 import sys
 from pathlib import Path
 
 MAX_LISTED = 1000
-"""Bad rows or files that a message lists; further ones are only counted."""
+"""Bad rows or files that a message lists before it only counts."""
 
 
 class WhisperSerError(Exception):
-    """Base of the errors of this package."""
+    """Every error of the workshop."""
 
 
 class CorpusError(WhisperSerError, ValueError):
-    """A corpus that is missing, incomplete or not in the expected layout."""
+    """A corpus that is missing, incomplete or wrongly laid out."""
 
 
 class CheckpointError(WhisperSerError, OSError):
-    """A checkpoint that cannot be loaded, written or resumed."""
+    """A checkpoint that cannot be had or continued."""
 
 
 class RecipeError(WhisperSerError, ValueError):
@@ -24,11 +24,11 @@ class RecipeError(WhisperSerError, ValueError):
 
 
 class ProtocolError(WhisperSerError, ValueError):
-    """Speakers or labels that do not allow the requested split."""
+    """Speakers or labels that do not allow the split asked for."""
 
 
 class InferenceError(WhisperSerError, ValueError):
-    """A request that a model cannot answer, or a model of another kind."""
+    """Something that a model, or the way it was asked, does not allow."""
 
 
 class FeatureStoreError(WhisperSerError, OSError):
@@ -36,11 +36,11 @@ class FeatureStoreError(WhisperSerError, OSError):
 
 
 class DamagedFileError(WhisperSerError, OSError):
-    """A file whose content is not what was written."""
+    """A file that is not what was written."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(
-            f"{path} is damaged: it is not what was written. Restore it from a copy, or delete it and run the "
+            f"{path} is damaged: it is not what was written. Restore it from a copy, or delete it and start the "
             "command that wrote it again."
         )
 
@@ -50,11 +50,11 @@ class ExportError(WhisperSerError):
 
 
 class PublishError(WhisperSerError):
-    """A model that cannot be published, uploaded or downloaded."""
+    """A model that cannot be published as it is, or a Hub that does not take or give it."""
 
 
 class AudioFileError(WhisperSerError, ValueError):
-    """An audio file that cannot be used; `reason` says why, without the path."""
+    """One audio file that cannot be used; `reason` says why, without the path."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(f"{path} {reason}.")
@@ -70,7 +70,7 @@ def format_problems(problems: list[str]) -> str:
 def user_errors() -> tuple[type[Exception], ...]:
     """Returns the errors that are reported in one line instead of a stack trace.
 
-    Those of the model are included if it has been imported: importing it takes seconds.
+    Those of the model count only where it was imported: importing it takes seconds.
     """
     model = sys.modules.get("modeling_whisper_ser")
     of_model = (model.AudioError, model.ConfigError, model.MissingWeightsError) if model else ()

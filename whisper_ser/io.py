@@ -22,23 +22,23 @@ ABANDONED_SECONDS = 24 * 3600
 
 @contextlib.contextmanager
 def saving(folder: str | Path) -> Iterator[None]:
-    """Raises errors of torch and safetensors about files that cannot be written as `CheckpointError`."""
-    from safetensors import SafetensorError  # absent where models are only used
+    """Raises `CheckpointError` for what torch and safetensors raise, with few words, where files cannot be written."""
+    from safetensors import SafetensorError  # where models are only used, it may be absent
 
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
         raise CheckpointError(
-            f"{folder} could not be written ({error}). Make sure that the disk has free space, then run the same "
-            "command again: it resumes from the complete files."
+            f"{folder} could not be written ({error}). Is there free space on the disk? Then start the same command "
+            "again: it goes on from what is whole."
         ) from error
 
 
 @contextlib.contextmanager
 def replacing(target: str | Path) -> Iterator[Path]:
-    """Yields a temporary path; the file or folder written there replaces `target` when the block ends without error.
+    """Yields a temporary path beside `target`; what was written there replaces `target` when the block ends well.
 
-    The path lies beside `target` and does not exist yet.
+    The path does not exist yet: write a file there, or make a folder.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def replacing(target: str | Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Removes temporary files of killed writers of `target`; younger ones may belong to a running writer."""
+    """Removes what writers of `target` left that were killed; a younger one may still be at work."""
     for path in target.parent.glob(f".{glob.escape(target.name)}.????????"):
         with contextlib.suppress(OSError):
             if path.is_dir() and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
@@ -64,7 +64,7 @@ def _move(written: Path, target: Path, aside: Path) -> None:
     if not target.is_dir():
         os.replace(written, target)
         return
-    # A folder cannot be renamed over another, so the old one is moved aside first.
+    # A folder cannot be renamed over another: the old one steps aside for an instant.
     os.replace(target, aside)
     try:
         os.replace(written, target)
@@ -86,7 +86,7 @@ def file_sha256(path: Path) -> str:
 
 
 def write_checksums(folder: Path) -> None:
-    """Writes `checksums.json` for the files in `folder`."""
+    """Writes `checksums.json` of the files that lie in `folder`."""
     hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
     hashes.pop(CHECKSUMS, None)
     with replacing(folder / CHECKSUMS) as path:
@@ -94,7 +94,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def changed_files(folder: Path) -> list[str]:
-    """Returns the files that do not match `checksums.json`, or `checksums.json` itself if it cannot be read."""
+    """Returns the names of the files that are not as `checksums.json` has them; its own, where it cannot be read."""
     try:
         expected = dict(json.loads((folder / CHECKSUMS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -137,7 +137,7 @@ def read_sealed(path: Path, needs_seal: bool = False) -> dict[str, Any]:
 
 def _digest(content: Mapping[str, Any]) -> str:
     others = {name: value for name, value in content.items() if name != SEAL}
-    # Through JSON, as it will be read: keys become text.
+    # Through JSON, as which it will be read: keys become text.
     text = json.dumps(json.loads(json.dumps(others)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -148,7 +148,7 @@ def cache_folder() -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Returns the tensors of a safetensors file as float32, by name; float32 ones are memory-mapped.
+    """Returns the tensors of a safetensors file as float32 by name; float32 ones lie in the file until they are read.
 
     Raises:
         CheckpointError: it is damaged, or has tensors of another type.
@@ -170,7 +170,7 @@ def _tensor(content: np.ndarray, dtype: str, shape: list[int], data_offsets: lis
     begin, end = data_offsets
     kind = np.dtype(FLOATS[dtype])
     if not 0 <= begin <= end <= len(content) or end - begin != math.prod(shape) * kind.itemsize:
-        raise ValueError("a tensor extends beyond the end of the file")
+        raise ValueError("a tensor reaches beyond the end")
     values = content[begin:end].view(kind).reshape(shape)
     if dtype == "BF16":  # the upper half of a float32
         values = (values.astype("<u4") << 16).view("<f4")
