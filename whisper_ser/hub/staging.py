@@ -48,7 +48,7 @@ def stage(
     about_corpus: str | None = None,
     license: str | None = None,
 ) -> dict[str, Any]:
-    """Writes the upload of a model into the new folder `target`; returns the metrics that its card shows.
+    """Copies the model to the new folder `target` with a new card, figure and code; returns the metrics shown.
 
     Settings, weights, recipe and reference output are copied from the model; nothing else in its folder is uploaded.
     Code and the graphs for ONNX Runtime, which have no weights, are those of this package. Card and figure are made
@@ -171,7 +171,7 @@ def _check_same(cross_validation: dict[str, Any], metrics: dict[str, Any], resul
     if "folds" not in cross_validation:
         raise PublishError(f"{results} has the results of a single split, not of a cross-validation.")
     theirs, ours = (translate(_read(folder / RECIPE)) for folder in (results.parent, model.resolve().parent))
-    # All that affects results except folds and seeds; encoders are compared by name.
+    # What affects results but folds and seeds; encoders are compared by name.
     about = {name: metadata(one) for name, one in all_settings().items() if not is_harmless(one)}
     compared = sorted(
         name
@@ -179,9 +179,12 @@ def _check_same(cross_validation: dict[str, Any], metrics: dict[str, Any], resul
         if about[name]["belongs"] not in ("folds", "seed", "grid") and not about[name].get("checkpoint")
     )
     pairs = [(name, theirs.get(name), ours.get(name)) for name in compared]
-    pairs += [(name, cross_validation[name], metrics[name]) for name in ("labels", "base_model")]
-    corpora = cross_validation["corpus"], metrics["corpus"]
-    pairs += [(f"corpus {name}", *(corpus[name] for corpus in corpora)) for name in ("name", "utterances")]
     other = [f"{name} {their} not {our}" for name, their, our in pairs if their != our]
+    for name in ("labels", "base_model"):
+        if cross_validation[name] != metrics[name]:
+            other.append(f"{name} {cross_validation[name]} not {metrics[name]}")
+    for name in ("name", "utterances"):
+        if cross_validation["corpus"][name] != metrics["corpus"][name]:
+            other.append(f"corpus {name} {cross_validation['corpus'][name]} not {metrics['corpus'][name]}")
     if other:
         raise PublishError(f"{results} is of another recipe or corpus than {model}: {'; '.join(other)}.")
