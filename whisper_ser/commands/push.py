@@ -33,7 +33,12 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as workplace:
         model, space = Path(workplace) / "model", Path(workplace) / "space"
         metrics = stage(
-            arguments.model, model, arguments.repo_id, arguments.results, arguments.about_corpus, arguments.license
+            arguments.model,
+            model,
+            arguments.repo_id,
+            arguments.results,
+            arguments.about_corpus,
+            arguments.license,
         )
         if arguments.space:
             stage_space(space, arguments.repo_id)

@@ -48,7 +48,7 @@ def stage(
     about_corpus: str | None = None,
     license: str | None = None,
 ) -> dict[str, Any]:
-    """Writes the upload of a model into the new folder `target`; returns the metrics that its card shows.
+    """Copies the model to the new folder `target` with a new card, figure and code; returns the metrics shown.
 
     Settings, weights, recipe and reference output are copied from the model; nothing else in its folder is uploaded.
     Code and the graphs for ONNX Runtime, which have no weights, are those of this package. Card and figure are made
@@ -177,9 +177,12 @@ def _check_same(cross_validation: dict[str, Any], metrics: dict[str, Any], resul
     }
     compared = sorted({*theirs, *ours} - ignored)
     pairs = [(name, theirs.get(name), ours.get(name)) for name in compared]
-    pairs += [(name, cross_validation[name], metrics[name]) for name in ("labels", "base_model")]
-    corpora = cross_validation["corpus"], metrics["corpus"]
-    pairs += [(f"corpus {name}", *(corpus[name] for corpus in corpora)) for name in ("name", "utterances")]
     other = [f"{name} {their} not {our}" for name, their, our in pairs if their != our]
+    for name in ("labels", "base_model"):
+        if cross_validation[name] != metrics[name]:
+            other.append(f"{name} {cross_validation[name]} not {metrics[name]}")
+    for name in ("name", "utterances"):
+        if cross_validation["corpus"][name] != metrics["corpus"][name]:
+            other.append(f"corpus {name} {cross_validation['corpus'][name]} not {metrics['corpus'][name]}")
     if other:
         raise PublishError(f"{results} is of another recipe or corpus than {model}: {'; '.join(other)}.")
