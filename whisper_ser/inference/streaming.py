@@ -13,9 +13,6 @@ from whisper_ser.inference.model import ExportedModel, LoadedModel, load_frame_m
 from whisper_ser.inference.outputs import Update
 from whisper_ser.inference.windows import Piece, WindowPooling
 
-CHUNKS_ENCODED = 8
-"""The most chunks, of similar length, in a batch: more would cost more padding than they save."""
-
 
 class EmotionStream:
     """A timeline that grows while audio is fed, in blocks of any size.
@@ -118,13 +115,9 @@ def recognizer_for_time(model: str | os.PathLike | LoadedModel | ExportedModel, 
 
 def encoded(chunks: list[Chunk], recognizer: LoadedModel) -> list[Piece]:
     """Returns the chunks with their frame vectors; silence has none."""
-    speech = [chunk for chunk in chunks if chunk.audio is not None]
-    speech.sort(key=lambda chunk: chunk.end - chunk.start)
-    vectors: dict[int, np.ndarray] = {}
-    for first in range(0, len(speech), CHUNKS_ENCODED):
-        group = speech[first : first + CHUNKS_ENCODED]
-        mels = [recognizer.settings.log_mel(chunk.audio) for chunk in group if chunk.audio is not None]
-        vectors.update(zip([chunk.start for chunk in group], recognizer.frame_vectors(mels), strict=True))
+    starts = [chunk.start for chunk in chunks if chunk.audio is not None]
+    mels = [recognizer.settings.log_mel(chunk.audio) for chunk in chunks if chunk.audio is not None]
+    vectors = dict(zip(starts, recognizer.frame_vectors(mels) if mels else [], strict=True))
     nothing = np.empty((0, recognizer.frame_width), np.float32)
     pieces = []
     for chunk in chunks:
