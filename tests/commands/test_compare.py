@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pandas
 import pytest
+from example_results import LABELS, fold, predictions, run_result
 from test_bootstrap import two_runs
 
 from whisper_ser.cli import main
 from whisper_ser.evaluation.comparison import ComparisonError, compare, comparison_table
-from whisper_ser.report.run import TEST_BEST
+from whisper_ser.evaluation.results import Protocol, score, write_result
+from whisper_ser.io import sealed
+from whisper_ser.report.protocol import TEST_BEST
 
 
 def write_run(folder: Path, table: pandas.DataFrame) -> Path:
@@ -43,12 +46,20 @@ def test_two_run_folders_are_compared_and_named(tmp_path, capsys):
 def test_what_every_table_of_a_run_has_to_say_is_said_of_the_comparison(tmp_path, capsys):
     runs = [write_run(tmp_path / name, table) for name, table in zip(("mean", "qkv"), two_runs(0.5), strict=True)]
     leak = "Leak allowed: speakers (train/test) in 1 of 2 folds"
-    metrics = {"protocol": {"selection": "test_best"}, "warnings": [leak], "corpus": {"description": ""}}
-    (runs[1] / "metrics.json").write_text(json.dumps(metrics))
+    test = predictions([0, 1], [0, 1])
+    result = run_result([fold(score(test, LABELS))], test, protocol=Protocol("split", "test_best"), warnings=[leak])
+    write_result(runs[1], result, pandas.read_parquet(runs[1] / "predictions.parquet"))
     assert main(["compare", *map(str, runs), "--resamples", "100"]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [f"qkv: {TEST_BEST}", f"qkv: {leak}"]
     assert main(["compare", *map(str, runs), "--resamples", "100", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["warnings"] == {"baseline": [], "candidate": [TEST_BEST, leak]}
+
+
+def test_runs_of_the_first_version_can_be_compared(tmp_path, capsys):
+    runs = [write_run(tmp_path / name, table) for name, table in zip(("mean", "qkv"), two_runs(0.5), strict=True)]
+    (runs[1] / "metrics.json").write_text(json.dumps(sealed({"labels": ["a"], "test": {"wa": 0.5}, "warnings": []})))
+    assert main(["compare", *map(str, runs), "--resamples", "100"]) == 0
+    assert "qkv: its cautions are unknown: " in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_tables_may_be_given_and_csv_keeps_text_as_it_is(tmp_path, capsys):

@@ -3,6 +3,7 @@
 import json
 import time
 import warnings
+from dataclasses import asdict
 
 import numpy as np
 import pandas
@@ -12,7 +13,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from whisper_ser.errors import WhisperSerError
 from whisper_ser.evaluation.bootstrap import speaker_draws, speaker_intervals
 from whisper_ser.evaluation.comparison import ComparisonError, compare, comparison_table
-from whisper_ser.evaluation.metrics import METRICS, EvaluationError, evaluate
+from whisper_ser.evaluation.metrics import METRICS, EvaluationError
+from whisper_ser.evaluation.results import ser_metrics
 
 LABELS = ["angry", "happy", "sad"]
 
@@ -61,16 +63,12 @@ def test_intervals_equal_a_naive_loop_over_the_same_draws():
     values = by_scikit_learn(references, predictions)
     for name in METRICS:
         low, high = np.percentile([figures[name] for figures in resamples], [5, 95])
-        assert result[name] == pytest.approx({"value": values[name], "low": low, "high": high}, abs=1e-12)
-    assert {name: result[name] for name in ("speakers", "resamples", "confidence", "seed")} == {
-        "speakers": 5,
-        "resamples": 100,
-        "confidence": 0.9,
-        "seed": 7,
-    }
+        expected = {"value": values[name], "low": low, "high": high}
+        assert asdict(getattr(result, name)) == pytest.approx(expected, abs=1e-12)
+    assert (result.speakers, result.resamples, result.confidence, result.seed) == (5, 100, 0.9, 7)
     # Class 2 is spoken by the first speaker only: gone with it.
-    assert result["lacking_a_class"] == pytest.approx((draws[:, 0] == 0).mean())
-    assert 0.2 < result["lacking_a_class"] < 0.5
+    assert result.lacking_a_class == pytest.approx((draws[:, 0] == 0).mean())
+    assert 0.2 < result.lacking_a_class < 0.5
 
 
 def test_draws_are_as_many_speakers_as_there_are_with_replacement():
@@ -87,7 +85,7 @@ def test_names_and_indices_give_the_same_intervals():
     names = [[LABELS[index] for index in side] for side in (references, predictions)]
     expected = speaker_intervals(references, predictions, speakers, LABELS, resamples=100)
     assert speaker_intervals(*names, pandas.Series(speakers), LABELS, resamples=100) == expected
-    json.dumps(expected)
+    json.dumps(asdict(expected))
 
 
 def simulated(rng: np.random.Generator, speakers: int = 40, each: int = 20) -> tuple[np.ndarray, np.ndarray, list]:
@@ -102,7 +100,8 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     cases = [speaker_intervals(*simulated(rng), ["a", "b"], resamples=500, seed=n) for n in range(300)]
     for name in ("wa", "ua"):
-        covered = np.mean([case[name]["low"] <= 0.7 <= case[name]["high"] for case in cases])
+        intervals = [getattr(case, name) for case in cases]
+        covered = np.mean([interval.low <= 0.7 <= interval.high for interval in intervals])
         assert 0.90 <= covered <= 0.98, name
 
 
@@ -237,8 +236,8 @@ def test_pairing_sees_what_two_intervals_cannot():
     understood = np.repeat(rng.uniform(0.3, 0.9, 20), 20)
     first = np.where(rng.random(len(names)) < understood, references, (references + 1) % 3)
     second = np.where(rng.random(len(names)) < 0.1, references, first)
-    apart = [speaker_intervals(references, run, names, LABELS)["wa"] for run in (first, second)]
-    assert apart[0]["high"] > apart[1]["low"]
+    apart = [speaker_intervals(references, run, names, LABELS).wa for run in (first, second)]
+    assert apart[0].high > apart[1].low
     assert compare(table(references, first, names), table(references, second, names))["metrics"]["wa"]["low"] > 0
 
 
@@ -294,5 +293,5 @@ def test_figures_of_a_comparison_are_those_of_the_run():
     first, second = two_runs(0.1)
     metrics = compare(first, second)["metrics"]
     for run, name in ((first, "baseline"), (second, "candidate")):
-        own = evaluate(run["emotion"], run["predicted"], LABELS)
+        own = ser_metrics().compute(references=run["emotion"], predictions=run["predicted"], labels=LABELS)
         assert {metric: metrics[metric][name] for metric in METRICS} == {metric: own[metric] for metric in METRICS}

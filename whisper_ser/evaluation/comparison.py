@@ -96,16 +96,17 @@ def _difference(observed: np.ndarray, sampled: np.ndarray, confidence: float, sp
     """Returns what `compare` says of a difference and its resamples `(resamples,)`."""
     # Rounding errors of sums in another order must not count as a difference.
     observed, sampled = np.round(observed, 12), np.round(sampled, 12)
-    bounds = interval(sampled, confidence)
+    low, high = interval(sampled, confidence)
     opposite = min((sampled <= 0).sum(), (sampled >= 0).sum())
     p = float(min(1.0, max(2 * (opposite + 1) / (len(sampled) + 1), 2.0 ** (1 - speakers))))
     sure = p <= 1 - confidence + 1e-12
     return {
         "difference": float(observed),
-        **bounds,
+        "low": low,
+        "high": high,
         "probability": float((np.sign(sampled) == np.sign(observed)).mean()) if observed else 0.0,
         "p": p,
-        "better": "candidate" if sure and bounds["low"] > 0 else "baseline" if sure and bounds["high"] < 0 else None,
+        "better": "candidate" if sure and low > 0 else "baseline" if sure and high < 0 else None,
     }
 
 

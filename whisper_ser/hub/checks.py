@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import get_token
 from safetensors import SafetensorError
@@ -10,6 +9,7 @@ from safetensors import SafetensorError
 from modeling_whisper_ser import MissingWeightsError, WhisperForEmotionClassification, WhisperSerConfig
 from whisper_ser.data.licenses import read_license
 from whisper_ser.errors import PublishError
+from whisper_ser.evaluation.results import RunResult
 from whisper_ser.hub.clean_process import predict_in_clean_process
 from whisper_ser.hub.hub_errors import TOKEN
 from whisper_ser.hub.staging import check_files
@@ -19,20 +19,20 @@ from whisper_ser.inference.reference_waveform import check_probabilities, wavefo
 PLACEHOLDER_LABEL = re.compile(r"\s*|\d+|(LABEL|label|class|emotion)[_ -]?\d+")
 
 
-def check(folder: Path, metrics: dict[str, Any]) -> None:
+def check(folder: Path, result: RunResult) -> None:
     """Raises unless the staged model works, is the one that was measured, and holds nothing private.
 
     Args:
         folder: of the upload.
-        metrics: that its card was made from.
+        result: that its card was made from.
 
     Raises:
         PublishError, ReferenceOutputError: what is missing or wrong, and what to do.
     """
     check_files(folder)
     check_no_token(folder)
-    check_labels(WhisperSerConfig.from_pretrained(folder).labels, metrics["labels"])
-    if not metrics["corpus"]["languages"]:
+    check_labels(WhisperSerConfig.from_pretrained(folder).labels, result.labels)
+    if not result.corpus.languages:
         raise PublishError("The language of the corpus is not known: give it by --about_corpus.")
     reference = read_reference_output(folder)
     check_weights(folder, reference)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas
 
-from whisper_ser.paper.choice import Choice, choose_setting
-from whisper_ser.paper.results import Setting, Sweep, pooled_matrix, pooled_recall, spreads
+from whisper_ser.evaluation.metrics import class_recall
+from whisper_ser.paper.sweep import Choice, Setting, Sweep, choose_setting, spreads
 from whisper_ser.paper.tables import METRICS, counts
 from whisper_ser.report.figures import paint_confusion_matrix, plt
 
@@ -37,7 +37,7 @@ def recall_by_class(sweep: Sweep) -> pandas.DataFrame:
     """Returns what Fig. 2 shows: recall of each class over all test utterances, of the best layer of each pooling."""
     rows = []
     for encoder, pooling, choice in _choices(sweep):
-        for label, recall in zip(sweep.labels, pooled_recall(choice.cells), strict=True):
+        for label, recall in zip(sweep.about.labels, class_recall(choice.matrix), strict=True):
             percent = None if recall is None else round(100 * recall, 4)
             rows.append({**_chosen(encoder, pooling, choice), "emotion": label, "recall": percent})
     return pandas.DataFrame(rows)
@@ -65,7 +65,7 @@ def draw_recall(frame: pandas.DataFrame, footer: str, path: Path) -> None:
                 name.set_horizontalalignment("center" if abs(right) < 0.1 else "left" if right > 0 else "right")
             axes.tick_params(axis="x", pad=2)
             axes.set_ylim(0, 100)
-            axes.set_yticks([20, 40, 60, 80, 100], ["20", "40", "60", "80", "100 %"], color="0.35", fontsize=7)
+            axes.set_yticks([20, 40, 60, 80, 100], ["20", "40", "60", "80", "100%"], color="0.35", fontsize=7)
             axes.set_title(encoder, pad=14)
         handles, names = grid[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
@@ -74,12 +74,11 @@ def draw_recall(frame: pandas.DataFrame, footer: str, path: Path) -> None:
 
 def confusion(sweep: Sweep) -> pandas.DataFrame:
     """Returns what Fig. 3 shows: counts of all test utterances, of the best layer of each pooling."""
-    rows = []
+    rows, labels = [], sweep.about.labels
     for encoder, pooling, choice in _choices(sweep):
-        matrix = pooled_matrix(choice.cells)
-        for true, predicted in np.ndindex(matrix.shape):
-            names = {"true": sweep.labels[true], "predicted": sweep.labels[predicted]}
-            rows.append({**_chosen(encoder, pooling, choice), **names, "utterances": int(matrix[true, predicted])})
+        for (true, predicted), count in np.ndenumerate(choice.matrix):
+            names = {"true": labels[true], "predicted": labels[predicted]}
+            rows.append({**_chosen(encoder, pooling, choice), **names, "utterances": int(count)})
     return pandas.DataFrame(rows)
 
 
@@ -113,27 +112,27 @@ def draw_confusion(frame: pandas.DataFrame, footer: str, path: Path) -> None:
 
 
 def learning_curves(sweep: Sweep) -> pandas.DataFrame:
-    """Returns what Fig. 4 shows: loss and figures by epoch, the mean over runs, of complete settings.
+    """Returns what Fig. 4 shows: loss and figures by epoch, the mean over runs of each setting.
 
     They are those of the part (`part`) that was followed in all of them: the test part, or else the validation part.
     """
     part = followed_part(sweep)
     rows = []
-    for setting in _complete(sweep) if part else []:
-        histories = [cell["history"] for cell in sweep.cells[setting].values()]
-        for entries in zip(*histories, strict=False):
-            figures = {name: _mean_percent(entry[part][name] for entry in entries) for name in METRICS}
-            losses = [entry["loss"] for entry in entries if "loss" in entry]
+    for setting in _settings(sweep) if part else []:
+        for entries in zip(*(fold.history for fold in sweep.results[setting].folds), strict=False):
+            parts = [getattr(entry, part or "test") for entry in entries]
+            figures = {name: _percent(np.mean([of[name] for of in parts])) for name in METRICS}
+            losses = [entry.loss for entry in entries if entry.loss is not None]
             loss = round(float(np.mean(losses)), 6) if losses else None
-            rows.append({**_named(setting), "part": part, "epoch": entries[0]["epoch"], "loss": loss, **figures})
+            rows.append({**setting._asdict(), "part": part, "epoch": entries[0].epoch, "loss": loss, **figures})
     return pandas.DataFrame(rows)
 
 
 def followed_part(sweep: Sweep) -> str | None:
     """Returns the part that was evaluated after every epoch of all runs, the test part first, or `None`."""
-    histories = [cell["history"] for setting in _complete(sweep) for cell in sweep.cells[setting].values()]
+    histories = [fold.history for result in sweep.results.values() for fold in result.folds]
     for part in ("test", "validation"):
-        if histories and all(history and all(entry.get(part) for entry in history) for history in histories):
+        if all(history and all(getattr(epoch, part) for epoch in history) for history in histories):
             return part
     return None
 
@@ -168,14 +167,12 @@ def draw_learning_curves(frame: pandas.DataFrame, footer: str, path: Path) -> No
 def metric_by_layer(sweep: Sweep) -> pandas.DataFrame:
     """Returns what Fig. 5 shows: mean and standard deviation over folds of each layer and pooling."""
     rows = []
-    for setting in _complete(sweep):
-        figures = spreads(sweep.cells[setting])
-        of_metrics = {
-            name: value
-            for metric in METRICS
-            for name, value in ((metric, figures[metric].mean), (f"{metric}_std", figures[metric].std))
-        }
-        rows.append({**_named(setting), **{name: round(100 * value, 4) for name, value in of_metrics.items()}})
+    for setting in _settings(sweep):
+        row: dict[str, Any] = setting._asdict()
+        for metric, spread in spreads(sweep.cells(setting)).items():
+            if metric in METRICS:
+                row[metric], row[f"{metric}_std"] = _percent(spread.mean), _percent(spread.std)
+        rows.append(row)
     return pandas.DataFrame(rows)
 
 
@@ -226,7 +223,7 @@ def _style(pooling: str) -> dict[str, Any]:
 
 def _choices(sweep: Sweep) -> Iterable[tuple[str, str, Choice]]:
     for encoder in sweep.encoders:
-        for pooling in sweep.poolings:
+        for pooling in sweep.models:
             if choice := choose_setting(sweep, sweep.settings(encoder, pooling)):
                 yield encoder, pooling, choice
 
@@ -240,16 +237,12 @@ def _chosen(encoder: str, pooling: str, choice: Choice) -> dict[str, Any]:
     }
 
 
-def _complete(sweep: Sweep) -> list[Setting]:
-    return [setting for encoder in sweep.encoders for setting in sweep.complete(sweep.settings(encoder))]
+def _settings(sweep: Sweep) -> list[Setting]:
+    return [setting for encoder in sweep.encoders for setting in sweep.settings(encoder)]
 
 
-def _named(setting: Setting) -> dict[str, Any]:
-    return {"encoder": setting.encoder, "pooling": setting.pooling, "layer": setting.layer}
-
-
-def _mean_percent(shares: Iterable[float]) -> float:
-    return round(100 * float(np.mean(list(shares))), 4)
+def _percent(share: float) -> float:
+    return round(100 * float(share), 4)
 
 
 def _unique(column: pandas.Series) -> list[Any]:
