@@ -311,7 +311,7 @@ class TestBesideThePaper:
         names = ("openai/whisper-tiny.en", "whisper-small", "whisper-base", "my-whisper-tiny", "whisper-small-tuned")
         assert [paper.whisper_size(name) for name in names] == ["tiny", "small", None, None, None]
         # Table 4, Whisper Small + Mean on IEMOCAP, layer 10.
-        assert paper.one_layer("iemocap", "whisper-small.en", "mean", 10)["wa"] == (70.52, 1.73)
+        assert paper.one_layer("iemocap", "whisper-small.en", "mean", 10)["wa"][:2] == (70.52, 1.73)
 
     def test_other_corpora_have_no_figures_in_the_paper_and_the_page_says_so(self, tmp_path):
         page = report(tmp_path / "own", results())

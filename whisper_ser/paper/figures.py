@@ -1,7 +1,7 @@
 """The figures of a sweep: what each shows as a table, and its drawing from that table alone."""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,10 @@ import numpy as np
 import pandas
 
 from whisper_ser.evaluation.metrics import class_recall
-from whisper_ser.paper.sweep import Choice, Setting, Sweep, choose_setting, spreads
-from whisper_ser.paper.tables import METRICS, counts
+from whisper_ser.paper.sweep import METRICS, Choice, Setting, Sweep, choose_setting, means
+from whisper_ser.paper.tables import counts
 from whisper_ser.report.figures import paint_confusion_matrix, plt
+from whisper_ser.report.tables import percent
 
 STYLES: dict[str, dict[str, Any]] = {
     "mean": {"color": "#0072B2", "marker": "o"},
@@ -36,10 +37,10 @@ SMALL: Any = {
 def recall_by_class(sweep: Sweep) -> pandas.DataFrame:
     """Returns what Fig. 2 shows: recall of each class over all test utterances, of the best layer of each pooling."""
     rows = []
-    for encoder, pooling, choice in _choices(sweep):
+    for chosen, choice in _choices(sweep):
         for label, recall in zip(sweep.about.labels, class_recall(choice.matrix), strict=True):
-            percent = None if recall is None else round(100 * recall, 4)
-            rows.append({**_chosen(encoder, pooling, choice), "emotion": label, "recall": percent})
+            share = None if recall is None else percent(recall)
+            rows.append({**chosen, "emotion": label, "recall": share})
     return pandas.DataFrame(rows)
 
 
@@ -75,10 +76,10 @@ def draw_recall(frame: pandas.DataFrame, footer: str, path: Path) -> None:
 def confusion(sweep: Sweep) -> pandas.DataFrame:
     """Returns what Fig. 3 shows: counts of all test utterances, of the best layer of each pooling."""
     rows, labels = [], sweep.about.labels
-    for encoder, pooling, choice in _choices(sweep):
+    for chosen, choice in _choices(sweep):
         for (true, predicted), count in np.ndenumerate(choice.matrix):
             names = {"true": labels[true], "predicted": labels[predicted]}
-            rows.append({**_chosen(encoder, pooling, choice), **names, "utterances": int(count)})
+            rows.append({**chosen, **names, "utterances": int(count)})
     return pandas.DataFrame(rows)
 
 
@@ -121,7 +122,7 @@ def learning_curves(sweep: Sweep) -> pandas.DataFrame:
     for setting in _settings(sweep) if part else []:
         for entries in zip(*(fold.history for fold in sweep.results[setting].folds), strict=False):
             parts = [getattr(entry, part or "test") for entry in entries]
-            figures = {name: _percent(np.mean([of[name] for of in parts])) for name in METRICS}
+            figures = {name: percent(np.mean([of[name] for of in parts])) for name in METRICS}
             losses = [entry.loss for entry in entries if entry.loss is not None]
             loss = round(float(np.mean(losses)), 6) if losses else None
             rows.append({**setting._asdict(), "part": part, "epoch": entries[0].epoch, "loss": loss, **figures})
@@ -169,9 +170,8 @@ def metric_by_layer(sweep: Sweep) -> pandas.DataFrame:
     rows = []
     for setting in _settings(sweep):
         row: dict[str, Any] = setting._asdict()
-        for metric, spread in spreads(sweep.cells(setting)).items():
-            if metric in METRICS:
-                row[metric], row[f"{metric}_std"] = _percent(spread.mean), _percent(spread.std)
+        for metric, figure in means(sweep.cells(setting)).items():
+            row |= {metric: figure.mean, f"{metric}_std": figure.std}
         rows.append(row)
     return pandas.DataFrame(rows)
 
@@ -221,28 +221,17 @@ def _style(pooling: str) -> dict[str, Any]:
     return STYLES.get(pooling, {"color": "black", "marker": "x"})
 
 
-def _choices(sweep: Sweep) -> Iterable[tuple[str, str, Choice]]:
+def _choices(sweep: Sweep) -> Iterator[tuple[dict[str, Any], Choice]]:
+    """Yields the best layer of each pooling of each encoder: as columns of a table, and its trainings."""
     for encoder in sweep.encoders:
         for pooling in sweep.models:
             if choice := choose_setting(sweep, sweep.settings(encoder, pooling)):
-                yield encoder, pooling, choice
-
-
-def _chosen(encoder: str, pooling: str, choice: Choice) -> dict[str, Any]:
-    return {
-        "encoder": encoder,
-        "pooling": pooling,
-        "rule": choice.rule,
-        "layer": counts(choice.layers),
-    }
+                columns = {"encoder": encoder, "pooling": pooling, "rule": choice.rule}
+                yield {**columns, "layer": counts(choice.layers)}, choice
 
 
 def _settings(sweep: Sweep) -> list[Setting]:
     return [setting for encoder in sweep.encoders for setting in sweep.settings(encoder)]
-
-
-def _percent(share: float) -> float:
-    return round(100 * float(share), 4)
 
 
 def _unique(column: pandas.Series) -> list[Any]:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
 from whisper_ser.paper.sweep import Sweep
+from whisper_ser.report.tables import Mean
 
 CLASSES = {"shemo": 5, "iemocap": 4}
 FOLDS = {"shemo": 10, "iemocap": 5}
@@ -53,13 +54,6 @@ SCALED = {"attentive": False, "qkv": True}
 """Whether attention scores are divided by the root of the head size, by pooling."""
 
 
-class Figure(NamedTuple):
-    """Mean and population standard deviation over folds, in percent."""
-
-    mean: float
-    std: float
-
-
 @dataclass(frozen=True)
 class PriorResult:
     """A row of Table 2. `encoder` is the pretrained model, `source` who reported it."""
@@ -76,12 +70,12 @@ def whisper_size(encoder: str) -> str | None:
     return found and found[1]
 
 
-def best_layer(corpus: str, encoder: str, pooling: str) -> dict[str, Figure]:
+def best_layer(corpus: str, encoder: str, pooling: str) -> dict[str, Mean]:
     """Returns Table 1's `{"wa": ..., "ua": ...}`, empty where the paper has none."""
     return _figures("best_layer.csv").get((corpus, whisper_size(encoder), pooling, None), {})
 
 
-def one_layer(corpus: str, encoder: str, pooling: str, layer: int) -> dict[str, Figure]:
+def one_layer(corpus: str, encoder: str, pooling: str, layer: int) -> dict[str, Mean]:
     """Returns the `{"wa": ..., "ua": ..., "f1": ...}` of Table 3 or 4, empty where the paper has none."""
     return _figures("layer_sweep.csv").get((corpus, whisper_size(encoder), pooling, layer), {})
 
@@ -93,12 +87,12 @@ def prior_work(corpus: str) -> list[PriorResult]:
 
 
 @cache
-def _figures(file: str) -> dict[tuple[str, str | None, str, int | None], dict[str, Figure]]:
-    figures: dict[tuple[str, str | None, str, int | None], dict[str, Figure]] = {}
+def _figures(file: str) -> dict[tuple[str, str | None, str, int | None], dict[str, Mean]]:
+    figures: dict[tuple[str, str | None, str, int | None], dict[str, Mean]] = {}
     for row in _rows(file):
         layer = int(row["layer"]) if "layer" in row else None
         of_row = figures.setdefault((row["corpus"], row["whisper_size"], row["pooling"], layer), {})
-        of_row[row["metric"]] = Figure(float(row["mean"]), float(row["std"]))
+        of_row[row["metric"]] = Mean(float(row["mean"]), float(row["std"]))
     return figures
 
 

@@ -13,7 +13,6 @@ import pandas
 from modeling_whisper_ser import WhisperSerConfig
 from modeling_whisper_ser.configuration_whisper_ser import POOLING_TYPES
 from whisper_ser.evaluation.bootstrap import Intervals
-from whisper_ser.evaluation.metrics import METRICS
 from whisper_ser.evaluation.results import (
     METRICS_FILE,
     FoldResult,
@@ -24,6 +23,10 @@ from whisper_ser.evaluation.results import (
     read_predictions,
     read_result,
 )
+from whisper_ser.report.tables import Mean, percent
+
+METRICS = ("wa", "ua", "f1")
+"""Those of the paper's tables."""
 
 
 class Setting(NamedTuple):
@@ -39,14 +42,6 @@ class Cell(NamedTuple):
 
     setting: Setting
     fold: FoldResult
-
-
-class Spread(NamedTuple):
-    """Mean over all folds and seeds; standard deviation over folds (mean of the seeds'); over seeds, if several."""
-
-    mean: float
-    std: float
-    seed_std: float | None
 
 
 @dataclass(frozen=True)
@@ -115,16 +110,20 @@ def read_sweep(folders: Sequence[Path]) -> Sweep:
     return Sweep(results, predictions)
 
 
-def spreads(cells: Sequence[Cell]) -> dict[str, Spread]:
-    """Returns `Spread` of each of `METRICS`, as fractions, over the test figures of one training for each run."""
+def means(cells: Sequence[Cell]) -> dict[str, Mean]:
+    """Returns each of `METRICS` of these trainings' test parts in percent, one training for each seed and fold.
+
+    Means are over all folds and seeds; the deviation over folds is the mean of the seeds'.
+    """
     folds = [cell.fold for cell in cells]
     seeds = [[fold for fold in folds if fold.seed == seed] for seed in dict.fromkeys(fold.seed for fold in folds)]
-    mean, over_seeds = mean_scores([fold.test for fold in folds]), deviations_of(folds).seeds
+    over_folds, over_seeds = [deviations_of(of_seed).folds for of_seed in seeds], deviations_of(folds).seeds
+    mean = mean_scores([fold.test for fold in folds])
     return {
-        name: Spread(
-            getattr(mean, name),
-            float(np.mean([getattr(deviations_of(of_seed).folds, name) for of_seed in seeds])),
-            getattr(over_seeds, name) if over_seeds else None,
+        name: Mean(
+            percent(getattr(mean, name)),
+            percent(np.mean([getattr(one, name) for one in over_folds])),
+            percent(getattr(over_seeds, name)) if over_seeds else None,
         )
         for name in METRICS
     }

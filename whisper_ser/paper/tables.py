@@ -6,10 +6,8 @@ from typing import Any
 
 from whisper_ser.paper import published as paper
 from whisper_ser.paper.cost import SECONDS, Cost, published_cost, whisper_cost
-from whisper_ser.paper.sweep import Cell, Choice, Rule, Setting, Spread, Sweep, best_on_test, nested, spreads
-from whisper_ser.report.tables import PUBLISHED, Columns, Row, Table
-
-METRICS = ("wa", "ua", "f1")
+from whisper_ser.paper.sweep import METRICS, Cell, Choice, Rule, Sweep, best_on_test, means, nested
+from whisper_ser.report.tables import PUBLISHED, Bounds, Columns, Mean, Row, Table, percent
 
 
 def best_layers(sweep: Sweep) -> list[Table]:
@@ -25,22 +23,34 @@ def best_layers(sweep: Sweep) -> list[Table]:
 
 def _best_layer_table(sweep: Sweep, rule: Rule, name: str, title: str) -> Table:
     rows = [
-        _best_layer_row(sweep, encoder, pooling, choice)
+        {
+            "encoder": encoder,
+            "pooling": pooling,
+            "layer": counts(choice.layers),
+            **_beside(choice.cells, paper.best_layer(_corpus(sweep), encoder, pooling)),
+            **_intervals(sweep, choice.cells),
+        }
         for encoder in sweep.encoders
         for pooling in sweep.models
         if (choice := rule(sweep, sweep.settings(encoder, pooling)))
     ]
-    columns: Columns = {"encoder": _text("encoder"), "pooling": _text("pooling")}
-    columns["layer (runs)" if rule is nested else "layer"] = _text("layer")
-    columns |= {**_figure_columns(rows), "UA, all utterances [95%]": _interval}
-    return Table(name, title, rows, columns)
+    layer = "layer (runs)" if rule is nested else "layer"
+    columns: Columns = {"encoder": "encoder", "pooling": "pooling", layer: "layer", **_figure_columns(rows)}
+    return Table(name, title, rows, {**columns, "UA, all utterances [95%]": "ua_interval"})
 
 
 def all_layers(sweep: Sweep, encoder: str) -> Table:
     """Returns Table 3 or 4 of one encoder: every layer and pooling."""
-    rows = [_layer_row(sweep, setting) for setting in sweep.settings(encoder)]
-    columns: Columns = {"pooling": _text("pooling"), "layer": _text("layer"), **_figure_columns(rows)}
-    title = f"{encoder}, {sweep.config(sweep.settings(encoder)[0]).encoder_config.encoder_layers} layers"
+    settings = sweep.settings(encoder)
+    rows = [
+        {
+            **setting._asdict(),
+            **_beside(sweep.cells(setting), paper.one_layer(_corpus(sweep), encoder, setting.pooling, setting.layer)),
+        }
+        for setting in settings
+    ]
+    title = f"{encoder}, {sweep.config(settings[0]).encoder_config.encoder_layers} layers"
+    columns: Columns = {"pooling": "pooling", "layer": "layer", **_figure_columns(rows)}
     return Table(f"table3-4_{re.sub(r'[^A-Za-z0-9._-]', '_', encoder)}", title, rows, columns)
 
 
@@ -52,13 +62,13 @@ def prior_work(sweep: Sweep) -> Table:
             if choice := rule(sweep, sweep.settings(encoder)):
                 rows.append(_own_row(sweep, encoder, choice))
     columns: Columns = {
-        "model": _text("model"),
-        "layer (runs)": _text("layer"),
-        "pooling (runs)": _text("pooling"),
-        "source": _text("source"),
-        "WA": _figure("wa"),
-        "UA": _figure("ua"),
-        "UA, all utterances [95%]": _interval,
+        "model": "model",
+        "layer (runs)": "layer",
+        "pooling (runs)": "pooling",
+        "source": "source",
+        "WA": "wa",
+        "UA": "ua",
+        "UA, all utterances [95%]": "ua_interval",
         "encoder parameters": lambda row: f"{row['encoder_parameters'] / 1e6:.1f} M",
         "operations a second": lambda row: f"{row['macs_per_second'] / 1e9:.2f} G",
     }
@@ -72,21 +82,6 @@ def counts(values: Mapping[Any, int]) -> str:
     return ", ".join(f"{value} ({values[value]})" for value in sorted(values))
 
 
-def _best_layer_row(sweep: Sweep, encoder: str, pooling: str, choice: Choice) -> Row:
-    return {
-        "encoder": encoder,
-        "pooling": pooling,
-        "layer": counts(choice.layers),
-        **_beside(spreads(choice.cells), paper.best_layer(_corpus(sweep), encoder, pooling)),
-        **_bounds(sweep, choice.cells),
-    }
-
-
-def _layer_row(sweep: Sweep, setting: Setting) -> Row:
-    published = paper.one_layer(_corpus(sweep), setting.encoder, setting.pooling, setting.layer)
-    return {**setting._asdict(), **_beside(spreads(sweep.cells(setting)), published)}
-
-
 def _published_row(corpus: str, result: paper.PriorResult) -> Row:
     layer = paper.OWN_LAYER[corpus] if result.source == paper.OWN_SOURCE else None
     return {
@@ -95,16 +90,14 @@ def _published_row(corpus: str, result: paper.PriorResult) -> Row:
         "pooling": "-",
         "source": result.source,
         "rule": PUBLISHED,
-        **dict.fromkeys([f"{metric}{suffix}" for metric in ("wa", "ua") for suffix in ("", "_std", "_seed_std")]),
-        "wa": result.wa,
-        "ua": result.ua,
-        **_no_bounds(),
+        "wa": Mean(result.wa),
+        "ua": Mean(result.ua),
         **_costs(published_cost(result.encoder, layer)),
     }
 
 
 def _own_row(sweep: Sweep, encoder: str, choice: Choice) -> Row:
-    window, config, of_choice = sweep.about.model.pad_to_seconds, sweep.config(choice.deepest), spreads(choice.cells)
+    window, config, ours = sweep.about.model.pad_to_seconds, sweep.config(choice.deepest), means(choice.cells)
     whisper = config.encoder_config.to_dict()
     return {
         "model": encoder,
@@ -112,8 +105,9 @@ def _own_row(sweep: Sweep, encoder: str, choice: Choice) -> Row:
         "pooling": counts(choice.poolings),
         "source": f"this sweep, {choice.rule}",
         "rule": choice.rule,
-        **_ours({metric: of_choice[metric] for metric in ("wa", "ua")}),
-        **_bounds(sweep, choice.cells),
+        "wa": ours["wa"],
+        "ua": ours["ua"],
+        **_intervals(sweep, choice.cells),
         **_costs(whisper_cost(whisper, choice.deepest.layer, SECONDS, config.chunk_seconds, window)),
     }
 
@@ -122,43 +116,24 @@ def _costs(cost: Cost) -> Row:
     return {"encoder_parameters": cost.parameters, "macs_per_second": round(cost.macs_per_second)}
 
 
-def _beside(ours: Mapping[str, Spread], published: Mapping[str, paper.Figure]) -> Row:
+def _beside(cells: Sequence[Cell], published: Mapping[str, Mean]) -> Row:
     """Returns our figures, the paper's, and the difference in points, `None` where the paper has none."""
-    row = _ours({metric: ours[metric] for metric in METRICS})
-    for metric in METRICS:
-        figure = published.get(metric)
-        row[f"paper_{metric}"] = figure.mean if figure else None
-        row[f"paper_{metric}_std"] = figure.std if figure else None
-        row[f"{metric}_difference"] = round(row[metric] - figure.mean, 4) if figure else None
-    return row
-
-
-def _ours(figures: Mapping[str, Spread]) -> Row:
     row: Row = {}
-    for metric, spread in figures.items():
-        row[metric] = _percent(spread.mean)
-        row[f"{metric}_std"] = _percent(spread.std)
-        row[f"{metric}_seed_std"] = _percent(spread.seed_std)
+    for metric, ours in means(cells).items():
+        figure = published.get(metric)
+        row |= {metric: ours, f"paper_{metric}": figure}
+        row[f"{metric}_difference"] = round(ours.mean - figure.mean, 4) if figure else None
     return row
 
 
-def _bounds(sweep: Sweep, cells: Sequence[Cell]) -> Row:
+def _intervals(sweep: Sweep, cells: Sequence[Cell]) -> Row:
     intervals = sweep.intervals(cells)
     if intervals is None:
-        return _no_bounds()
+        return {}
     return {
-        f"{metric}_{name}": _percent(getattr(bounds, end))
-        for metric, bounds in (("wa", intervals.wa), ("ua", intervals.ua))
-        for end, name in (("value", "pooled"), ("low", "low"), ("high", "high"))
+        f"{metric}_interval": Bounds(*map(percent, (of.value, of.low, of.high)))
+        for metric, of in (("wa", intervals.wa), ("ua", intervals.ua))
     }
-
-
-def _no_bounds() -> Row:
-    return dict.fromkeys([f"{metric}_{end}" for metric in ("wa", "ua") for end in ("pooled", "low", "high")])
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else round(100 * share, 4)
 
 
 def _corpus(sweep: Sweep) -> str:
@@ -169,27 +144,13 @@ def _figure_columns(rows: list[Row]) -> Columns:
     """Returns the columns of WA, UA and F1, with the paper's where it has any of them."""
     columns: Columns = {}
     for metric in METRICS:
-        columns[metric.upper()] = _figure(metric)
-        if any(row[f"paper_{metric}"] is not None for row in rows):
-            columns[f"paper {metric.upper()}"] = _figure(f"paper_{metric}")
+        columns[metric.upper()] = metric
+        if any(row[f"paper_{metric}"] for row in rows):
+            columns[f"paper {metric.upper()}"] = f"paper_{metric}"
             columns[f"difference {metric.upper()}"] = _difference(metric)
-    if any(row["ua_seed_std"] is not None for row in rows):
-        columns["UA, seeds ±"] = lambda row: "-" if row["ua_seed_std"] is None else f"{row['ua_seed_std']:.2f}"
+    if any(row["ua"].seed_std is not None for row in rows):
+        columns["UA, seeds ±"] = lambda row: f"{row['ua'].seed_std:.2f}"
     return columns
-
-
-def _text(key: str) -> Callable[[Row], str]:
-    return lambda row: str(row[key])
-
-
-def _figure(key: str) -> Callable[[Row], str]:
-    def text(row: Row) -> str:
-        if row[key] is None:
-            return "-"
-        spread = row.get(f"{key}_std")
-        return f"{row[key]:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
-
-    return text
 
 
 def _difference(metric: str) -> Callable[[Row], str]:
@@ -199,7 +160,3 @@ def _difference(metric: str) -> Callable[[Row], str]:
         return "-" if difference is None else f"{round(difference, 2) + 0.0:+.2f}".replace("+0.00", "0.00")
 
     return text
-
-
-def _interval(row: Row) -> str:
-    return "-" if row["ua_low"] is None else f"{row['ua_pooled']:.2f} [{row['ua_low']:.2f}, {row['ua_high']:.2f}]"

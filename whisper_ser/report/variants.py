@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas
 
@@ -10,7 +9,7 @@ from whisper_ser.evaluation.comparison import compare
 from whisper_ser.evaluation.results import METRICS_FILE, RunResult, deviations_of, read_predictions, read_result
 from whisper_ser.io import replacing
 from whisper_ser.report.protocol import cautions, protocol_line, stamp
-from whisper_ser.report.tables import Row, Table
+from whisper_ser.report.tables import Bounds, Columns, Mean, Row, Table, percent
 
 TABLE = "variants"
 ABOUT = """In percent. WA, UA, macro F1 and ECE (expected calibration error): mean ± deviation over folds and seeds.
@@ -29,10 +28,10 @@ def write_variants(output_dir: Path, folders: Mapping[str, Path]) -> str:
     predictions = {name: read_predictions(of) for name, of in folders.items()}
     first = next(iter(folders))
     rows = [_row(name, results[name], predictions[first], predictions[name]) for name in folders]
-    table = Table(TABLE, "", rows, COLUMNS)
-    stamped = [{**row, **stamp(result)} for row, result in zip(rows, results.values(), strict=True)]
+    table = Table(TABLE, "", rows, COLUMNS, digits=1)
+    stamps = pandas.DataFrame([stamp(result) for result in results.values()])
     with replacing(output_dir / f"{TABLE}.csv") as path:
-        pandas.DataFrame(stamped).to_csv(path, index=False, lineterminator="\n")
+        table.frame({}).join(stamps).to_csv(path, index=False, lineterminator="\n")
     said = dict.fromkeys(caution for result in results.values() for caution in cautions(result))
     lines = [f"# Variants on {results[first].corpus.name}", *(f"> **{caution}**" for caution in said)]
     page = "\n\n".join([*lines, table.markdown(), ABOUT, f"<sub>{protocol_line(results[first])}</sub>"]) + "\n"
@@ -46,33 +45,20 @@ def _row(name: str, result: RunResult, first: pandas.DataFrame, own: pandas.Data
     interval = result.intervals.ua if result.intervals else None
     against = compare(first, own)["metrics"]["ua"] if interval else None
     deviations = deviations_of(result.folds).folds
-    row: Row = {"variant": name}
-    for key in ("wa", "ua", "macro_f1", "ece"):
-        row[key], row[f"{key}_std"] = _percent(getattr(result.test, key)), _percent(getattr(deviations, key))
+    means = {
+        key: Mean(percent(getattr(result.test, key)), percent(getattr(deviations, key)))
+        for key in ("wa", "ua", "macro_f1", "ece")
+    }
     return {
-        **row,
-        "ua_pooled": _percent(result.all_utterances.ua),
-        "ua_low": _percent(interval.low) if interval else None,
-        "ua_high": _percent(interval.high) if interval else None,
-        "ua_difference": _percent(against["difference"]) if against else None,
-        "ua_difference_low": _percent(against["low"]) if against else None,
-        "ua_difference_high": _percent(against["high"]) if against else None,
+        "variant": name,
+        **means,
+        "ua_interval": Bounds(*map(percent, (interval.value, interval.low, interval.high))) if interval else None,
+        "ua_difference": percent(against["difference"]) if against else None,
+        "ua_difference_low": percent(against["low"]) if against else None,
+        "ua_difference_high": percent(against["high"]) if against else None,
         "p": round(against["p"], 5) if against else None,
         "seconds": result.training.seconds if result.training else None,
     }
-
-
-def _percent(share: float) -> float:
-    return round(100 * share, 4)
-
-
-def _mean(key: str) -> Any:
-    return lambda row: f"{row[key]:.1f} ± {row[key + '_std']:.1f}"
-
-
-def _pooled(row: Row) -> str:
-    bounds = "" if row["ua_low"] is None else f" [{row['ua_low']:.1f}, {row['ua_high']:.1f}]"
-    return f"{row['ua_pooled']:.1f}{bounds}"
 
 
 def _against_first(row: Row) -> str:
@@ -82,13 +68,13 @@ def _against_first(row: Row) -> str:
     return f"{row['ua_difference']:+.1f} {bounds}, p {row['p']:.3g}"
 
 
-COLUMNS = {
-    "variant": lambda row: str(row["variant"]),
-    "WA": _mean("wa"),
-    "UA": _mean("ua"),
-    "macro F1": _mean("macro_f1"),
-    "ECE": _mean("ece"),
-    "UA, all utterances [95%]": _pooled,
+COLUMNS: Columns = {
+    "variant": "variant",
+    "WA": "wa",
+    "UA": "ua",
+    "macro F1": "macro_f1",
+    "ECE": "ece",
+    "UA, all utterances [95%]": "ua_interval",
     "against the first": _against_first,
     "seconds": lambda row: f"{row['seconds']:.0f}",
 }
