@@ -1,6 +1,7 @@
 """`whisper-ser compare` reads two runs, pairs them rightly or refuses, and says what `compare` says."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas
@@ -40,7 +41,10 @@ def test_two_run_folders_are_compared_and_named(tmp_path, capsys):
     assert capsys.readouterr().out == comparison_table(expected, ("mean", "qkv")) + "\n"
     assert main(["compare", *runs, "--resamples", "500", "--format", "json"]) == 0
     nothing = {"baseline": [], "candidate": []}
-    assert json.loads(capsys.readouterr().out) == {**compare(worse, better, resamples=500), "warnings": nothing}
+    assert json.loads(capsys.readouterr().out) == {
+        **asdict(compare(worse, better, resamples=500)),
+        "warnings": nothing,
+    }
 
 
 def test_what_every_table_of_a_run_has_to_say_is_said_of_the_comparison(tmp_path, capsys):
@@ -73,7 +77,9 @@ def test_tables_may_be_given_and_csv_keeps_text_as_it_is(tmp_path, capsys):
     assert set(runs[0]["speaker"]) >= {"00", "01"}
     assert main(["compare", str(baseline), str(candidate), "--resamples", "200", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found.pop("warnings") == {"baseline": [], "candidate": []} and found == compare(*runs, resamples=200)
+    assert found.pop("warnings") == {"baseline": [], "candidate": []} and found == asdict(
+        compare(*runs, resamples=200)
+    )
 
 
 def test_runs_whose_folders_have_one_name_are_told_apart(tmp_path, capsys):
@@ -112,8 +118,8 @@ def test_several_seeds_are_paired_seed_by_seed():
         for run in (first.reset_index(), second.reset_index())
     ]
     expected = compare(*(run.drop(columns="seed") for run in apart), resamples=300)
-    assert found["metrics"] == expected["metrics"]
-    assert (found["utterances"], found["seeds"], found["speakers"]) == (180, 3, 12)
+    assert found.metrics == expected.metrics
+    assert (found.utterances, found.seeds, found.speakers) == (180, 3, 12)
     assert "180 test utterances of 3 trainings each pooled, 12 speakers" in comparison_table(found)
 
 
@@ -151,11 +157,11 @@ def test_other_folds_are_said_and_other_names_of_folds_are_not():
     by_speaker = worse.assign(fold=worse["speaker"])
     renamed = better.assign(fold=[f"fold {speaker}" for speaker in better["speaker"]])
     halves = better.assign(fold=(better["speaker"] < "s06").astype(int))
-    assert compare(by_speaker, renamed, resamples=100)["same_folds"] is True
-    assert compare(worse, better, resamples=100)["same_folds"] is None
+    assert compare(by_speaker, renamed, resamples=100).same_folds is True
+    assert compare(worse, better, resamples=100).same_folds is None
     for pair in ((by_speaker, halves), (halves, by_speaker)):
         comparison = compare(*pair, resamples=100)
-        assert comparison["same_folds"] is False
+        assert comparison.same_folds is False
         assert "have different folds" in comparison_table(comparison)
     assert "different folds" not in comparison_table(compare(by_speaker, renamed, resamples=100))
 

@@ -158,29 +158,29 @@ def two_runs(better: float, speakers: int = 12, each: int = 15, seed: int = 0) -
 def test_identical_runs_make_no_claim():
     run, _ = two_runs(0)
     comparison = compare(run, run.sample(frac=1, random_state=0))
-    for figures in comparison["metrics"].values():
-        assert figures["baseline"] == figures["candidate"]
-        assert (figures["difference"], figures["low"], figures["high"]) == (0, 0, 0)
-        assert (figures["probability"], figures["p"], figures["better"]) == (0, 1, None)
+    for figures in comparison.metrics.values():
+        assert figures.baseline == figures.candidate
+        assert (figures.difference, figures.low, figures.high) == (0, 0, 0)
+        assert (figures.probability, figures.p, figures.better) == (0, 1, None)
 
 
 def test_a_clearly_better_run_is_found_in_both_directions():
     worse, better = two_runs(0.5)
-    forth, back = compare(worse, better)["metrics"], compare(better, worse)["metrics"]
+    forth, back = compare(worse, better).metrics, compare(better, worse).metrics
     for name in METRICS:
-        assert forth[name]["better"] == "candidate" and back[name]["better"] == "baseline"
-        assert forth[name]["probability"] > 0.999 and back[name]["probability"] > 0.999
-        assert 0 < forth[name]["p"] < 0.001
-        assert 0 < forth[name]["low"] < forth[name]["difference"] < forth[name]["high"]
-        assert back[name]["difference"] == pytest.approx(-forth[name]["difference"])
+        assert forth[name].better == "candidate" and back[name].better == "baseline"
+        assert forth[name].probability > 0.999 and back[name].probability > 0.999
+        assert 0 < forth[name].p < 0.001
+        assert 0 < forth[name].low < forth[name].difference < forth[name].high
+        assert back[name].difference == pytest.approx(-forth[name].difference)
 
 
 @pytest.mark.parametrize(("speakers", "better"), [(2, None), (5, None), (6, "candidate")])
 def test_few_speakers_that_agree_are_no_proof(speakers, better):
     """Five coins fall alike in one throw of 16, six in one of 32: only the latter is rarer than 5 %."""
-    figures = compare(*two_runs(0.9, speakers=speakers))["metrics"]["wa"]
-    assert figures["low"] > 0 and figures["probability"] == 1
-    assert figures["better"] == better and figures["p"] == 2 / 2**speakers
+    figures = compare(*two_runs(0.9, speakers=speakers)).metrics["wa"]
+    assert figures.low > 0 and figures.probability == 1
+    assert figures.better == better and figures.p == 2 / 2**speakers
 
 
 def test_a_comparison_equals_a_naive_loop_over_the_same_draws():
@@ -193,12 +193,12 @@ def test_a_comparison_equals_a_naive_loop_over_the_same_draws():
         for run in (first, second)
     ]
     whole = [by_scikit_learn(run["emotion"], run["predicted"]) for run in (first, second)]
-    for name, found in comparison["metrics"].items():
+    for name, found in comparison.metrics.items():
         sampled = np.array([other[name] - one[name] for one, other in zip(*resamples, strict=True)]).round(12)
         low, high = np.percentile(sampled, [10, 90])
         observed = whole[1][name] - whole[0][name]
         assert observed > 0 and 0 < (sampled > 0).mean() < 1  # neither certain nor equal
-        assert found == pytest.approx(
+        assert asdict(found) == pytest.approx(
             {
                 "baseline": whole[0][name],
                 "candidate": whole[1][name],
@@ -211,8 +211,8 @@ def test_a_comparison_equals_a_naive_loop_over_the_same_draws():
             },
             abs=1e-9,
         )
-    assert comparison["utterances"] == 48 and comparison["speakers"] == 6
-    json.dumps(comparison)
+    assert comparison.utterances == 48 and comparison.speakers == 6
+    json.dumps(asdict(comparison))
 
 
 def test_noise_is_rarely_taken_for_a_difference():
@@ -223,8 +223,8 @@ def test_noise_is_rarely_taken_for_a_difference():
         names = np.repeat([f"s{index}" for index in range(20)], 10)
         references = rng.integers(0, 3, len(names))
         runs = [np.where(rng.random(len(names)) < 0.7, references, (references + 1) % 3) for _ in range(2)]
-        figures = compare(*(table(references, run, names) for run in runs), resamples=400)["metrics"]["wa"]
-        claims.append(figures["better"] is not None)
+        figures = compare(*(table(references, run, names) for run in runs), resamples=400).metrics["wa"]
+        claims.append(figures.better is not None)
     assert np.mean(claims) <= 0.12
 
 
@@ -238,14 +238,14 @@ def test_pairing_sees_what_two_intervals_cannot():
     second = np.where(rng.random(len(names)) < 0.1, references, first)
     apart = [speaker_intervals(references, run, names, LABELS).wa for run in (first, second)]
     assert apart[0].high > apart[1].low
-    assert compare(table(references, first, names), table(references, second, names))["metrics"]["wa"]["low"] > 0
+    assert compare(table(references, first, names), table(references, second, names)).metrics["wa"].low > 0
 
 
 def test_only_the_test_part_is_compared():
     worse, better = two_runs(0.5)
     comparison = compare(pandas.concat([worse, better.assign(part="validation")]), worse)
-    assert comparison["utterances"] == len(worse)
-    assert comparison["metrics"]["wa"]["difference"] == 0
+    assert comparison.utterances == len(worse)
+    assert comparison.metrics["wa"].difference == 0
 
 
 def test_a_corpus_that_was_moved_is_the_same_corpus():
@@ -291,7 +291,9 @@ def test_the_table_shows_every_metric_in_percent():
 
 def test_figures_of_a_comparison_are_those_of_the_run():
     first, second = two_runs(0.1)
-    metrics = compare(first, second)["metrics"]
+    metrics = compare(first, second).metrics
     for run, name in ((first, "baseline"), (second, "candidate")):
         own = ser_metrics().compute(references=run["emotion"], predictions=run["predicted"], labels=LABELS)
-        assert {metric: metrics[metric][name] for metric in METRICS} == {metric: own[metric] for metric in METRICS}
+        assert {metric: getattr(metrics[metric], name) for metric in METRICS} == {
+            metric: own[metric] for metric in METRICS
+        }

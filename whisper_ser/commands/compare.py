@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         for run, source in (("baseline", arguments.baseline), ("candidate", arguments.candidate))
     }
     if arguments.format == "json":
-        print(json.dumps({**comparison, "warnings": warnings}, indent=2))
+        print(json.dumps({**asdict(comparison), "warnings": warnings}, indent=2))
     else:
         said = [f"{name}: {line}" for name, lines in zip(names, warnings.values(), strict=True) for line in lines]
         print("\n".join([comparison_table(comparison, names), *said]))

@@ -43,7 +43,7 @@ def write_variants(output_dir: Path, folders: Mapping[str, Path]) -> str:
 def _row(name: str, result: RunResult, first: pandas.DataFrame, own: pandas.DataFrame) -> Row:
     """Returns the figures of a variant in percent, `None` where there is no interval over speakers."""
     interval = result.intervals.ua if result.intervals else None
-    against = compare(first, own)["metrics"]["ua"] if interval else None
+    against = compare(first, own).metrics["ua"] if interval else None
     deviations = deviations_of(result.folds).folds
     means = {
         key: Mean(percent(getattr(result.test, key)), percent(getattr(deviations, key)))
@@ -53,10 +53,10 @@ def _row(name: str, result: RunResult, first: pandas.DataFrame, own: pandas.Data
         "variant": name,
         **means,
         "ua_interval": Bounds(*map(percent, (interval.value, interval.low, interval.high))) if interval else None,
-        "ua_difference": percent(against["difference"]) if against else None,
-        "ua_difference_low": percent(against["low"]) if against else None,
-        "ua_difference_high": percent(against["high"]) if against else None,
-        "p": round(against["p"], 5) if against else None,
+        "ua_difference": percent(against.difference) if against else None,
+        "ua_difference_low": percent(against.low) if against else None,
+        "ua_difference_high": percent(against.high) if against else None,
+        "p": round(against.p, 5) if against else None,
         "seconds": result.training.seconds if result.training else None,
     }
 
