@@ -33,7 +33,7 @@ check: .venv/installed  ## lint and type-check
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive $(SHIPPED)
 
-metric: .venv/installed  ## write the functions of whisper_ser/evaluation/metrics.py into metrics/ser_metrics
+metric: .venv/installed  ## copy whisper_ser/evaluation/metrics.py to metrics/ser_metrics, without what it imports from the package
 	$(BIN)/python metrics/build.py
 
 format: .venv/installed

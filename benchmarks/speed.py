@@ -11,6 +11,7 @@ import argparse
 import functools
 import json
 import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -23,7 +24,6 @@ from transformers.utils import logging
 from whisper_ser.inference.model import load_model, load_saved
 from whisper_ser.inference.reference_waveform import VOICES, describe_waveform, waveform
 from whisper_ser.io import replacing
-from whisper_ser.paper.latency import processor_name
 
 SECONDS = (1, 4, 30)
 Answer = Callable[[np.ndarray], object]
@@ -82,6 +82,14 @@ def medians(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, f
             call()
             times[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(of_call[1:]) for name, of_call in times.items()}
+
+
+def processor_name() -> str:
+    """Returns what the processor calls itself, or its architecture where it does not say."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names and names[0] else platform.processor() or f"{platform.machine()} CPU"
 
 
 if __name__ == "__main__":

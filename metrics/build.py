@@ -1,7 +1,4 @@
-"""Writes the functions of `whisper_ser.evaluation.metrics` into `ser_metrics.py`, which must work without the package.
-
-`make metric` runs it. The class of the metric, above the mark, is kept as it is.
-"""
+"""`make metric`: copies `whisper_ser/evaluation/metrics.py` to `ser_metrics.py`, which works without the package."""
 
 import inspect
 from pathlib import Path
@@ -9,28 +6,23 @@ from pathlib import Path
 from whisper_ser.evaluation import metrics
 
 TARGET = Path(__file__).parent / "ser_metrics" / "ser_metrics.py"
-MARK = "# Written by `make metric` from whisper_ser/evaluation/metrics.py: change it there.\n"
-FUNCTIONS = (
-    metrics.evaluate,
-    metrics.matrix_scores,
-    metrics.class_recall,
-    metrics.confusion_matrix,
-    metrics.expected_calibration_error,
-    metrics.class_pairs,
-    metrics.class_indices,
-    metrics.class_probabilities,
-    metrics.labels_found,
-)
+CHANGES = {
+    inspect.getdoc(metrics) or "": "Metrics of speech emotion recognition as a metric of Hugging Face `evaluate`.\n\n"
+    "Written by `make metric` from whisper_ser/evaluation/metrics.py: change it there.\n",
+    "\nfrom whisper_ser.errors import WhisperSerError\n": "",
+    "class EvaluationError(WhisperSerError, ValueError)": "class EvaluationError(ValueError)",
+}
 
 
-def built(source: str) -> str:
-    """Returns the source of the metric with the functions of the package below the mark."""
-    above, mark, _ = source.partition(MARK)
-    if not mark:
-        raise ValueError(f"{TARGET} lacks the line {MARK.strip()!r} below its class.")
-    constants = f"ECE_BINS = {metrics.ECE_BINS}\n"
-    return above + "\n\n".join([mark + constants, *map(inspect.getsource, FUNCTIONS)])
+def built() -> str:
+    """Returns the source of the metric without what it imports from the package."""
+    source = inspect.getsource(metrics)
+    for ours, theirs in CHANGES.items():
+        if source.count(ours) != 1:
+            raise ValueError(f"{metrics.__file__} must contain this once: {ours}")
+        source = source.replace(ours, theirs)
+    return source
 
 
 if __name__ == "__main__":
-    TARGET.write_text(built(TARGET.read_text(encoding="utf-8")), encoding="utf-8")
+    TARGET.write_text(built(), encoding="utf-8")

@@ -52,7 +52,7 @@ def joined(paths: list[str], seconds: float, rng: random.Random) -> np.ndarray:
 
 def test_held_out_speakers_are_understood(run):
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["protocol"]["test_speakers"] == ["15", "16"]
+    assert metrics["folds"][0]["test_speakers"] == ["15", "16"]
     assert metrics["test"]["ua"] >= 0.85
 
 

@@ -1,14 +1,25 @@
-"""Metrics of speech emotion recognition as a metric of Hugging Face `evaluate`."""
+"""Metrics of speech emotion recognition as a metric of Hugging Face `evaluate`.
+
+Written by `make metric` from whisper_ser/evaluation/metrics.py: change it there.
+
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import datasets
-import evaluate as hf_evaluate
+import evaluate
 import numpy as np
 
-# What the functions below the class raise; in whisper_ser it is a class of its own.
-EvaluationError = ValueError
+METRICS = ("wa", "ua", "f1", "macro_f1")
+"""Returned by `matrix_scores`, in the order of reports."""
+
+ECE_BINS = 15
+
+
+class EvaluationError(ValueError):
+    """Predictions, probabilities or metrics that cannot be evaluated."""
+
 
 _DESCRIPTION = """\
 Metrics of speech emotion recognition, as fractions: WA (weighted accuracy: the share of utterances that are right), UA
@@ -55,13 +66,13 @@ _CITATION = """\
 """
 
 
-class SerMetrics(hf_evaluate.Metric):
+class SerMetrics(evaluate.Metric):
     """WA, UA, weighted and macro F1, recall by class, confusion matrix and calibration error; see `_INPUTS`."""
 
-    def _info(self) -> hf_evaluate.MetricInfo:
+    def _info(self) -> evaluate.MetricInfo:
         # Names first: a whole number is refused as a name, but the name "3" would pass as a number.
         forms = [datasets.Value("string"), datasets.Value("int64")]
-        return hf_evaluate.MetricInfo(
+        return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
             inputs_description=_INPUTS,
@@ -72,6 +83,7 @@ class SerMetrics(hf_evaluate.Metric):
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Adds utterances to those that `compute` will evaluate."""
         if predictions is not None and references is not None:
+            predictions, references = as_list(predictions), as_list(references)
             # What is no label at all is refused here: the storage would turn 1.5 into 1, say.
             class_pairs(references, predictions, labels_found(references, predictions))
         super().add_batch(predictions=predictions, references=references, **kwargs)
@@ -82,8 +94,8 @@ class SerMetrics(hf_evaluate.Metric):
 
     def _compute(
         self,
-        predictions: Sequence[int] | Sequence[str],
-        references: Sequence[int] | Sequence[str],
+        predictions: Any,
+        references: Any,
         labels: Sequence[str] | None = None,
         probabilities: Any | None = None,
     ) -> dict[str, Any]:
@@ -93,41 +105,18 @@ class SerMetrics(hf_evaluate.Metric):
             labels = [str(index) for index in range(class_probabilities(probabilities, len(references)).shape[1])]
         if labels is None:
             labels = labels_found(references, predictions)
-        return evaluate(references, predictions, labels, probabilities)
-
-
-# Written by `make metric` from whisper_ser/evaluation/metrics.py: change it there.
-ECE_BINS = 15
-
-
-def evaluate(
-    references: Any, predictions: Any, labels: Sequence[str], probabilities: Any | None = None
-) -> dict[str, Any]:
-    """Returns WA, UA, weighted and macro F1, the recall of each class and the confusion matrix.
-
-    The recall of a class that the references lack is `None`.
-
-    The confusion matrix counts utterances, references by row, predictions by column, in the order of `labels`.
-
-    Args:
-        references, predictions: class indices or names of `labels`, `(utterances,)`.
-        probabilities: `(utterances, num_labels)`; with them the result has `ece`, the expected calibration error.
-
-    Raises:
-        EvaluationError: no utterances, different lengths, unknown or missing labels, or invalid probabilities.
-    """
-    references, predictions = class_pairs(references, predictions, labels)
-    matrix = confusion_matrix(references, predictions, len(labels))
-    result: dict[str, Any] = {
-        "utterances": len(references),
-        **{name: float(score) for name, score in matrix_scores(matrix).items()},
-        "recall": dict(zip(labels, class_recall(matrix), strict=True)),
-        "confusion_matrix": matrix.tolist(),
-    }
-    if probabilities is not None:
-        probabilities = class_probabilities(probabilities, len(references), len(labels))
-        result["ece"] = expected_calibration_error(references, probabilities)
-    return result
+        references, predictions = class_pairs(references, predictions, labels)
+        matrix = confusion_matrix(references, predictions, len(labels))
+        result: dict[str, Any] = {
+            "utterances": len(references),
+            **{name: float(score) for name, score in matrix_scores(matrix).items()},
+            "recall": dict(zip(labels, class_recall(matrix), strict=True)),
+            "confusion_matrix": matrix.tolist(),
+        }
+        if probabilities is not None:
+            probabilities = class_probabilities(probabilities, len(references), len(labels))
+            result["ece"] = expected_calibration_error(references, probabilities)
+        return result
 
 
 def matrix_scores(matrices: np.ndarray) -> dict[str, np.ndarray]:
@@ -217,7 +206,7 @@ def class_indices(values: Any, labels: Sequence[str], what: str) -> np.ndarray:
     Raises:
         EvaluationError: missing or unknown labels, or values that are neither integers nor names.
     """
-    items = values.tolist() if hasattr(values, "tolist") else list(values)
+    items = as_list(values)
     missing = [index for index, item in enumerate(items) if item is None or item != item]
     if missing:
         raise EvaluationError(f"{what} lack a label (None or NaN) at {len(missing)} places, first at {missing[0]}.")
@@ -261,12 +250,13 @@ def class_probabilities(values: Any, utterances: int, num_labels: int | None = N
 
 def labels_found(references: Any, predictions: Any) -> list[str]:
     """Returns the label names that occur, sorted; for class indices "0" up to the highest one."""
-    items = {
-        item
-        for values in (references, predictions)
-        for item in (values.tolist() if hasattr(values, "tolist") else values)
-    }
+    items = {*as_list(references), *as_list(predictions)}
     if names := [item for item in items if isinstance(item, str)]:
         return sorted(names)
     highest = max((item for item in items if isinstance(item, (int, np.integer))), default=-1)
     return [str(index) for index in range(highest + 1)]
+
+
+def as_list(values: Any) -> list[Any]:
+    """Returns an array, tensor, series or sequence as a list of plain values."""
+    return values.tolist() if hasattr(values, "tolist") else list(values)

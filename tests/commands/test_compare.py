@@ -1,15 +1,19 @@
 """`whisper-ser compare` reads two runs, pairs them rightly or refuses, and says what `compare` says."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas
 import pytest
+from example_results import LABELS, fold, predictions, run_result
 from test_bootstrap import two_runs
 
 from whisper_ser.cli import main
 from whisper_ser.evaluation.comparison import ComparisonError, compare, comparison_table
-from whisper_ser.report.run import TEST_BEST
+from whisper_ser.evaluation.results import Protocol, score, write_result
+from whisper_ser.io import sealed
+from whisper_ser.report.protocol import TEST_BEST
 
 
 def write_run(folder: Path, table: pandas.DataFrame) -> Path:
@@ -37,18 +41,29 @@ def test_two_run_folders_are_compared_and_named(tmp_path, capsys):
     assert capsys.readouterr().out == comparison_table(expected, ("mean", "qkv")) + "\n"
     assert main(["compare", *runs, "--resamples", "500", "--format", "json"]) == 0
     nothing = {"baseline": [], "candidate": []}
-    assert json.loads(capsys.readouterr().out) == {**compare(worse, better, resamples=500), "warnings": nothing}
+    assert json.loads(capsys.readouterr().out) == {
+        **asdict(compare(worse, better, resamples=500)),
+        "warnings": nothing,
+    }
 
 
 def test_what_every_table_of_a_run_has_to_say_is_said_of_the_comparison(tmp_path, capsys):
     runs = [write_run(tmp_path / name, table) for name, table in zip(("mean", "qkv"), two_runs(0.5), strict=True)]
     leak = "Leak allowed: speakers (train/test) in 1 of 2 folds"
-    metrics = {"protocol": {"selection": "test_best"}, "warnings": [leak], "corpus": {"description": ""}}
-    (runs[1] / "metrics.json").write_text(json.dumps(metrics))
+    test = predictions([0, 1], [0, 1])
+    result = run_result([fold(score(test, LABELS))], test, protocol=Protocol("split", "test_best"), warnings=[leak])
+    write_result(runs[1], result, pandas.read_parquet(runs[1] / "predictions.parquet"))
     assert main(["compare", *map(str, runs), "--resamples", "100"]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [f"qkv: {TEST_BEST}", f"qkv: {leak}"]
     assert main(["compare", *map(str, runs), "--resamples", "100", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["warnings"] == {"baseline": [], "candidate": [TEST_BEST, leak]}
+
+
+def test_runs_of_the_first_version_can_be_compared(tmp_path, capsys):
+    runs = [write_run(tmp_path / name, table) for name, table in zip(("mean", "qkv"), two_runs(0.5), strict=True)]
+    (runs[1] / "metrics.json").write_text(json.dumps(sealed({"labels": ["a"], "test": {"wa": 0.5}, "warnings": []})))
+    assert main(["compare", *map(str, runs), "--resamples", "100"]) == 0
+    assert "qkv: its cautions are unknown: " in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_tables_may_be_given_and_csv_keeps_text_as_it_is(tmp_path, capsys):
@@ -62,7 +77,9 @@ def test_tables_may_be_given_and_csv_keeps_text_as_it_is(tmp_path, capsys):
     assert set(runs[0]["speaker"]) >= {"00", "01"}
     assert main(["compare", str(baseline), str(candidate), "--resamples", "200", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found.pop("warnings") == {"baseline": [], "candidate": []} and found == compare(*runs, resamples=200)
+    assert found.pop("warnings") == {"baseline": [], "candidate": []} and found == asdict(
+        compare(*runs, resamples=200)
+    )
 
 
 def test_runs_whose_folders_have_one_name_are_told_apart(tmp_path, capsys):
@@ -101,8 +118,8 @@ def test_several_seeds_are_paired_seed_by_seed():
         for run in (first.reset_index(), second.reset_index())
     ]
     expected = compare(*(run.drop(columns="seed") for run in apart), resamples=300)
-    assert found["metrics"] == expected["metrics"]
-    assert (found["utterances"], found["seeds"], found["speakers"]) == (180, 3, 12)
+    assert found.metrics == expected.metrics
+    assert (found.utterances, found.seeds, found.speakers) == (180, 3, 12)
     assert "180 test utterances of 3 trainings each pooled, 12 speakers" in comparison_table(found)
 
 
@@ -140,11 +157,11 @@ def test_other_folds_are_said_and_other_names_of_folds_are_not():
     by_speaker = worse.assign(fold=worse["speaker"])
     renamed = better.assign(fold=[f"fold {speaker}" for speaker in better["speaker"]])
     halves = better.assign(fold=(better["speaker"] < "s06").astype(int))
-    assert compare(by_speaker, renamed, resamples=100)["same_folds"] is True
-    assert compare(worse, better, resamples=100)["same_folds"] is None
+    assert compare(by_speaker, renamed, resamples=100).same_folds is True
+    assert compare(worse, better, resamples=100).same_folds is None
     for pair in ((by_speaker, halves), (halves, by_speaker)):
         comparison = compare(*pair, resamples=100)
-        assert comparison["same_folds"] is False
+        assert comparison.same_folds is False
         assert "have different folds" in comparison_table(comparison)
     assert "different folds" not in comparison_table(compare(by_speaker, renamed, resamples=100))
 

@@ -23,6 +23,7 @@ from transformers import Trainer, WhisperConfig, WhisperModel
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, WhisperSerFeatureExtractor
 from whisper_ser.commands import train as run_train
 from whisper_ser.errors import CheckpointError, ProtocolError, RecipeError
+from whisper_ser.evaluation.results import read_result
 from whisper_ser.training import trainer as training
 from whisper_ser.training.models import build_model
 from whisper_ser.training.recipe import parse_arguments
@@ -77,17 +78,18 @@ def test_a_run_leaves_model_metrics_predictions_and_figure(run):
 
 
 def test_the_metrics_are_scikit_learns_on_the_predictions(run):
-    metrics = json.loads((run / "metrics.json").read_text())
+    result = read_result(run / "metrics.json")
     predictions = pandas.read_parquet(run / "predictions.parquet")
     for part, speakers in (("test", {"04", "05"}), ("validation", {"03"})):
+        found = getattr(result, part)
         rows = predictions[predictions["part"] == part]
         assert set(rows["speaker"]) == speakers
-        assert metrics[part]["utterances"] == len(rows)
-        assert metrics[part]["wa"] == pytest.approx(accuracy_score(rows["emotion"], rows["predicted"]))
-        assert metrics[part]["ua"] == pytest.approx(balanced_accuracy_score(rows["emotion"], rows["predicted"]))
-        assert metrics[part]["f1"] == pytest.approx(f1_score(rows["emotion"], rows["predicted"], average="weighted"))
+        assert found.utterances == len(rows)
+        assert found.wa == pytest.approx(accuracy_score(rows["emotion"], rows["predicted"]))
+        assert found.ua == pytest.approx(balanced_accuracy_score(rows["emotion"], rows["predicted"]))
+        assert found.f1 == pytest.approx(f1_score(rows["emotion"], rows["predicted"], average="weighted"))
         assert (rows[["probability_calm", "probability_excited"]].sum(axis=1) - 1).abs().max() < 1e-5
-    assert metrics["protocol"]["train_speakers"] == ["00", "01", "02"]
+    assert result.folds[0].train_speakers == ["00", "01", "02"]
 
 
 def test_the_saved_model_gives_the_predictions(run):
@@ -219,11 +221,11 @@ def test_flags_go_over_the_recipe(corpus, small_checkpoint, tmp_path, capsys):
     output = tmp_path / "run"
     run_train.main([str(recipe), "--data_dir", str(corpus), "--layers", "3", "--output_dir", str(output)])
     assert WhisperSerConfig.from_pretrained(output / "model").layer_index == 3
-    metrics = json.loads((output / "metrics.json").read_text())
-    assert metrics["protocol"]["test_speakers"] == ["00"] and metrics["training"]["epochs"] == 1
-    assert metrics["protocol"]["validation_speakers"] == [] and metrics["validation"] is None
+    result = read_result(output / "metrics.json")
+    assert result.folds[0].test_speakers == ["00"] and result.training.epochs == 1
+    assert result.folds[0].validation_speakers == [] and result.validation is None
     printed = capsys.readouterr().out
-    assert "WA" in printed and "true \\ said" in printed and "Try it yourself" in printed
+    assert "WA" in printed and "true label by row" in printed and "Try it yourself" in printed
     shown = printed.split("with any audio file:")[1]
     answer = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert "'label': 'calm'" in answer.stdout, answer.stderr

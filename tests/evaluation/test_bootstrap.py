@@ -3,6 +3,7 @@
 import json
 import time
 import warnings
+from dataclasses import asdict
 
 import numpy as np
 import pandas
@@ -12,7 +13,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from whisper_ser.errors import WhisperSerError
 from whisper_ser.evaluation.bootstrap import speaker_draws, speaker_intervals
 from whisper_ser.evaluation.comparison import ComparisonError, compare, comparison_table
-from whisper_ser.evaluation.metrics import METRICS, EvaluationError, evaluate
+from whisper_ser.evaluation.metrics import METRICS, EvaluationError
+from whisper_ser.evaluation.results import ser_metrics
 
 LABELS = ["angry", "happy", "sad"]
 
@@ -61,16 +63,12 @@ def test_intervals_equal_a_naive_loop_over_the_same_draws():
     values = by_scikit_learn(references, predictions)
     for name in METRICS:
         low, high = np.percentile([figures[name] for figures in resamples], [5, 95])
-        assert result[name] == pytest.approx({"value": values[name], "low": low, "high": high}, abs=1e-12)
-    assert {name: result[name] for name in ("speakers", "resamples", "confidence", "seed")} == {
-        "speakers": 5,
-        "resamples": 100,
-        "confidence": 0.9,
-        "seed": 7,
-    }
+        expected = {"value": values[name], "low": low, "high": high}
+        assert asdict(getattr(result, name)) == pytest.approx(expected, abs=1e-12)
+    assert (result.speakers, result.resamples, result.confidence, result.seed) == (5, 100, 0.9, 7)
     # Class 2 is spoken by the first speaker only: gone with it.
-    assert result["lacking_a_class"] == pytest.approx((draws[:, 0] == 0).mean())
-    assert 0.2 < result["lacking_a_class"] < 0.5
+    assert result.lacking_a_class == pytest.approx((draws[:, 0] == 0).mean())
+    assert 0.2 < result.lacking_a_class < 0.5
 
 
 def test_draws_are_as_many_speakers_as_there_are_with_replacement():
@@ -87,7 +85,7 @@ def test_names_and_indices_give_the_same_intervals():
     names = [[LABELS[index] for index in side] for side in (references, predictions)]
     expected = speaker_intervals(references, predictions, speakers, LABELS, resamples=100)
     assert speaker_intervals(*names, pandas.Series(speakers), LABELS, resamples=100) == expected
-    json.dumps(expected)
+    json.dumps(asdict(expected))
 
 
 def simulated(rng: np.random.Generator, speakers: int = 40, each: int = 20) -> tuple[np.ndarray, np.ndarray, list]:
@@ -102,7 +100,8 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     cases = [speaker_intervals(*simulated(rng), ["a", "b"], resamples=500, seed=n) for n in range(300)]
     for name in ("wa", "ua"):
-        covered = np.mean([case[name]["low"] <= 0.7 <= case[name]["high"] for case in cases])
+        intervals = [getattr(case, name) for case in cases]
+        covered = np.mean([interval.low <= 0.7 <= interval.high for interval in intervals])
         assert 0.90 <= covered <= 0.98, name
 
 
@@ -159,29 +158,29 @@ def two_runs(better: float, speakers: int = 12, each: int = 15, seed: int = 0) -
 def test_identical_runs_make_no_claim():
     run, _ = two_runs(0)
     comparison = compare(run, run.sample(frac=1, random_state=0))
-    for figures in comparison["metrics"].values():
-        assert figures["baseline"] == figures["candidate"]
-        assert (figures["difference"], figures["low"], figures["high"]) == (0, 0, 0)
-        assert (figures["probability"], figures["p"], figures["better"]) == (0, 1, None)
+    for figures in comparison.metrics.values():
+        assert figures.baseline == figures.candidate
+        assert (figures.difference, figures.low, figures.high) == (0, 0, 0)
+        assert (figures.probability, figures.p, figures.better) == (0, 1, None)
 
 
 def test_a_clearly_better_run_is_found_in_both_directions():
     worse, better = two_runs(0.5)
-    forth, back = compare(worse, better)["metrics"], compare(better, worse)["metrics"]
+    forth, back = compare(worse, better).metrics, compare(better, worse).metrics
     for name in METRICS:
-        assert forth[name]["better"] == "candidate" and back[name]["better"] == "baseline"
-        assert forth[name]["probability"] > 0.999 and back[name]["probability"] > 0.999
-        assert 0 < forth[name]["p"] < 0.001
-        assert 0 < forth[name]["low"] < forth[name]["difference"] < forth[name]["high"]
-        assert back[name]["difference"] == pytest.approx(-forth[name]["difference"])
+        assert forth[name].better == "candidate" and back[name].better == "baseline"
+        assert forth[name].probability > 0.999 and back[name].probability > 0.999
+        assert 0 < forth[name].p < 0.001
+        assert 0 < forth[name].low < forth[name].difference < forth[name].high
+        assert back[name].difference == pytest.approx(-forth[name].difference)
 
 
 @pytest.mark.parametrize(("speakers", "better"), [(2, None), (5, None), (6, "candidate")])
 def test_few_speakers_that_agree_are_no_proof(speakers, better):
     """Five coins fall alike in one throw of 16, six in one of 32: only the latter is rarer than 5 %."""
-    figures = compare(*two_runs(0.9, speakers=speakers))["metrics"]["wa"]
-    assert figures["low"] > 0 and figures["probability"] == 1
-    assert figures["better"] == better and figures["p"] == 2 / 2**speakers
+    figures = compare(*two_runs(0.9, speakers=speakers)).metrics["wa"]
+    assert figures.low > 0 and figures.probability == 1
+    assert figures.better == better and figures.p == 2 / 2**speakers
 
 
 def test_a_comparison_equals_a_naive_loop_over_the_same_draws():
@@ -194,12 +193,12 @@ def test_a_comparison_equals_a_naive_loop_over_the_same_draws():
         for run in (first, second)
     ]
     whole = [by_scikit_learn(run["emotion"], run["predicted"]) for run in (first, second)]
-    for name, found in comparison["metrics"].items():
+    for name, found in comparison.metrics.items():
         sampled = np.array([other[name] - one[name] for one, other in zip(*resamples, strict=True)]).round(12)
         low, high = np.percentile(sampled, [10, 90])
         observed = whole[1][name] - whole[0][name]
         assert observed > 0 and 0 < (sampled > 0).mean() < 1  # neither certain nor equal
-        assert found == pytest.approx(
+        assert asdict(found) == pytest.approx(
             {
                 "baseline": whole[0][name],
                 "candidate": whole[1][name],
@@ -212,8 +211,8 @@ def test_a_comparison_equals_a_naive_loop_over_the_same_draws():
             },
             abs=1e-9,
         )
-    assert comparison["utterances"] == 48 and comparison["speakers"] == 6
-    json.dumps(comparison)
+    assert comparison.utterances == 48 and comparison.speakers == 6
+    json.dumps(asdict(comparison))
 
 
 def test_noise_is_rarely_taken_for_a_difference():
@@ -224,8 +223,8 @@ def test_noise_is_rarely_taken_for_a_difference():
         names = np.repeat([f"s{index}" for index in range(20)], 10)
         references = rng.integers(0, 3, len(names))
         runs = [np.where(rng.random(len(names)) < 0.7, references, (references + 1) % 3) for _ in range(2)]
-        figures = compare(*(table(references, run, names) for run in runs), resamples=400)["metrics"]["wa"]
-        claims.append(figures["better"] is not None)
+        figures = compare(*(table(references, run, names) for run in runs), resamples=400).metrics["wa"]
+        claims.append(figures.better is not None)
     assert np.mean(claims) <= 0.12
 
 
@@ -237,16 +236,16 @@ def test_pairing_sees_what_two_intervals_cannot():
     understood = np.repeat(rng.uniform(0.3, 0.9, 20), 20)
     first = np.where(rng.random(len(names)) < understood, references, (references + 1) % 3)
     second = np.where(rng.random(len(names)) < 0.1, references, first)
-    apart = [speaker_intervals(references, run, names, LABELS)["wa"] for run in (first, second)]
-    assert apart[0]["high"] > apart[1]["low"]
-    assert compare(table(references, first, names), table(references, second, names))["metrics"]["wa"]["low"] > 0
+    apart = [speaker_intervals(references, run, names, LABELS).wa for run in (first, second)]
+    assert apart[0].high > apart[1].low
+    assert compare(table(references, first, names), table(references, second, names)).metrics["wa"].low > 0
 
 
 def test_only_the_test_part_is_compared():
     worse, better = two_runs(0.5)
     comparison = compare(pandas.concat([worse, better.assign(part="validation")]), worse)
-    assert comparison["utterances"] == len(worse)
-    assert comparison["metrics"]["wa"]["difference"] == 0
+    assert comparison.utterances == len(worse)
+    assert comparison.metrics["wa"].difference == 0
 
 
 def test_a_corpus_that_was_moved_is_the_same_corpus():
@@ -292,7 +291,9 @@ def test_the_table_shows_every_metric_in_percent():
 
 def test_figures_of_a_comparison_are_those_of_the_run():
     first, second = two_runs(0.1)
-    metrics = compare(first, second)["metrics"]
+    metrics = compare(first, second).metrics
     for run, name in ((first, "baseline"), (second, "candidate")):
-        own = evaluate(run["emotion"], run["predicted"], LABELS)
-        assert {metric: metrics[metric][name] for metric in METRICS} == {metric: own[metric] for metric in METRICS}
+        own = ser_metrics().compute(references=run["emotion"], predictions=run["predicted"], labels=LABELS)
+        assert {metric: getattr(metrics[metric], name) for metric in METRICS} == {
+            metric: own[metric] for metric in METRICS
+        }

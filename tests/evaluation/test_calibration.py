@@ -1,6 +1,5 @@
 """Temperatures against a grid and scikit-learn, coverage against a plain loop, and both in the folder of a run."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -17,11 +16,13 @@ from whisper_ser.commands import train as run_train
 from whisper_ser.evaluation.calibration import (
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,
+    CoveragePoint,
     coverage,
     fit_temperature,
     with_temperature,
 )
 from whisper_ser.evaluation.metrics import expected_calibration_error
+from whisper_ser.evaluation.results import RunResult, read_result
 from whisper_ser.inference.predict import predict
 from whisper_ser.training.models import build_model
 from whisper_ser.training.settings import ModelArguments
@@ -104,26 +105,22 @@ def test_coverage_is_what_abstaining_below_the_threshold_leaves():
     confidence = rng.uniform(0.3, 1.0, 157).round(2)
     right = rng.uniform(size=157) < confidence
     points = coverage(confidence, right)
-    assert len(points) == len({point["threshold"] for point in points}) <= 20
-    assert points[0] == {"threshold": confidence.min(), "coverage": 1.0, "wa": right.mean()}
-    assert [p["coverage"] for p in points] == sorted((p["coverage"] for p in points), reverse=True)
+    assert len(points) == len({point.threshold for point in points}) <= 20
+    assert points[0] == CoveragePoint(confidence.min(), 1.0, right.mean())
+    assert [point.coverage for point in points] == sorted((point.coverage for point in points), reverse=True)
     for point in points:
-        expected = slow_coverage(confidence.tolist(), right.tolist(), point["threshold"])
-        assert (point["coverage"], point["wa"]) == pytest.approx(expected)
+        expected = slow_coverage(confidence.tolist(), right.tolist(), point.threshold)
+        assert (point.coverage, point.wa) == pytest.approx(expected)
 
 
 def test_coverage_by_hand():
     points = coverage(np.array([0.5, 0.9, 0.7, 0.7]), np.array([False, True, True, False]))
-    assert points == [
-        {"threshold": 0.5, "coverage": 1.0, "wa": 0.5},
-        {"threshold": 0.7, "coverage": 0.75, "wa": pytest.approx(2 / 3)},
-        {"threshold": 0.9, "coverage": 0.25, "wa": 1.0},
-    ]
-    assert coverage(np.array([0.6, 0.6]), np.array([True, False])) == [{"threshold": 0.6, "coverage": 1.0, "wa": 0.5}]
+    assert points == [CoveragePoint(0.5, 1.0, 0.5), CoveragePoint(0.7, 0.75, 2 / 3), CoveragePoint(0.9, 0.25, 1.0)]
+    assert coverage(np.array([0.6, 0.6]), np.array([True, False])) == [CoveragePoint(0.6, 1.0, 0.5)]
 
 
-def metrics_of(run: Path) -> dict:
-    return json.loads((run / "metrics.json").read_text())
+def result_of(run: Path) -> RunResult:
+    return read_result(run / "metrics.json")
 
 
 def probabilities(table: pandas.DataFrame) -> np.ndarray:
@@ -155,11 +152,10 @@ def run(mislabelled, small_checkpoint, tmp_path_factory) -> Path:
 
 
 def test_a_run_fits_its_temperature_on_the_validation_speakers(run):
-    metrics, table = metrics_of(run), pandas.read_parquet(run / "predictions.parquet")
-    calibration = metrics["calibration"]
+    result, table = result_of(run), pandas.read_parquet(run / "predictions.parquet")
     model = WhisperForEmotionClassification.from_pretrained(run / "model")
-    assert calibration["temperature"] == model.config.temperature != 1
-    assert calibration["validation_utterances"] == 12
+    assert result.folds[0].temperature == model.config.temperature != 1
+    assert result.fitted == 1 and result.validation.utterances == 12
     validation = table[table["part"] == "validation"]
     # On what was divided by the best temperature, the best temperature is 1.
     again = fit_temperature(
@@ -182,23 +178,23 @@ def test_the_saved_model_divides_by_it_and_decides_alike(run):
 
 
 def test_the_calibration_error_is_told_before_and_after(run):
-    metrics, table = metrics_of(run), pandas.read_parquet(run / "predictions.parquet")
-    test, calibration = table[table["part"] == "test"], metrics["calibration"]
+    result, table = result_of(run), pandas.read_parquet(run / "predictions.parquet")
+    test = table[table["part"] == "test"]
     references = (test["emotion"] == "excited").to_numpy().astype(int)
     after = expected_calibration_error(references, probabilities(test))
-    before = softmax(np.log(probabilities(test)) * calibration["temperature"])
-    assert calibration["ece_after"] == pytest.approx(after) == metrics["test"]["ece"]
-    assert calibration["ece_before"] == pytest.approx(expected_calibration_error(references, before), abs=1e-6)
-    assert calibration["ece_before"] != pytest.approx(after)
+    before = softmax(np.log(probabilities(test)) * result.folds[0].temperature)
+    assert result.test.ece == pytest.approx(after)
+    assert result.test.ece_before == pytest.approx(expected_calibration_error(references, before), abs=1e-6)
+    assert result.test.ece_before != pytest.approx(after)
 
 
 def test_coverage_of_a_run_is_that_of_its_test_utterances(run):
     test = pandas.read_parquet(run / "predictions.parquet").query("part == 'test'")
-    points = metrics_of(run)["coverage"]
+    points = result_of(run).coverage
     confidence, right = probabilities(test).max(1), (test["emotion"] == test["predicted"])
     for point in points:
-        expected = slow_coverage(confidence.tolist(), right.tolist(), point["threshold"])
-        assert (point["coverage"], point["wa"]) == pytest.approx(expected)
+        expected = slow_coverage(confidence.tolist(), right.tolist(), point.threshold)
+        assert (point.coverage, point.wa) == pytest.approx(expected)
     # In the widest gap: stored states were rounded to float16, which moves probabilities a little.
     ranked = np.sort(confidence)
     widest = np.diff(ranked).argmax()
@@ -208,9 +204,9 @@ def test_coverage_of_a_run_is_that_of_its_test_utterances(run):
 
 
 def test_without_validation_speakers_the_temperature_is_1_and_said_to_be(trained):
-    calibration = metrics_of(trained)["calibration"]
-    assert calibration["temperature"] == 1 and calibration["validation_utterances"] == 0
-    assert calibration["ece_before"] == pytest.approx(calibration["ece_after"])
+    result = result_of(trained)
+    assert result.folds[0].temperature == 1 and result.fitted == 0
+    assert result.test.ece_before == pytest.approx(result.test.ece)
     card = (trained / "model" / "README.md").read_text()
     assert "this model is 1.00: there were no validation utterances to fit it on." in card
 
@@ -218,16 +214,15 @@ def test_without_validation_speakers_the_temperature_is_1_and_said_to_be(trained
 def test_the_card_and_the_summary_tell_it(run, capsys):
     from whisper_ser.report.run import summary
 
-    metrics = metrics_of(run)
-    calibration, card = metrics["calibration"], (run / "model" / "README.md").read_text()
-    assert f"Expected calibration error {calibration['ece_after']:.3f}:" in card
-    assert f"It was {calibration['ece_before']:.3f} before the logits were divided" in card
-    assert f"The temperature of this model is {calibration['temperature']:.2f}." in card.replace("\n", " ")
-    for point in metrics["coverage"]:
-        row = f"| {point['threshold']:.3f} | {100 * point['coverage']:.1f} | {100 * point['wa']:.1f} |"
-        assert (row in card) == (point["coverage"] >= 0.499)
-    text = summary(metrics, run)
-    assert f"ECE {calibration['ece_after']:.3f}, {calibration['ece_before']:.3f} before the temperature" in text
+    result, card = result_of(run), (run / "model" / "README.md").read_text()
+    assert f"Expected calibration error {result.test.ece:.3f}:" in card
+    assert f"It was {result.test.ece_before:.3f} before the logits were divided" in card
+    assert f"The temperature of this model is {result.folds[0].temperature:.2f}." in card.replace("\n", " ")
+    for point in result.coverage:
+        row = f"| {point.threshold:.3f} | {100 * point.coverage:.1f} | {100 * point.wa:.1f} |"
+        assert (row in card) == (point.coverage >= 0.499)
+    text = summary(result, run)
+    assert f"ECE {result.test.ece:.3f}, {result.test.ece_before:.3f} before the temperature" in text
     assert "coverage.png" in text
 
 
@@ -235,30 +230,28 @@ def test_each_fold_fits_its_own_on_its_own_validation_speakers(mislabelled, smal
     output = tmp_path / "run"
     folds = ["--protocol", "speaker_groups", "--num_groups", "3", "--validation_fraction", "0.34"]
     run_train.main(flags(mislabelled, small_checkpoint, output, *folds))
-    metrics, calibration = metrics_of(output), metrics_of(output)["calibration"]
-    of_folds = [fold["calibration"] for fold in metrics["folds"]]
-    temperatures = [fold["temperature"] for fold in of_folds]
-    assert len({*temperatures}) == 3 and calibration["fitted"] == 3
-    assert calibration["temperature"] == pytest.approx({"mean": np.mean(temperatures), "std": np.std(temperatures)})
-    assert calibration["ece_after"]["mean"] == pytest.approx(metrics["test"]["ece"]["mean"])
+    result = result_of(output)
+    temperatures = [fold.temperature for fold in result.folds]
+    assert len({*temperatures}) == 3 and result.fitted == 3
+    assert result.test.ece == pytest.approx(np.mean([fold.test.ece for fold in result.folds]))
     table = pandas.read_parquet(output / "predictions.parquet")
     before = []
-    for fold, temperature in zip(metrics["folds"], temperatures, strict=True):
-        validation = table[(table["fold"] == fold["name"]) & (table["part"] == "validation")]
-        assert {*validation["speaker"]} == {*fold["validation_speakers"]}
+    for fold, temperature in zip(result.folds, temperatures, strict=True):
+        validation = table[(table["fold"] == fold.name) & (table["part"] == "validation")]
+        assert {*validation["speaker"]} == {*fold.validation_speakers}
         truth = (validation["emotion"] == "excited").to_numpy().astype(int)
         assert fit_temperature(np.log(probabilities(validation)), truth) == pytest.approx(1, abs=0.01)
-        test = table[(table["fold"] == fold["name"]) & (table["part"] == "test")]
+        test = table[(table["fold"] == fold.name) & (table["part"] == "test")]
         before.append(softmax(np.log(probabilities(test)) * temperature))
     tested = table[table["part"] == "test"]
     truth = (tested["emotion"] == "excited").to_numpy().astype(int)
-    pooled = calibration["pooled"]
-    assert pooled["ece_after"] == pytest.approx(expected_calibration_error(truth, probabilities(tested)))
-    assert pooled["ece_before"] == pytest.approx(expected_calibration_error(truth, np.concatenate(before)), abs=1e-6)
-    assert metrics["coverage"][0]["wa"] == pytest.approx((tested["emotion"] == tested["predicted"]).mean())
+    pooled = result.pooled
+    assert pooled.ece == pytest.approx(expected_calibration_error(truth, probabilities(tested)))
+    assert pooled.ece_before == pytest.approx(expected_calibration_error(truth, np.concatenate(before)), abs=1e-6)
+    assert result.coverage[0].wa == pytest.approx((tested["emotion"] == tested["predicted"]).mean())
     assert (output / "coverage.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert f"{pooled['ece_after']:.3f} pooled" in printed and "each fold's own validation speakers" in printed
+    assert f"{pooled.ece:.3f} pooled" in printed and "each fold's own validation speakers" in printed
 
 
 def test_a_model_trained_on_forgets_its_old_temperature(run, mislabelled, tmp_path):

@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from whisper_ser import cli
 from whisper_ser.commands import push as push_to_hub
 from whisper_ser.data.licenses import LicenseError
 from whisper_ser.errors import ExportError, PublishError
+from whisper_ser.evaluation.results import RunResult
 from whisper_ser.hub import hub_errors as faults
 from whisper_ser.hub.checks import check, check_license
 from whisper_ser.hub.publish import Target, push
@@ -357,15 +359,15 @@ def test_weights_that_were_added_are_found(trained, about, tmp_path):
 
 
 @pytest.fixture
-def checked(trained, about, tmp_path, monkeypatch) -> tuple[Path, dict]:
-    """A staged model that may be spoilt, and its metrics; the clean process answers as the model does."""
+def checked(trained, about, tmp_path, monkeypatch) -> tuple[Path, RunResult]:
+    """A staged model that may be spoilt, and its result; the clean process answers as the model does."""
     folder = tmp_path / "staged"
-    metrics = stage(trained / "model", folder, MODEL, about_corpus=about)
+    result = stage(trained / "model", folder, MODEL, about_corpus=about)
     monkeypatch.setattr(
         "whisper_ser.hub.checks.predict_in_clean_process",
         lambda model, audio: json.loads((folder / "known_answer.json").read_text())["probabilities"],
     )
-    return folder, metrics
+    return folder, result
 
 
 def spoil(file: Path, **fields: object) -> None:
@@ -378,10 +380,10 @@ def test_a_whole_model_passes(checked):
 
 @pytest.mark.parametrize("label", ["LABEL_1", "1", " ", "class 1"])
 def test_labels_must_be_names(checked, label):
-    folder, metrics = checked
+    folder, result = checked
     spoil(folder / "config.json", id2label={"0": "calm", "1": label}, label2id={"calm": 0, label: 1})
     with pytest.raises(PublishError, match="do not look like emotions"):
-        check(folder, {**metrics, "labels": ["calm", label]})
+        check(folder, replace(result, labels=["calm", label]))
 
 
 def test_graphs_that_answer_otherwise_are_found(checked):
@@ -406,15 +408,15 @@ def test_graphs_that_answer_otherwise_are_found(checked):
 
 
 def test_metrics_must_be_of_the_model(checked):
-    folder, metrics = checked
+    folder, result = checked
     with pytest.raises(PublishError, match="metrics belong to a model with the labels excited, calm"):
-        check(folder, {**metrics, "labels": ["excited", "calm"]})
+        check(folder, replace(result, labels=["excited", "calm"]))
 
 
 def test_the_language_of_the_data_must_be_known(checked):
-    folder, metrics = checked
+    folder, result = checked
     with pytest.raises(PublishError, match="language of the corpus is not known: give it by --about_corpus"):
-        check(folder, {**metrics, "corpus": {**metrics["corpus"], "languages": []}})
+        check(folder, replace(result, corpus=replace(result.corpus, languages=[])))
 
 
 def licence_of(folder: Path) -> dict:
@@ -467,30 +469,30 @@ def test_a_licence_is_not_added_to_settings_that_were_changed(trained, tmp_path)
 
 
 def test_no_token_leaves(checked, monkeypatch):
-    folder, metrics = checked
+    folder, result = checked
     spoil(folder / "recipe.json", hub_token="hf_abcdefghijklmnopqrstuvwxyz")
     with pytest.raises(PublishError, match="recipe.json contains a token") as raised:
-        check(folder, metrics)
+        check(folder, result)
     assert "hf_abc" not in str(raised.value)
 
 
 def test_tensors_that_are_not_the_models_are_found(checked):
-    folder, metrics = checked
+    folder, result = checked
     tensors = load_file(folder / "model.safetensors")
     save_file({**tensors, "exp_avg": torch.zeros(3)}, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ReferenceOutputError, match="model.safetensors"):
-        check(folder, metrics)
+        check(folder, result)
     spoil(folder / "known_answer.json", sha256=weight_hashes(folder))
     with pytest.raises(PublishError, match="do not belong to the model: exp_avg"):
-        check(folder, metrics)
+        check(folder, result)
 
 
 def test_code_that_a_stranger_cannot_run_is_found(trained, about, tmp_path):
-    metrics = stage(trained / "model", tmp_path / "staged", MODEL, about_corpus=about)
+    result = stage(trained / "model", tmp_path / "staged", MODEL, about_corpus=about)
     code = tmp_path / "staged" / "pooling_whisper_ser.py"
     code.write_text("import whisper_ser\n" + code.read_text())
     with pytest.raises(PublishError, match="does not load as remote code in a clean process.*whisper_ser"):
-        check(tmp_path / "staged", metrics)
+        check(tmp_path / "staged", result)
 
 
 @pytest.mark.parametrize(

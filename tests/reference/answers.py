@@ -50,7 +50,7 @@ TUNING = {
     "pooling_dropout": 0.0,
 }
 """Trains a saved model on, all utterances in one step and nothing dropped: no random number has a part in it."""
-VARYING = ("versions", "sha256", "predictions_sha256", "training.seconds", "training.device")
+VARYING = ("versions", "sha256", "predictions_sha256", "training.seconds", "training.device", "model.config")
 """Keys of the metrics whose values differ from machine to machine and from version to version."""
 
 
@@ -235,7 +235,9 @@ def metrics(run: Path) -> dict[str, Any]:
 
 def schema(run: Path) -> list[str]:
     """Returns the paths of all keys of `metrics.json`, the items of a list alike, with the types of the values."""
-    return sorted(set(_keys(json.loads((run / "metrics.json").read_text()), "")))
+    found = json.loads((run / "metrics.json").read_text())
+    del found["model"]["config"]  # has the fields of the model and of transformers
+    return sorted(set(_keys(found, "")))
 
 
 def _keys(value: Any, path: str) -> list[str]:

@@ -118,14 +118,15 @@ def test_a_sweep_and_its_report_killed_at_random_moments(corpus, small_checkpoin
     finished_cells: dict[Path, tuple[int, int]] = {}
     while kills < 25 and killed(child(train, argv, tmp_path / "log"), rng.uniform(0.05, 0.4) * seconds):
         check_whole(output)
-        for path in output.glob("cells/**/metrics.json"):
+        for path in output.glob("variants/*/folds/**/metrics.json"):
             assert finished_cells.setdefault(path, same_file(path)) == same_file(path), f"{path} was trained again"
         kills += 1
         tried(1)
     run_to_its_end(argv, tmp_path / "log")
     assert len(finished_cells) > 3
     assert all(same_file(path) == before for path, before in finished_cells.items())
-    assert figures(output / "results.json") == figures(whole / "results.json")
+    for path in whole.glob("variants/*/metrics.json"):
+        assert figures(output / path.relative_to(whole)) == figures(path)
     names = sorted(path.name for path in (whole / "report").glob("*.csv") if path.name != "table2.csv")
     assert names and all((output / "report" / n).read_text() == (whole / "report" / n).read_text() for n in names)
     check_whole(output)

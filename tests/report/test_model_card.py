@@ -1,9 +1,9 @@
 """The model card: every part of it, from the figures of the run and from nothing else."""
 
-import copy
 import json
 import re
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,10 @@ from transformers import pipeline
 
 from whisper_ser.commands import train as run_train
 from whisper_ser.errors import PublishError
+from whisper_ser.evaluation.results import ResultError, RunResult, read_result
 from whisper_ser.hub.staging import stage
 from whisper_ser.inference.reference_output import read_reference_output
+from whisper_ser.io import sealed
 from whisper_ser.report.model_card import model_card
 
 LICENSES = {
@@ -29,8 +31,8 @@ LICENSES = {
 ABOUT = {"license": "CC0-1.0", "homepage": "https://example.org/tones", "citation": "@misc{tones, title = {Tones}}"}
 
 
-def metrics_of(run: Path) -> dict:
-    return json.loads((run / "metrics.json").read_text())
+def result_of(run: Path) -> RunResult:
+    return read_result(run / "metrics.json")
 
 
 @pytest.fixture
@@ -61,14 +63,14 @@ def row(*cells: object) -> str:
 
 
 def test_the_card_is_complete(card, trained):
-    metrics, known = metrics_of(trained), read_reference_output(trained / "model")
-    test = metrics["test"]
+    result, known = result_of(trained), read_reference_output(trained / "model")
+    test = result.test
 
     def percent(share: float) -> str:
         return f"{100 * share:.1f}"
 
-    matrix, recall = test["confusion_matrix"], test["recall"]
-    gender, spread = metrics["by_gender"], metrics["by_speaker"]
+    matrix, recall = test.confusion_matrix, test.recall
+    gender, spread = result.by_gender, result.by_speaker
     pattern = "\n.*".join(
         [
             r"---\ndatasets:\n- people\d+\nlanguage:\n- de\nlibrary_name: transformers\nlicense: cc-by-4.0",
@@ -89,28 +91,28 @@ def test_the_card_is_complete(card, trained):
             r"`whisper-ser verify user/tones` checks both\.",
             r"## Results\n\nProtocol: one split: speakers 04, 05 test, 4 others train; no speaker in two parts; last "
             r"epoch kept; seed 42\. 12 test utterances of 36 \(6 speakers\)\.",
-            row("WA (accuracy)", percent(test["wa"])),
-            row("UA (mean recall of the classes)", percent(test["ua"])),
-            row("F1 (weighted by support)", percent(test["f1"])),
-            row("macro F1", percent(test["macro_f1"])),
+            row("WA (accuracy)", percent(test.wa)),
+            row("UA (mean recall of the classes)", percent(test.ua)),
+            row("F1 (weighted by support)", percent(test.f1)),
+            row("macro F1", percent(test.macro_f1)),
             row("**calm**", *matrix[0], percent(recall["calm"])),
             row("**excited**", *matrix[1], percent(recall["excited"])),
             r"!\[confusion matrix of the test\]\(confusion_matrix\.png\)",
             r"One split and one seed: with 12 test utterances",
             r"### By gender and speaker\n",
-            row("female", 1, 6, percent(gender["female"]["wa"]), percent(gender["female"]["ua"])),
-            row("male", 1, 6, percent(gender["male"]["wa"]), percent(gender["male"]["ua"])),
-            row("WA", *(percent(spread["wa"][of]) for of in ("min", "median", "max", "std"))),
-            row("UA", *(percent(spread["ua"][of]) for of in ("min", "median", "max", "std"))),
-            rf"### Calibration\n\nExpected calibration error {test['ece']:.3f}:",
+            row("female", 1, 6, percent(gender["female"].wa), percent(gender["female"].ua)),
+            row("male", 1, 6, percent(gender["male"].wa), percent(gender["male"].ua)),
+            row("WA", *(percent(getattr(spread.wa, of)) for of in ("min", "median", "max", "std"))),
+            row("UA", *(percent(getattr(spread.ua, of)) for of in ("min", "median", "max", "std"))),
+            rf"### Calibration\n\nExpected calibration error {test.ece:.3f}:",
             r"## Training\n\n`recipe\.json`",
             r"python run_train\.py recipe\.json --data_dir path/to/people\d+",
             rf"trains the model again: 2\.0 epochs, batches of 16, peak learning rate 0\.001,\nwhisper-ser "
-            rf"{re.escape(metrics['versions']['whisper-ser'])}",
+            rf"{re.escape(result.versions['whisper-ser'])}",
             r"### Data\n\n`people\d+`: 36 utterances, 6 speakers, [\d.]+ hours, language de\. Licence: CC0-1\.0\. "
             r"From https://example\.org/tones\.",
-            rf"### Environmental cost\n\nTraining took {round(metrics['training']['seconds'])} s on "
-            rf"{re.escape(metrics['training']['device'])} \(1 process\)",
+            rf"### Environmental cost\n\nTraining took {round(result.training.seconds)} s on "
+            rf"{re.escape(result.training.device)} \(1 process\)",
             r"## Limits\n",
             r"spontaneous speech",
             r"Out of scope: .*hiring.*school",
@@ -132,18 +134,18 @@ def test_the_card_is_complete(card, trained):
 
 
 def test_the_metadata_round_trips_and_holds_every_metric(card, trained):
-    test = metrics_of(trained)["test"]
+    test = result_of(trained).test
     data = ModelCard(card).data
     assert yaml.safe_load(data.to_yaml()) == yaml.safe_load(card.split("---\n")[1])
     values = {result.metric_name: result.metric_value for result in data.eval_results}
     expected = {
-        "WA (accuracy)": 100 * test["wa"],
-        "UA (mean recall of the classes)": 100 * test["ua"],
-        "F1 (weighted by support)": 100 * test["f1"],
-        "macro F1": 100 * test["macro_f1"],
-        "expected calibration error": test["ece"],
-        "recall of calm": 100 * test["recall"]["calm"],
-        "recall of excited": 100 * test["recall"]["excited"],
+        "WA (accuracy)": 100 * test.wa,
+        "UA (mean recall of the classes)": 100 * test.ua,
+        "F1 (weighted by support)": 100 * test.f1,
+        "macro F1": 100 * test.macro_f1,
+        "expected calibration error": test.ece,
+        "recall of calm": 100 * test.recall["calm"],
+        "recall of excited": 100 * test.recall["excited"],
     }
     assert values == pytest.approx(expected, abs=0.006)
     assert all("no speaker in two parts" in result.dataset_name for result in data.eval_results)
@@ -153,26 +155,26 @@ def test_generated_twice_it_is_the_same_text(card, trained, tmp_path, about):
     stage(trained / "model", tmp_path / "again", "user/tones", about_corpus=about, license="cc-by-4.0")
     assert (tmp_path / "again" / "README.md").read_text() == card
     saved = (trained / "model" / "README.md").read_text()
-    assert saved == model_card(metrics_of(trained), trained / "model")
+    assert saved == model_card(result_of(trained), trained / "model")
 
 
 def test_the_figures_between_people_are_scikit_learns(trained):
     predictions = pandas.read_parquet(trained / "predictions.parquet")
     predictions = predictions[predictions["part"] == "test"]
-    metrics = metrics_of(trained)
+    result = result_of(trained)
     assert set(predictions["gender"]) == {"female", "male"}
     for gender, rows in predictions.groupby("gender"):
-        assert metrics["by_gender"][gender]["wa"] == accuracy_score(rows["emotion"], rows["predicted"])
-        assert metrics["by_gender"][gender]["ua"] == balanced_accuracy_score(rows["emotion"], rows["predicted"])
+        assert result.by_gender[gender].wa == accuracy_score(rows["emotion"], rows["predicted"])
+        assert result.by_gender[gender].ua == balanced_accuracy_score(rows["emotion"], rows["predicted"])
     by_speaker = [accuracy_score(r["emotion"], r["predicted"]) for _, r in predictions.groupby("speaker")]
-    assert metrics["by_speaker"]["wa"] == pytest.approx(
+    assert asdict(result.by_speaker.wa) == pytest.approx(
         {"min": min(by_speaker), "median": np.median(by_speaker), "max": max(by_speaker), "std": np.std(by_speaker)}
     )
 
 
 def test_what_was_not_measured_is_left_out(trained, tmp_path):
-    metrics = metrics_of(trained)
-    card = model_card({**metrics, "by_gender": None, "by_speaker": None}, trained / "model")
+    result = result_of(trained)
+    card = model_card(replace(result, by_gender=None, by_speaker=None), trained / "model")
     assert "By gender" not in card and "Speed" not in card
     speed = {
         "device": "a CPU",
@@ -180,7 +182,7 @@ def test_what_was_not_measured_is_left_out(trained, tmp_path):
         "command": "measure --all",
         "rows": [{"runtime": "torch", "seconds": 4.0, "milliseconds": 35.06}],
     }
-    timed = model_card(metrics, trained / "model", speed=speed)
+    timed = model_card(result, trained / "model", speed=speed)
     assert "## Speed on CPU\n\na CPU, 2 threads:\n" in timed
     assert "| torch | 4.0 | 35.1 |" in timed and "`measure --all`" in timed
 
@@ -207,26 +209,21 @@ def test_a_run_without_metrics_cannot_be_published(trained, tmp_path):
     model = shutil.copytree(trained / "model", tmp_path / "run" / "model")
     with pytest.raises(PublishError, match="no metrics"):
         stage(Path(model), tmp_path / "staged", "user/tones")
-    (tmp_path / "run" / "metrics.json").write_text(json.dumps({**metrics_of(trained), "test": None}))
-    with pytest.raises(PublishError, match="no results of a test"):
-        stage(Path(model), tmp_path / "staged", "user/tones")
-    partial = copy.deepcopy(metrics_of(trained))
-    del partial["sha256"]  # what was sealed with it is something else now
-    del partial["test"]["ece"]
-    (tmp_path / "run" / "metrics.json").write_text(json.dumps(partial))
-    with pytest.raises(PublishError, match="lacks 'ece'"):
-        stage(Path(model), tmp_path / "staged", "user/tones")
+    for content, message in (({"test": None}, "version 1 of metrics.json"), ({"version": 2}, "is not a result")):
+        (tmp_path / "run" / "metrics.json").write_text(json.dumps(sealed(content)))
+        with pytest.raises(ResultError, match=message):
+            stage(Path(model), tmp_path / "staged", "user/tones")
 
 
 def test_a_cross_validation_leads_and_says_of_what_it_is(trained, cross_validated, tmp_path, about):
     stage(trained / "model", tmp_path / "staged", "user/tones", cross_validated / "metrics.json", about)
-    card, metrics = (tmp_path / "staged" / "README.md").read_text(), metrics_of(cross_validated)
+    card, result = (tmp_path / "staged" / "README.md").read_text(), result_of(cross_validated)
     protocol = "6 folds, each speaker left out once; no speaker in two parts; last epoch kept; seed 42"
     assert f"### Cross-validation\n\nProtocol: {protocol}. 36 test utterances of 36 (6 speakers)." in card
     assert "models that the same recipe trained on the other folds, not\nto the model in this repository" in card
-    ua, interval = metrics["test"]["ua"], metrics["intervals"]["ua"]
-    cells = [100 * value for value in (ua["mean"], ua["std"], metrics["test"]["pooled"]["ua"])]
-    bounds = f"{100 * interval['low']:.1f} to {100 * interval['high']:.1f}"
+    interval = result.intervals.ua
+    cells = [100 * value for value in (result.test.ua, result.deviations.folds.ua, result.pooled.ua)]
+    bounds = f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
     figures = " | ".join(f"{cell:.1f}" for cell in cells)
     assert f"| UA (mean recall of the classes) | {figures} | {bounds} |" in card
     assert "### This model\n\nProtocol: one split: speakers 04, 05 test" in card
@@ -245,8 +242,8 @@ def test_a_cross_validation_of_something_else_is_refused(trained, cross_validate
 
 
 def test_a_published_corpus_brings_its_facts(trained, tmp_path):
-    metrics = stage(trained / "model", tmp_path / "staged", "user/tones", about_corpus="ravdess")
-    assert metrics["corpus"]["license"] == "CC BY-NC-SA 4.0"
+    result = stage(trained / "model", tmp_path / "staged", "user/tones", about_corpus="ravdess")
+    assert result.corpus.license == "CC BY-NC-SA 4.0"
     card = (tmp_path / "staged" / "README.md").read_text()
     assert "Livingstone" in card and "\nlicense: cc-by-nc-sa-4.0\n" in card
     with pytest.raises(PublishError, match="neither a JSON file nor a corpus"):

@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from whisper_ser.commands import train as run_train
 from whisper_ser.data.leakage import LeakError
 from whisper_ser.errors import CheckpointError, RecipeError
+from whisper_ser.evaluation.results import RunResult, read_result
 from whisper_ser.training import runs
 from whisper_ser.training.models import build_model
 from whisper_ser.training.trainer import BestEpoch
@@ -32,21 +33,21 @@ def run(corpus, small_checkpoint, tmp_path_factory) -> Path:
     return output
 
 
-def metrics_of(run: Path) -> dict:
-    return json.loads((run / "metrics.json").read_text())
+def result_of(run: Path) -> RunResult:
+    return read_result(run / "metrics.json")
 
 
 def test_every_utterance_tests_once_where_its_speaker_did_not_train(run, corpus):
     predictions = pandas.read_parquet(run / "predictions.parquet")
     assert len(predictions) == 36 and predictions["path"].is_unique and set(predictions["part"]) == {"test"}
     assert (predictions["fold"] == predictions["speaker"]).all()
-    for fold in metrics_of(run)["folds"]:
-        assert fold["test_speakers"] == [fold["name"]] and fold["name"] not in fold["train_speakers"]
-        assert len(fold["train_speakers"]) == 5
+    for fold in result_of(run).folds:
+        assert fold.test_speakers == [fold.name] and fold.name not in fold.train_speakers
+        assert len(fold.train_speakers) == 5
 
 
 def test_the_figures_are_scikit_learns_over_the_folds(run):
-    predictions, test = pandas.read_parquet(run / "predictions.parquet"), metrics_of(run)["test"]
+    predictions, result = pandas.read_parquet(run / "predictions.parquet"), result_of(run)
     truth, said = predictions["emotion"], predictions["predicted"]
     by_fold = [
         (
@@ -57,11 +58,11 @@ def test_the_figures_are_scikit_learns_over_the_folds(run):
         for _, rows in predictions.groupby("fold")
     ]
     for name, values in zip(("wa", "ua", "f1"), np.array(by_fold).T, strict=True):
-        assert test[name] == pytest.approx({"mean": values.mean(), "std": values.std()})
-    assert test["pooled"]["wa"] == pytest.approx(accuracy_score(truth, said))
-    assert test["pooled"]["ua"] == pytest.approx(balanced_accuracy_score(truth, said))
-    interval = metrics_of(run)["intervals"]["ua"]
-    assert interval["low"] <= interval["value"] <= interval["high"]
+        assert getattr(result.test, name) == pytest.approx(values.mean())
+        assert getattr(result.deviations.folds, name) == pytest.approx(values.std())
+    assert result.pooled.wa == pytest.approx(accuracy_score(truth, said))
+    assert result.pooled.ua == pytest.approx(balanced_accuracy_score(truth, said))
+    assert result.intervals.ua.low <= result.intervals.ua.value <= result.intervals.ua.high
 
 
 def test_a_fold_alone_gives_what_it_gives_among_the_others(run, corpus, small_checkpoint, tmp_path):
@@ -94,7 +95,7 @@ def test_an_interrupted_cross_validation_goes_on_and_ends_alike(run, corpus, sma
     assert len(again) == 3 and not {*again} & {*done}
     ours, theirs = (pandas.read_parquet(folder / "predictions.parquet") for folder in (output, run))
     pandas.testing.assert_frame_equal(ours, theirs, rtol=1e-4)
-    assert metrics_of(output)["test"]["ua"] == metrics_of(run)["test"]["ua"]
+    assert result_of(output).test.ua == result_of(run).test.ua
 
 
 def test_a_complete_run_keeps_its_folds_when_it_is_repeated(run, corpus, small_checkpoint, tmp_path, monkeypatch):
@@ -102,20 +103,20 @@ def test_a_complete_run_keeps_its_folds_when_it_is_repeated(run, corpus, small_c
     trained = []
     monkeypatch.setattr(runs, "train_with_refit", lambda *a, **o: trained.append(a) or pytest.fail("trained again"))
     run_train.main(flags(corpus, small_checkpoint, output))
-    assert not trained and metrics_of(output)["folds"] == metrics_of(run)["folds"]
+    assert not trained and result_of(output).folds == result_of(run).folds
 
 
 def test_a_complete_run_of_other_folds_is_not_mixed_with_these(run, corpus, small_checkpoint, tmp_path):
     output = shutil.copytree(run, tmp_path / "run")
     with pytest.raises(CheckpointError, match="holds a run with other settings"):
         run_train.main(flags(corpus, small_checkpoint, output, "--protocol", "speaker_groups", "--num_groups", "2"))
-    assert metrics_of(output) == metrics_of(run)
+    assert result_of(output) == result_of(run)
 
 
 def test_validation_selection_holds_speakers_of_the_training_part_out(corpus, small_checkpoint, tmp_path):
     run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", "--selection", "validation"))
-    for fold in metrics_of(tmp_path / "run")["folds"]:
-        parts = [set(fold[f"{part}_speakers"]) for part in ("train", "validation", "test")]
+    for fold in result_of(tmp_path / "run").folds:
+        parts = [set(names) for names in (fold.train_speakers, fold.validation_speakers, fold.test_speakers)]
         assert [len(part) for part in parts] == [4, 1, 1] and not set.intersection(*parts)
     assert not list((tmp_path / "run" / "folds").glob("*/checkpoints"))
 
@@ -128,15 +129,15 @@ def test_the_same_recording_under_another_name_is_a_leak_until_allowed(small_che
     assert not (tmp_path / "run").exists()
     run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", "--allow_leaks", "audio"))
     assert "Leak allowed: audio" in capsys.readouterr().out
-    metrics = metrics_of(tmp_path / "run")
-    assert metrics["audit"]["leaks"] and "Leak allowed: audio" in metrics["warnings"][0]
+    result = result_of(tmp_path / "run")
+    assert result.audit.leaks and "Leak allowed: audio" in result.warnings[0]
 
 
 def test_the_summary_names_every_fold_and_the_interval(corpus, small_checkpoint, tmp_path, capsys):
     run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", "--protocol", "speaker_groups"))
     lines = capsys.readouterr().out.splitlines()
     starts = [line.split("  ")[0] for line in lines]
-    for start in ("fold", "1", "5", "mean", "std", "pooled", "95 % over speakers"):
+    for start in ("fold", "1", "5", "mean", "std", "pooled", "95% over speakers"):
         assert start in starts
 
 
@@ -159,7 +160,7 @@ def test_the_best_epoch_is_given_back():
 def test_several_seeds_are_several_trainings_of_the_same_folds(run, corpus, small_checkpoint, tmp_path):
     output = tmp_path / "run"
     run_train.main(flags(corpus, small_checkpoint, output, "--seeds", "42", "7"))
-    predictions, metrics = pandas.read_parquet(output / "predictions.parquet"), metrics_of(output)
+    predictions, result = pandas.read_parquet(output / "predictions.parquet"), result_of(output)
     first = predictions[predictions["seed"] == 42].reset_index(drop=True)
     # 42 is the usual seed.
     pandas.testing.assert_frame_equal(first, pandas.read_parquet(run / "predictions.parquet"), rtol=1e-4)
@@ -170,8 +171,8 @@ def test_several_seeds_are_several_trainings_of_the_same_folds(run, corpus, smal
         np.mean([balanced_accuracy_score(f["emotion"], f["predicted"]) for _, f in of_seed.groupby("fold")])
         for _, of_seed in predictions.groupby("seed")
     ]
-    assert metrics["seeds"]["ua"] == pytest.approx({"mean": np.mean(means), "std": np.std(means)})
-    assert metrics["protocol"]["seeds"] == [42, 7] and len(metrics["folds"]) == 12
+    assert (result.test.ua, result.deviations.seeds.ua) == pytest.approx((np.mean(means), np.std(means)))
+    assert result.protocol.seeds == [42, 7] and len(result.folds) == 12
 
 
 def test_one_model_has_one_seed(corpus, small_checkpoint, tmp_path):
@@ -181,11 +182,11 @@ def test_one_model_has_one_seed(corpus, small_checkpoint, tmp_path):
 
 def test_the_epoch_that_flatters_is_chosen_on_the_test_part_and_named(corpus, small_checkpoint, tmp_path):
     run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", "--selection", "test_best"))
-    assert metrics_of(tmp_path / "run")["protocol"]["selection"] == "test_best"
+    assert result_of(tmp_path / "run").protocol.selection == "test_best"
     for folder in (tmp_path / "run" / "folds").iterdir():
         if folder.is_dir():
-            fold = metrics_of(folder)
-            assert fold["test"]["wa"] == max(epoch["test"]["wa"] for epoch in fold["history"])
+            (fold,) = result_of(folder).folds
+            assert fold.test.wa == max(epoch.test["wa"] for epoch in fold.history)
 
 
 def test_every_fold_trains_the_saved_model_on(run, corpus, small_checkpoint, tmp_path):
@@ -214,13 +215,13 @@ def test_every_fold_trains_the_saved_model_on(run, corpus, small_checkpoint, tmp
 
 
 def test_every_fold_trains_the_encoder_layers_that_are_asked_for(corpus, small_checkpoint, tmp_path, monkeypatch):
-    kept, write = [], runs.write_fold
+    kept, make_result = [], runs.run_result
 
-    def spy(folder, training, *more):
+    def spy(training, *more):
         kept.append(training.model.state_dict())
-        return write(folder, training, *more)
+        return make_result(training, *more)
 
-    monkeypatch.setattr(runs, "write_fold", spy)
+    monkeypatch.setattr(runs, "run_result", spy)
     more = ["--protocol", "speaker_groups", "--num_groups", "2", "--unfreeze_last_n", "1", "--num_train_epochs", "1"]
     run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", *more))
     stock = load_file(small_checkpoint / "model.safetensors")
@@ -243,7 +244,7 @@ def test_what_auto_chose_is_recorded(corpus, small_checkpoint, tmp_path, sweep):
         *(["--grid", '{"pooling_type": ["mean"]}'] if sweep else []),
     ]
     run_train.main(flags(corpus, small_checkpoint, tmp_path / "run", *own))
-    written = json.loads((tmp_path / "run" / ("results.json" if sweep else "metrics.json")).read_text())
-    assert written["protocol"]["name"] == "loso"
+    folder = tmp_path / "run" / ("variants/mean" if sweep else "")
+    assert result_of(folder).protocol.name == "loso"
     if not sweep:
         assert json.loads((tmp_path / "run" / "recipe.json").read_text())["protocol"] == "auto"

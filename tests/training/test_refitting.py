@@ -12,6 +12,7 @@ from transformers import Trainer
 from modeling_whisper_ser import WhisperForEmotionClassification
 from whisper_ser.commands import train as run_train
 from whisper_ser.errors import RecipeError
+from whisper_ser.evaluation.results import read_result
 
 TEST, VALIDATION = ["--test_speakers", "00"], ["--validation_speakers", "05"]
 
@@ -55,7 +56,7 @@ def test_each_part_is_predicted_by_the_model_that_did_not_learn_it(runs):
     assert (refitted.loc["test", "predicted"] == everyone.loc["test", "predicted"]).all()
     assert not refitted.loc["test", said].equals(everyone.loc["test", said])  # other temperatures
     metrics = json.loads((runs / "refitted" / "metrics.json").read_text())
-    assert metrics["protocol"]["refit"] and metrics["calibration"]["validation_utterances"] == 6
+    assert metrics["protocol"]["refit"] and metrics["folds"][0]["validation"]["utterances"] == 6
     cards = {name: (runs / name / "model" / "README.md").read_text() for name in ("refitted", "held_out")}
     assert [name for name, card in cards.items() if "before it was trained on them as well" in card] == ["refitted"]
     assert "trained anew on validation speakers too" in (runs / "refitted/model/README.md").read_text()
@@ -90,9 +91,9 @@ def test_folds_are_refitted_too(corpus, small_checkpoint, tmp_path):
     common = ["--data_dir", str(corpus), "--encoder", str(small_checkpoint), *own]
     run_train.main([*common, "--output_dir", str(tmp_path / "plain")])
     run_train.main([*common, "--output_dir", str(tmp_path / "refitted"), "--refit"])
-    plain, refitted = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("plain", "refitted"))
-    assert refitted["calibration"]["fitted"] == 6 and not plain["calibration"]["fitted"]
-    assert all(len(fold["validation_speakers"]) == 1 for fold in refitted["folds"])
+    plain, refitted = (read_result(tmp_path / name / "metrics.json") for name in ("plain", "refitted"))
+    assert refitted.fitted == 6 and not plain.fitted
+    assert all(len(fold.validation_speakers) == 1 for fold in refitted.folds)
 
 
 def test_what_leaves_nothing_to_fit_on_is_refused(corpus, small_checkpoint, tmp_path):

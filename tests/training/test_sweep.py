@@ -11,10 +11,11 @@ import torch
 from conftest import ROOT, write_corpus
 from transformers import set_seed
 
-from modeling_whisper_ser import WhisperForEmotionClassification, encoder_whisper_ser
+from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig, encoder_whisper_ser
 from modeling_whisper_ser.configuration_whisper_ser import ConfigError
 from whisper_ser.commands import train as run_train
 from whisper_ser.errors import CheckpointError, RecipeError
+from whisper_ser.evaluation.results import RunResult, read_result
 from whisper_ser.training import models, runs
 from whisper_ser.training.experiment import new_config, prepare_experiment
 from whisper_ser.training.grid import points_of
@@ -34,8 +35,13 @@ def vary(**axes) -> list[str]:
     return ["--grid", json.dumps(axes)]
 
 
-def results_of(output: Path) -> dict:
-    return json.loads((output / "results.json").read_text())
+def folders_of(output: Path) -> list[Path]:
+    """Returns the folders of all trainings."""
+    return sorted(path.parent for path in output.glob("variants/*/folds/*/metrics.json"))
+
+
+def results_of(output: Path) -> list[RunResult]:
+    return [read_result(folder / "metrics.json") for folder in folders_of(output)]
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +52,15 @@ def swept(corpus, small_checkpoint, tmp_path_factory) -> Path:
 
 
 def test_every_cell_is_there_once(swept):
-    results = results_of(swept)
-    found = [(cell["layer"], cell["pooling"], cell["seed"], cell["fold"]) for cell in results["cells"]]
+    found = []
+    for folder, result in zip(folders_of(swept), results_of(swept), strict=True):
+        (fold,), config = result.folds, WhisperSerConfig.from_dict(result.model.config)
+        found.append((config.layer_index, config.pooling_type, fold.seed, fold.name))
+        assert config.encoder_config.encoder_layers == 3
+        assert len(pandas.read_parquet(folder / "predictions.parquet")) == fold.test.utterances == 18
+        assert [epoch.epoch for epoch in fold.history] == [1, 2]
+        assert fold.history[-1].test["ua"] == fold.test.ua and fold.history[0].loss > 0
     assert found == [(layer, pooling, 42, fold) for layer in (1, 3) for pooling in ("mean", "qkv") for fold in "12"]
-    assert {cell["num_layers"] for cell in results["cells"]} == {3}
-    for cell in results["cells"]:
-        assert len(pandas.read_parquet(swept / cell["predictions"])) == cell["test"]["utterances"] == 18
-        assert [epoch["epoch"] for epoch in cell["history"]] == [1, 2]
-        assert cell["history"][-1]["test"]["ua"] == cell["test"]["ua"] and cell["history"][0]["loss"] > 0
 
 
 @pytest.mark.parametrize("layer", ["1", "3"])
@@ -61,11 +68,8 @@ def test_a_cell_is_what_the_setting_gives_alone(swept, corpus, small_checkpoint,
     alone = tmp_path / "alone"
     run_train.main(flags(corpus, small_checkpoint, alone, "--layers", layer, "--pooling_type", "mean"))
     expected = pandas.read_parquet(alone / "predictions.parquet")
-    cells_of = [c for c in results_of(swept)["cells"] if (c["layer"], c["pooling"]) == (int(layer), "mean")]
-    got = pandas.concat([pandas.read_parquet(swept / cell["predictions"]) for cell in cells_of])
-    pandas.testing.assert_frame_equal(
-        got.reset_index(drop=True), expected.drop(columns=["fold", "seed"]), rtol=1e-4, atol=1e-5
-    )
+    got = pandas.read_parquet(swept / "variants" / f"layer_{layer}__mean" / "predictions.parquet")
+    pandas.testing.assert_frame_equal(got, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_interrupted_sweep_goes_on_with_the_cells_that_are_missing(
@@ -83,28 +87,28 @@ def test_an_interrupted_sweep_goes_on_with_the_cells_that_are_missing(
     monkeypatch.setattr(runs, "write_fold", die_in_the_sixth)
     with pytest.raises(KeyboardInterrupt):
         run_train.main(own)
-    assert not (output / "results.json").exists()
+    assert not (output / "report").exists()
     with pytest.raises(CheckpointError, match="num_train_epochs was 2"):
         run_train.main([*own, "--num_train_epochs", "3"])
     again: list[Path] = []
     monkeypatch.setattr(runs, "write_fold", lambda *a: again.append(a[0]) or write_fold(*a))
     run_train.main(own)
     assert len(again) == 3 and not {*again} & {*done}
-    for ours, theirs in zip(results_of(output)["cells"], results_of(swept)["cells"], strict=True):
-        assert ours["test"] == theirs["test"] and ours["history"] == theirs["history"]
+    for ours, theirs in zip(results_of(output), results_of(swept), strict=True):
+        assert ours.folds == theirs.folds
     again.clear()
     run_train.main([*own[:-2], *vary(layers=[[1], [3]], pooling_type=["mean", "qkv", "attentive"])])
     assert {folder.parts[-3] for folder in again} == {"layer_1__attentive", "layer_3__attentive"} and len(again) == 4
-    assert len(results_of(output)["cells"]) == 12
+    assert len(results_of(output)) == 12
 
 
 def test_cells_side_by_side_give_what_they_give_one_after_the_other(swept, corpus, small_checkpoint, tmp_path):
     output = tmp_path / "sweep"
     more = [*vary(layers=[[1], [3]], pooling_type=["mean", "qkv"]), "--jobs", "2"]
     run_train.main(flags(corpus, small_checkpoint, output, *more))
-    for ours, theirs in zip(results_of(output)["cells"], results_of(swept)["cells"], strict=True):
-        assert ours["test"]["confusion_matrix"] == theirs["test"]["confusion_matrix"]
-        assert ours["history"][-1]["loss"] == pytest.approx(theirs["history"][-1]["loss"], rel=1e-3)
+    for ours, theirs in zip(results_of(output), results_of(swept), strict=True):
+        assert ours.test.confusion_matrix == theirs.test.confusion_matrix
+        assert ours.folds[0].history[-1].loss == pytest.approx(theirs.folds[0].history[-1].loss, rel=1e-3)
 
 
 def die(cell):
@@ -163,10 +167,11 @@ def test_folds_whose_names_a_file_system_cannot_tell_apart_are_all_there(small_c
     own[own.index("speaker_groups")] = "loso"
     del own[own.index("--num_groups") : own.index("--num_groups") + 2]
     run_train.main(own)
-    found = results_of(tmp_path / "sweep")["cells"]
-    assert {cell["fold"] for cell in found} == {*names} and len({cell["predictions"] for cell in found}) == 4
-    for cell in found:
-        assert set(pandas.read_parquet(tmp_path / "sweep" / cell["predictions"])["speaker"]) == {cell["fold"]}
+    folders = folders_of(tmp_path / "sweep")
+    found = [result.folds[0].name for result in results_of(tmp_path / "sweep")]
+    assert {*found} == {*names} and len(folders) == 4
+    for folder, name in zip(folders, found, strict=True):
+        assert set(pandas.read_parquet(folder / "predictions.parquet")["speaker"]) == {name}
 
 
 def test_runs_of_other_settings_or_data_are_trained_anew(small_checkpoint, tmp_path, monkeypatch):

@@ -2,14 +2,15 @@
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas
 
 from whisper_ser.evaluation.bootstrap import CONFIDENCE, RESAMPLES
 from whisper_ser.evaluation.comparison import ComparisonError, compare, comparison_table
-from whisper_ser.evaluation.results import METRICS, PREDICTIONS, check_predictions, read_metrics
-from whisper_ser.report.run import closing_remarks
+from whisper_ser.evaluation.results import METRICS_FILE, PREDICTIONS, ResultError, check_predictions, read_result
+from whisper_ser.report.protocol import closing_remarks
 
 
 def main(argv: list[str]) -> int:
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         for run, source in (("baseline", arguments.baseline), ("candidate", arguments.candidate))
     }
     if arguments.format == "json":
-        print(json.dumps({**comparison, "warnings": warnings}, indent=2))
+        print(json.dumps({**asdict(comparison), "warnings": warnings}, indent=2))
     else:
         said = [f"{name}: {line}" for name, lines in zip(names, warnings.values(), strict=True) for line in lines]
         print("\n".join([comparison_table(comparison, names), *said]))
@@ -76,8 +77,8 @@ def read_predictions(source: str) -> pandas.DataFrame:
                 f"{source} has no {PREDICTIONS}: give the folder of a finished run, or a table of predictions "
                 "(.parquet, .csv)."
             )
-        if (Path(source) / METRICS).is_file():
-            check_predictions(Path(source), read_metrics(Path(source)))
+        if (Path(source) / METRICS_FILE).is_file():
+            check_predictions(Path(source))
     elif not path.is_file():
         raise ComparisonError(f"There is no {source}: give the folder of a run or a table of predictions.")
     try:
@@ -92,13 +93,14 @@ def read_predictions(source: str) -> pandas.DataFrame:
 
 
 def read_warnings(source: str) -> list[str]:
-    """Returns the warnings of a run, such as leaks that were allowed; a table by itself has none."""
+    """Returns the cautions of a run, such as leaks that were allowed; a table by itself has none."""
     path = Path(source)
+    metrics = (path if path.is_dir() else path.parent) / METRICS_FILE
     try:
-        metrics = json.loads(((path if path.is_dir() else path.parent) / METRICS).read_text(encoding="utf-8"))
-        return closing_remarks(metrics)[:-1]
-    except (OSError, ValueError, KeyError):
-        return []
+        return closing_remarks(read_result(metrics)) if metrics.is_file() else []
+    except ResultError as error:
+        # A table may have any file beside it, and an older run can still be compared.
+        return [f"its cautions are unknown: {error}"]
 
 
 def _names(baseline: str, candidate: str) -> tuple[str, str]:

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     arguments = parse(argv)
     with tempfile.TemporaryDirectory() as workplace:
         model, space = Path(workplace) / "model", Path(workplace) / "space"
-        metrics = stage(
+        result = stage(
             arguments.model,
             model,
             arguments.repo_id,
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
         )
         if arguments.space:
             stage_space(space, arguments.repo_id)
-        check(model, metrics)
+        check(model, result)
         try:
             check_license(model)
         except PublishError as error:

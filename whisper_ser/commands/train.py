@@ -12,16 +12,14 @@ from transformers import pipeline, set_seed
 from transformers.utils import logging
 
 from whisper_ser.audio import read_audio
-from whisper_ser.paper.latency import measure_latency
 from whisper_ser.paper.report import write_sweep_report
-from whisper_ser.report.cross_validation import cross_validation_summary, write_cross_validation
-from whisper_ser.report.run import check_output, summary, write_run
+from whisper_ser.report.run import check_output, summary, write_cross_validation, write_run
 from whisper_ser.report.variants import write_variants
 from whisper_ser.training.experiment import FOLDS, Experiment, inputs_of, prepare_experiment, train_grid
 from whisper_ser.training.grid import VARIANTS, Point
 from whisper_ser.training.models import license_model
 from whisper_ser.training.recipe import parse_arguments, write_recipe
-from whisper_ser.training.sweep import is_sweep, write_sweep_results
+from whisper_ser.training.sweep import is_sweep
 from whisper_ser.training.trainer import remove_checkpoints, train_with_refit
 
 TRY_IT = """{python} -c "
@@ -55,9 +53,9 @@ def train_one(experiment: Experiment) -> None:
     license_model(model, arguments, split.train.info.dataset_name)
     training = train_with_refit(model, extractor, inputs, split, arguments)
     if PartialState().is_main_process:
-        metrics = write_run(output_dir, training, extractor, experiment)
+        result = write_run(output_dir, training, extractor, experiment)
         remove_checkpoints(output_dir)
-        print("\n" + summary(metrics, output_dir))
+        print("\n" + summary(result, output_dir))
         try_it(output_dir / "model", split.test["path"][0])
 
 
@@ -72,15 +70,15 @@ def train_many(experiment: Experiment, points: Sequence[Point]) -> None:
         return
     folders = {point.name: Path(point.arguments.training.output_dir) for point in points}
     for point, runs in zip(points, trained, strict=True):
-        metrics = write_cross_validation(folders[point.name], runs, experiment)
+        result = write_cross_validation(folders[point.name], runs, experiment)
         write_recipe(folders[point.name], point.arguments.to_dict())
     if not varies:
-        print("\n" + cross_validation_summary(metrics, output_dir))
+        print("\n" + summary(result, output_dir))
         return
     write_recipe(output_dir, experiment.arguments.to_dict())
     if sweep:
-        results = write_sweep_results(output_dir, experiment, points, trained)
-        print(f"\nThe report is in {write_sweep_report(output_dir, results, measure_latency)}")
+        page = write_sweep_report(output_dir, list(folders.values()))
+        print(f"\nThe report is in {page}")
     else:
         print("\n" + write_variants(output_dir, folders))
 

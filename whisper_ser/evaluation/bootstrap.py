@@ -5,6 +5,7 @@ the next speaker. Speakers are resampled instead, with replacement, together wit
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,38 @@ from whisper_ser.evaluation.metrics import METRICS, EvaluationError, class_pairs
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+MIN_SPEAKERS = 6
+"""Results over fewer speakers have no interval: it would be far too narrow."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric, and the bounds of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Percentile bootstrap intervals over speakers.
+
+    Attributes:
+        wa, ua, f1, macro_f1: the values are those of all utterances pooled.
+        lacking_a_class: share of resamples without any utterance of some class. In these, UA averages over the other
+            classes: where the share is large, the interval of UA mixes averages over different classes.
+    """
+
+    wa: Interval
+    ua: Interval
+    f1: Interval
+    macro_f1: Interval
+    speakers: int
+    resamples: int
+    confidence: float
+    seed: int
+    lacking_a_class: float
 
 
 def speaker_intervals(
@@ -24,16 +57,10 @@ def speaker_intervals(
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Intervals:
     """Returns percentile bootstrap intervals over speakers for WA, UA, weighted and macro F1.
 
-    `{"wa": {"value", "low", "high"}, ..., "speakers", "resamples", "confidence", "seed", "lacking_a_class"}`. Values
-    are computed over all utterances pooled. An utterance may occur several times, for example once for each seed; all
-    occurrences are drawn with its speaker.
-
-    In a resample without any utterance of a class, UA averages over the other classes (`metrics.matrix_scores`).
-    `lacking_a_class` is the share of such resamples: where it is large, the interval of UA mixes averages over
-    different classes.
+    An utterance may occur several times, for example once for each seed; all occurrences are drawn with its speaker.
 
     With few speakers the intervals are too narrow, like those of every percentile bootstrap. In the simulation of
     `tests/evaluation/test_bootstrap.py` the interval of WA covered the true value in 92% of cases with 24 speakers,
@@ -45,21 +72,36 @@ def speaker_intervals(
             assumes that utterances are independent.
 
     Raises:
-        EvaluationError: as `metrics.evaluate`, and for missing speakers or fewer than two of them.
+        EvaluationError: as `metrics.class_pairs`, and for missing speakers or fewer than two of them.
     """
     references, predictions = class_pairs(references, predictions, labels)
     matrices = speaker_matrices(references, predictions, speakers, len(labels))
     samples = resampled_matrices(matrices, resamples, seed)
     values, sampled = matrix_scores(matrices.sum(0)), matrix_scores(samples)
     has_class = matrices.sum((0, 2)) > 0
-    return {
-        **{name: {"value": float(values[name]), **interval(sampled[name], confidence)} for name in METRICS},
-        "speakers": len(matrices),
-        "resamples": resamples,
-        "confidence": confidence,
-        "seed": seed,
-        "lacking_a_class": float((samples.sum(2)[:, has_class] == 0).any(1).mean()),
-    }
+    return Intervals(
+        **{name: Interval(float(values[name]), *interval(sampled[name], confidence)) for name in METRICS},
+        speakers=len(matrices),
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
+        lacking_a_class=float((samples.sum(2)[:, has_class] == 0).any(1).mean()),
+    )
+
+
+def group_matrices(
+    references: np.ndarray, predictions: np.ndarray, groups: Iterable[Any], num_labels: int
+) -> tuple[list[str], np.ndarray]:
+    """Returns the names of the groups, sorted, and the confusion matrix of each `(groups, num_labels, num_labels)`.
+
+    Args:
+        references, predictions: class indices `(utterances,)`.
+        groups: the group of each utterance `(utterances,)`.
+    """
+    names, index = np.unique([str(name) for name in groups], return_inverse=True)
+    cells = (index * num_labels + references) * num_labels + predictions
+    counts = np.bincount(cells, minlength=len(names) * num_labels**2)
+    return names.tolist(), counts.reshape(-1, num_labels, num_labels)
 
 
 def speaker_matrices(
@@ -80,11 +122,10 @@ def speaker_matrices(
         )
     if absent := sum(name is None or name != name or name == "" for name in speakers):
         raise EvaluationError(f"{absent} utterances have no speaker: intervals are over speakers.")
-    names, index = np.unique([str(name) for name in speakers], return_inverse=True)
+    names, matrices = group_matrices(references, predictions, speakers, num_labels)
     if len(names) < 2:
         raise EvaluationError(f"Only one speaker ({names[0]}): an interval over speakers needs at least two.")
-    cells = (index * num_labels + references) * num_labels + predictions
-    return np.bincount(cells, minlength=len(names) * num_labels**2).reshape(-1, num_labels, num_labels)
+    return matrices
 
 
 def speaker_draws(num_speakers: int, resamples: int, seed: int) -> np.ndarray:
@@ -109,8 +150,8 @@ def resampled_matrices(matrices: np.ndarray, resamples: int, seed: int) -> np.nd
     return flat.reshape(resamples, *matrices.shape[1:])
 
 
-def interval(sampled: np.ndarray, confidence: float = CONFIDENCE) -> dict[str, float]:
-    """Returns `{"low", "high"}`, the percentiles that enclose the share `confidence` of `sampled` `(resamples,)`."""
+def interval(sampled: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Returns the percentiles that enclose the share `confidence` of `sampled` `(resamples,)`."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(sampled, [tail, 1 - tail])
-    return {"low": float(low), "high": float(high)}
+    return float(low), float(high)

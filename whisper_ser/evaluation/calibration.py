@@ -1,12 +1,8 @@
 """Calibration: temperature scaling, calibration error, and accuracy by coverage."""
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import pandas
-
-from whisper_ser.evaluation.metrics import class_indices, expected_calibration_error
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 BISECTIONS = 60
@@ -42,7 +38,7 @@ def fit_temperature(logits: np.ndarray, references: np.ndarray) -> float:
     return float(np.exp(-(low + high) / 2))
 
 
-def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+def with_temperature(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
     """Returns `probabilities` `(utterances, num_labels)` after dividing their logits by `temperature`."""
     # Relative to the maximum, which stays 1 when the others underflow.
     powers = (probabilities / probabilities.max(1, keepdims=True)).astype(np.float64) ** (1 / temperature)
@@ -53,23 +49,27 @@ COVERAGE_SHARES = [share / 20 for share in range(20, 0, -1)]
 """Shares of answered utterances that are reported."""
 
 
-def coverage(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
+@dataclass(frozen=True)
+class CoveragePoint:
+    """With `abstain_below=threshold` the share `coverage` is answered; the share `wa` of the answers is right."""
+
+    threshold: float
+    coverage: float
+    wa: float
+
+
+def coverage(confidence: np.ndarray, right: np.ndarray) -> list[CoveragePoint]:
     """Returns accuracy by coverage: of a model that abstains where its confidence is low.
 
-    `[{"threshold", "coverage", "wa"}, ...]`: with `abstain_below=threshold` the share `coverage` of the utterances is
-    answered, and the share `wa` of these is right. Coverage is 100%, 95%, ... 5%, or as little above as ties allow.
+    Coverage is 100%, 95%, ... 5%, or as little above as ties allow.
 
     Args:
         confidence: probability of the winning class `(utterances,)`, at least one.
         right: whether that class is the true one `(utterances,)`.
     """
     curve = coverage_curve(confidence, right)
-    points = [
-        {"threshold": float(threshold), "coverage": float(answered), "wa": float(correct)}
-        for share in COVERAGE_SHARES
-        for threshold, answered, correct in [curve[:, np.flatnonzero(curve[1] >= share - 1e-9)[0]]]
-    ]
-    return [point for number, point in enumerate(points) if point not in points[:number]]
+    first = [np.flatnonzero(curve[1] >= share - 1e-9)[0] for share in COVERAGE_SHARES]
+    return [CoveragePoint(*map(float, curve[:, point])) for point in dict.fromkeys(first)]
 
 
 def coverage_curve(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -82,70 +82,3 @@ def coverage_curve(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
     counts = np.arange(1, len(order) + 1)
     last_of_like = np.append(confidence[1:] != confidence[:-1], True)
     return np.stack([confidence, counts / len(order), np.cumsum(right) / counts])[:, last_of_like]
-
-
-def calibration_of_run(
-    test: pandas.DataFrame, labels: list[str], temperature: float, validation_utterances: int
-) -> dict[str, Any]:
-    """Returns the temperature and the expected calibration error on the test part without and with it.
-
-    Args:
-        test: predictions with the probabilities of the model.
-        temperature: of the model.
-        validation_utterances: number of utterances that it was fitted on; 0 if it was not fitted and is 1.
-    """
-    return {
-        "temperature": temperature,
-        "validation_utterances": validation_utterances,
-        "ece_before": _error(test, labels, _uncalibrated(test, labels, temperature)),
-        "ece_after": _error(test, labels, _probabilities(test, labels)),
-    }
-
-
-def calibration_of_folds(
-    tests: Sequence[pandas.DataFrame], labels: list[str], of_folds: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    """Returns mean and population deviation of the folds' calibrations, and the errors of all tests pooled.
-
-    Args:
-        tests: the test predictions of each fold.
-        of_folds: what `calibration_of_run` returned for each.
-    """
-    uncalibrated = [
-        _uncalibrated(test, labels, fold["temperature"]) for test, fold in zip(tests, of_folds, strict=True)
-    ]
-    pooled = pandas.concat(tests)
-    return {
-        "fitted": sum(fold["validation_utterances"] > 0 for fold in of_folds),
-        **{
-            name: {"mean": float(np.mean(values)), "std": float(np.std(values))}
-            for name in ("temperature", "ece_before", "ece_after")
-            for values in [[fold[name] for fold in of_folds]]
-        },
-        "pooled": {
-            "ece_before": _error(pooled, labels, np.concatenate(uncalibrated)),
-            "ece_after": _error(pooled, labels, _probabilities(pooled, labels)),
-        },
-    }
-
-
-def coverage_of(test: pandas.DataFrame, labels: list[str]) -> list[dict[str, float]]:
-    """Returns `coverage` of a predictions table."""
-    return coverage(*confidence_of(test, labels))
-
-
-def confidence_of(test: pandas.DataFrame, labels: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the probability of the predicted class of each utterance, and whether the prediction is right."""
-    return _probabilities(test, labels).max(1), (test["emotion"] == test["predicted"]).to_numpy()
-
-
-def _probabilities(rows: pandas.DataFrame, labels: list[str]) -> np.ndarray:
-    return rows[[f"probability_{label}" for label in labels]].to_numpy()
-
-
-def _uncalibrated(rows: pandas.DataFrame, labels: list[str], temperature: float) -> np.ndarray:
-    return with_temperature(_probabilities(rows, labels), 1 / temperature)
-
-
-def _error(rows: pandas.DataFrame, labels: list[str], probabilities: np.ndarray) -> float:
-    return expected_calibration_error(class_indices(rows["emotion"].to_numpy(), labels, "references"), probabilities)

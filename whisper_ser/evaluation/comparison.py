@@ -1,8 +1,8 @@
 """Comparison of two runs by a paired bootstrap over the speakers of the same test utterances."""
 
 import math
+from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
 
 import numpy as np
 import pandas
@@ -19,6 +19,53 @@ class ComparisonError(WhisperSerError, ValueError):
     """Two predictions tables that cannot be compared."""
 
 
+@dataclass(frozen=True)
+class Difference:
+    """How a metric of the candidate differs from that of the baseline.
+
+    Attributes:
+        baseline, candidate: the values over all test utterances pooled.
+        difference: candidate minus baseline, with `low` and `high`, its percentile bootstrap interval. Each resample
+            draws speakers once for both runs, so speakers that are hard for both cancel out.
+        probability: the share of resamples in which the difference has the sign of the observed one, the bootstrap's
+            probability that the difference is real. Noise alone gives 0.5 and more, so only values near 1 support a
+            claim. 0 where the observed difference is 0.
+        p: two-sided, twice the share of resamples at 0 or on its other side. It is never below 2^(1 - speakers), the
+            probability that all speakers agree on a direction by chance (sign test), which a bootstrap of few
+            speakers underestimates. At a confidence of 95%, fewer than six speakers support no claim.
+        better: "candidate" or "baseline" where the interval excludes 0 and `p` is at most 1 - `confidence`, else
+            `None`. There is no correction for multiple comparisons.
+    """
+
+    baseline: float
+    candidate: float
+    difference: float
+    low: float
+    high: float
+    probability: float
+    p: float
+    better: str | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The difference of two runs in each of `metrics.METRICS`.
+
+    Attributes:
+        seeds: number of trainings that each utterance has rows of.
+        same_folds: whether both runs held out the same utterances together; `None` where a table has no column `fold`.
+    """
+
+    utterances: int
+    seeds: int
+    same_folds: bool | None
+    speakers: int
+    resamples: int
+    confidence: float
+    seed: int
+    metrics: dict[str, Difference]
+
+
 def compare(
     baseline: pandas.DataFrame,
     candidate: pandas.DataFrame,
@@ -26,24 +73,8 @@ def compare(
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Comparison:
     """Returns how `candidate` differs from `baseline` on their test utterances, and how certain that is.
-
-    `{"utterances", "seeds", "same_folds", "speakers", "resamples", "confidence", "seed", "metrics"}`. `seeds` is
-    the number of trainings that each utterance has rows of. `same_folds` tells whether both runs held out the same
-    utterances together; it is `None` where a table has no column `fold`. For each of `metrics.METRICS`:
-
-    - `baseline`, `candidate`: the values over all test utterances pooled.
-    - `difference`: candidate minus baseline, with `low` and `high`, its percentile bootstrap interval. Each resample
-      draws speakers once for both runs, so speakers that are hard for both cancel out.
-    - `probability`: the share of resamples in which the difference has the sign of the observed one, the bootstrap's
-      probability that the difference is real. Noise alone gives 0.5 and more, so only values near 1 support a claim.
-      0 where the observed difference is 0.
-    - `p`: two-sided, twice the share of resamples at 0 or on its other side. It is never below 2^(1 - speakers), the
-      probability that all speakers agree on a direction by chance (sign test), which a bootstrap of few speakers
-      underestimates. At a confidence of 95%, fewer than six speakers support no claim.
-    - `better`: "candidate" or "baseline" where the interval excludes 0 and `p` is at most 1 - `confidence`, else
-      `None`. There is no correction for multiple comparisons.
 
     Args:
         baseline, candidate: tables as in a run's `predictions.parquet`. Paths are compared below the deepest folder
@@ -71,42 +102,41 @@ def compare(
     ]
     values = [matrix_scores(matrices.sum(0)) for matrices in runs]
     sampled = [matrix_scores(resampled_matrices(matrices, resamples, seed)) for matrices in runs]
-    return {
-        "utterances": len(first) // seeds,
-        "seeds": seeds,
-        "same_folds": _same_folds(first, second),
-        "speakers": len(runs[0]),
-        "resamples": resamples,
-        "confidence": confidence,
-        "seed": seed,
-        "metrics": {
-            name: {
-                "baseline": float(values[0][name]),
-                "candidate": float(values[1][name]),
-                **_difference(
-                    values[1][name] - values[0][name], sampled[1][name] - sampled[0][name], confidence, len(runs[0])
-                ),
-            }
+    return Comparison(
+        utterances=len(first) // seeds,
+        seeds=seeds,
+        same_folds=_same_folds(first, second),
+        speakers=len(runs[0]),
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
+        metrics={
+            name: _difference(
+                [of[name] for of in values], sampled[1][name] - sampled[0][name], confidence, len(runs[0])
+            )
             for name in METRICS
         },
-    }
+    )
 
 
-def _difference(observed: np.ndarray, sampled: np.ndarray, confidence: float, speakers: int) -> dict[str, Any]:
-    """Returns what `compare` says of a difference and its resamples `(resamples,)`."""
+def _difference(values: list[np.ndarray], sampled: np.ndarray, confidence: float, speakers: int) -> Difference:
+    """Returns the difference of the two `values`, with its resamples `(resamples,)`."""
     # Rounding errors of sums in another order must not count as a difference.
-    observed, sampled = np.round(observed, 12), np.round(sampled, 12)
-    bounds = interval(sampled, confidence)
+    observed, sampled = np.round(values[1] - values[0], 12), np.round(sampled, 12)
+    low, high = interval(sampled, confidence)
     opposite = min((sampled <= 0).sum(), (sampled >= 0).sum())
     p = float(min(1.0, max(2 * (opposite + 1) / (len(sampled) + 1), 2.0 ** (1 - speakers))))
     sure = p <= 1 - confidence + 1e-12
-    return {
-        "difference": float(observed),
-        **bounds,
-        "probability": float((np.sign(sampled) == np.sign(observed)).mean()) if observed else 0.0,
-        "p": p,
-        "better": "candidate" if sure and bounds["low"] > 0 else "baseline" if sure and bounds["high"] < 0 else None,
-    }
+    return Difference(
+        baseline=float(values[0]),
+        candidate=float(values[1]),
+        difference=float(observed),
+        low=low,
+        high=high,
+        probability=float((np.sign(sampled) == np.sign(observed)).mean()) if observed else 0.0,
+        p=p,
+        better="candidate" if sure and low > 0 else "baseline" if sure and high < 0 else None,
+    )
 
 
 def _test_part(table: pandas.DataFrame, run: str) -> pandas.DataFrame:
@@ -193,34 +223,34 @@ def _few(paths: list[str]) -> str:
     return ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
 
 
-def comparison_table(comparison: dict[str, Any], names: tuple[str, str] = ("baseline", "candidate")) -> str:
+def comparison_table(comparison: Comparison, names: tuple[str, str] = ("baseline", "candidate")) -> str:
     """Returns what `compare` returned as text for a terminal, in percent; `names` are those of the two runs."""
-    percent = f"{100 * comparison['confidence']:g}%"
+    percent = f"{100 * comparison.confidence:g}%"
     rows = [["", *names, "difference", f"{percent} interval", "P(real)", "p", "better"]]
-    for metric, figures in comparison["metrics"].items():
-        winner = {"baseline": names[0], "candidate": names[1], None: "-"}[figures["better"]]
+    for metric, figures in comparison.metrics.items():
+        winner = {"baseline": names[0], "candidate": names[1], None: "-"}[figures.better]
         rows.append(
             [
                 NAMES[metric],
-                f"{100 * figures['baseline']:.1f}",
-                f"{100 * figures['candidate']:.1f}",
-                f"{100 * figures['difference']:+.1f}",
-                f"{100 * figures['low']:+.1f} to {100 * figures['high']:+.1f}",
-                f"{figures['probability']:.3f}",
-                f"{figures['p']:.4f}",
+                f"{100 * figures.baseline:.1f}",
+                f"{100 * figures.candidate:.1f}",
+                f"{100 * figures.difference:+.1f}",
+                f"{100 * figures.low:+.1f} to {100 * figures.high:+.1f}",
+                f"{figures.probability:.3f}",
+                f"{figures.p:.4f}",
                 winner,
             ]
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    seeds = f" of {comparison['seeds']} trainings each" if comparison["seeds"] > 1 else ""
+    seeds = f" of {comparison.seeds} trainings each" if comparison.seeds > 1 else ""
     remarks = [
-        f"{comparison['utterances']} test utterances{seeds} pooled, {comparison['speakers']} speakers drawn "
-        f"{comparison['resamples']} times (seed {comparison['seed']}), the same for both runs."
+        f"{comparison.utterances} test utterances{seeds} pooled, {comparison.speakers} speakers drawn "
+        f"{comparison.resamples} times (seed {comparison.seed}), the same for both runs."
     ]
-    needed = math.ceil(1 - math.log2(1 - comparison["confidence"]) - 1e-9)  # of the sign test, see `compare`
-    if comparison["speakers"] < needed:
+    needed = math.ceil(1 - math.log2(1 - comparison.confidence) - 1e-9)  # of the sign test, see `compare`
+    if comparison.speakers < needed:
         remarks.append(f"Too few speakers for a claim at {percent}, whatever P(real) is: {needed} are needed.")
-    if comparison["same_folds"] is False:
+    if comparison.same_folds is False:
         remarks.append("The runs have different folds, which may explain part of the difference.")
     return "\n".join([*lines, "", *remarks])

@@ -1,11 +1,14 @@
-"""Metrics of predictions, one formula each, computed from confusion matrices.
+"""Metrics of speech emotion recognition as a metric of Hugging Face `evaluate`, computed from confusion matrices.
 
-`make metric` copies the functions that `metrics/ser_metrics` needs, which works without this package.
+The only implementation: training, cross-validation and evaluation use `SerMetrics`, and `make metric` copies this file
+to `metrics/ser_metrics`, which works without this package.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+import datasets
+import evaluate
 import numpy as np
 
 from whisper_ser.errors import WhisperSerError
@@ -20,45 +23,102 @@ class EvaluationError(WhisperSerError, ValueError):
     """Predictions, probabilities or metrics that cannot be evaluated."""
 
 
-def scores(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Returns WA, UA, weighted and macro F1 as fractions: `matrix_scores` of class indices `(utterances,)`.
+_DESCRIPTION = """\
+Metrics of speech emotion recognition, as fractions: WA (weighted accuracy: the share of utterances that are right), UA
+(unweighted accuracy: mean recall over the classes), weighted and macro F1, the recall of each class, the confusion
+matrix and, from probabilities, the expected calibration error.
+"""
 
-    Raises:
-        EvaluationError: no utterances, different lengths, or values that are not labels.
-    """
-    labels = labels_found(references, predictions)
-    matrix = confusion_matrix(*class_pairs(references, predictions, labels), len(labels))
-    return {name: float(score) for name, score in matrix_scores(matrix).items()}
+_INPUTS = """
+Args:
+    predictions (list of int or str): predicted classes, as indices or label names.
+    references (list of int or str): true classes, in the same form.
+    labels (list of str, optional): names of all classes in the order of the indices and of the columns of
+        `probabilities`. Default: the names that occur, sorted; for indices "0", "1", ... up to the highest that
+        occurs, or as many as `probabilities` has columns.
+    probabilities (array (utterances, labels), optional): rows that sum to 1. With label names, `labels` must say
+        which column is which.
+
+Returns:
+    utterances (int): how many.
+    wa (float): accuracy.
+    ua (float): mean recall over the classes that the references have, as scikit-learn's balanced_accuracy_score.
+    f1 (float): F1 weighted by each class's utterances in the references.
+    macro_f1 (float): mean F1 over the classes found in references or predictions, as scikit-learn's f1_score.
+    recall (dict): of each label; None for one that the references lack.
+    confusion_matrix (list of lists of int): utterances, references by row, predictions by column.
+    ece (float): where probabilities are given: expected calibration error of the winning class in 15 bins of equal
+        mass.
+
+Raises:
+    ValueError: no utterances, lengths that differ, unknown or missing labels, probabilities that are none.
+
+Examples:
+    >>> metric = evaluate.load("metrics/ser_metrics")
+    >>> result = metric.compute(references=["angry", "sad", "sad"], predictions=["angry", "sad", "angry"])
+    >>> round(result["wa"], 3), result["ua"]
+    (0.667, 0.75)
+"""
+
+_CITATION = """\
+@misc{whisper-ser,
+  title = {whisper-ser: speech emotion recognition on a frozen Whisper encoder},
+  note = {Metrics as in arXiv 2602.06000, Section 4},
+}
+"""
 
 
-def evaluate(
-    references: Any, predictions: Any, labels: Sequence[str], probabilities: Any | None = None
-) -> dict[str, Any]:
-    """Returns WA, UA, weighted and macro F1, the recall of each class and the confusion matrix.
+class SerMetrics(evaluate.Metric):
+    """WA, UA, weighted and macro F1, recall by class, confusion matrix and calibration error; see `_INPUTS`."""
 
-    The recall of a class that the references lack is `None`.
+    def _info(self) -> evaluate.MetricInfo:
+        # Names first: a whole number is refused as a name, but the name "3" would pass as a number.
+        forms = [datasets.Value("string"), datasets.Value("int64")]
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS,
+            features=[datasets.Features({"predictions": form, "references": form}) for form in forms],
+            reference_urls=["https://arxiv.org/abs/2602.06000", "https://arxiv.org/abs/1508.05154"],
+        )
 
-    The confusion matrix counts utterances, references by row, predictions by column, in the order of `labels`.
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
+        """Adds utterances to those that `compute` will evaluate."""
+        if predictions is not None and references is not None:
+            predictions, references = as_list(predictions), as_list(references)
+            # What is no label at all is refused here: the storage would turn 1.5 into 1, say.
+            class_pairs(references, predictions, labels_found(references, predictions))
+        super().add_batch(predictions=predictions, references=references, **kwargs)
 
-    Args:
-        references, predictions: class indices or names of `labels`, `(utterances,)`.
-        probabilities: `(utterances, num_labels)`; with them the result has `ece`, the expected calibration error.
+    def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
+        """Adds one utterance to those that `compute` will evaluate."""
+        self.add_batch(predictions=[prediction], references=[reference], **kwargs)
 
-    Raises:
-        EvaluationError: no utterances, different lengths, unknown or missing labels, or invalid probabilities.
-    """
-    references, predictions = class_pairs(references, predictions, labels)
-    matrix = confusion_matrix(references, predictions, len(labels))
-    result: dict[str, Any] = {
-        "utterances": len(references),
-        **{name: float(score) for name, score in matrix_scores(matrix).items()},
-        "recall": dict(zip(labels, class_recall(matrix), strict=True)),
-        "confusion_matrix": matrix.tolist(),
-    }
-    if probabilities is not None:
-        probabilities = class_probabilities(probabilities, len(references), len(labels))
-        result["ece"] = expected_calibration_error(references, probabilities)
-    return result
+    def _compute(
+        self,
+        predictions: Any,
+        references: Any,
+        labels: Sequence[str] | None = None,
+        probabilities: Any | None = None,
+    ) -> dict[str, Any]:
+        if labels is None and probabilities is not None:
+            if isinstance(references[0], str):
+                raise EvaluationError("labels must say which column of probabilities is which label.")
+            labels = [str(index) for index in range(class_probabilities(probabilities, len(references)).shape[1])]
+        if labels is None:
+            labels = labels_found(references, predictions)
+        references, predictions = class_pairs(references, predictions, labels)
+        matrix = confusion_matrix(references, predictions, len(labels))
+        result: dict[str, Any] = {
+            "utterances": len(references),
+            **{name: float(score) for name, score in matrix_scores(matrix).items()},
+            "recall": dict(zip(labels, class_recall(matrix), strict=True)),
+            "confusion_matrix": matrix.tolist(),
+        }
+        if probabilities is not None:
+            probabilities = class_probabilities(probabilities, len(references), len(labels))
+            result["ece"] = expected_calibration_error(references, probabilities)
+        return result
 
 
 def matrix_scores(matrices: np.ndarray) -> dict[str, np.ndarray]:
@@ -148,7 +208,7 @@ def class_indices(values: Any, labels: Sequence[str], what: str) -> np.ndarray:
     Raises:
         EvaluationError: missing or unknown labels, or values that are neither integers nor names.
     """
-    items = values.tolist() if hasattr(values, "tolist") else list(values)
+    items = as_list(values)
     missing = [index for index, item in enumerate(items) if item is None or item != item]
     if missing:
         raise EvaluationError(f"{what} lack a label (None or NaN) at {len(missing)} places, first at {missing[0]}.")
@@ -192,88 +252,13 @@ def class_probabilities(values: Any, utterances: int, num_labels: int | None = N
 
 def labels_found(references: Any, predictions: Any) -> list[str]:
     """Returns the label names that occur, sorted; for class indices "0" up to the highest one."""
-    items = {
-        item
-        for values in (references, predictions)
-        for item in (values.tolist() if hasattr(values, "tolist") else values)
-    }
+    items = {*as_list(references), *as_list(predictions)}
     if names := [item for item in items if isinstance(item, str)]:
         return sorted(names)
     highest = max((item for item in items if isinstance(item, (int, np.integer))), default=-1)
     return [str(index) for index in range(highest + 1)]
 
 
-def summarise_folds(per_fold: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns mean and standard deviation over folds, and the metrics of all folds' utterances pooled.
-
-    `{"folds", "utterances", "wa": {"mean", "std"}, ... for each of METRICS (and "ece" where every fold has it),
-    "pooled": {"wa", "ua", "f1", "macro_f1", "recall", "confusion_matrix"}}`. All folds have equal weight, and the
-    deviation is that of the population (divided by the number of folds), as in the paper (Section 4.2). Pooled metrics
-    are computed from the sum of the confusion matrices, where all utterances have equal weight.
-
-    Args:
-        per_fold: what `evaluate` returned for each fold, all with the same labels.
-
-    Raises:
-        EvaluationError: no folds, metrics missing from a fold, or folds with different labels.
-    """
-    if not per_fold:
-        raise EvaluationError("No folds to summarise.")
-    for number, fold in enumerate(per_fold, 1):
-        if absent := [name for name in (*METRICS, "recall", "confusion_matrix") if name not in fold]:
-            raise EvaluationError(f"Fold {number} lacks {', '.join(absent)}: give what `evaluate` returns.")
-        if list(fold["recall"]) != list(per_fold[0]["recall"]):
-            raise EvaluationError(
-                f"Fold {number} has labels {list(fold['recall'])}, fold 1 has {list(per_fold[0]['recall'])}."
-            )
-    pooled = np.sum([fold["confusion_matrix"] for fold in per_fold], axis=0)
-    names = [*METRICS, "ece"] if all("ece" in fold for fold in per_fold) else METRICS
-    return {
-        "folds": len(per_fold),
-        "utterances": int(pooled.sum()),
-        **{name: _mean_and_deviation([fold[name] for fold in per_fold]) for name in names},
-        "pooled": {
-            **{name: float(score) for name, score in matrix_scores(pooled).items()},
-            "recall": dict(zip(per_fold[0]["recall"], class_recall(pooled), strict=True)),
-            "confusion_matrix": pooled.tolist(),
-        },
-    }
-
-
-def summarise_seeds(per_seed: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
-    """Returns mean and population standard deviation over seeds, of the means over folds and of the pooled metrics.
-
-    `{"seeds", "wa": {"mean", "std"}, ..., "pooled": {"wa": {"mean", "std"}, ...}}`.
-
-    The deviation is that between seeds; `summarise_folds` returns the one between folds.
-
-    Args:
-        per_seed: for each seed, what `evaluate` returned for each fold.
-
-    Raises:
-        EvaluationError: no seeds, or as `summarise_folds`.
-    """
-    if not per_seed:
-        raise EvaluationError("No seeds to summarise.")
-    seeds = [summarise_folds(per_fold) for per_fold in per_seed]
-    names = [*METRICS, "ece"] if all("ece" in seed for seed in seeds) else METRICS
-    return {
-        "seeds": len(seeds),
-        **{name: _mean_and_deviation([seed[name]["mean"] for seed in seeds]) for name in names},
-        "pooled": {name: _mean_and_deviation([seed["pooled"][name] for seed in seeds]) for name in METRICS},
-    }
-
-
-def _mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "std": float(np.std(values))}
-
-
-def confusion_table(matrix: list[list[int]], labels: list[str]) -> str:
-    """Returns the confusion matrix as text for a terminal."""
-    width = max(len(label) for label in [*labels, "true \\ said"]) + 2
-    head = "true \\ said".ljust(width) + "".join(label.rjust(width) for label in labels)
-    rows = [
-        label.ljust(width) + "".join(str(n).rjust(width) for n in row)
-        for label, row in zip(labels, matrix, strict=True)
-    ]
-    return "\n".join([head, *rows])
+def as_list(values: Any) -> list[Any]:
+    """Returns an array, tensor, series or sequence as a list of plain values."""
+    return values.tolist() if hasattr(values, "tolist") else list(values)

@@ -2,13 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import get_token
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerConfig
 from whisper_ser.data.licenses import read_license
 from whisper_ser.errors import PublishError
+from whisper_ser.evaluation.results import RunResult
 from whisper_ser.hub.clean_process import predict_in_clean_process
 from whisper_ser.hub.hub_errors import TOKEN
 from whisper_ser.hub.verify import verify
@@ -18,19 +18,19 @@ from whisper_ser.inference.reference_waveform import check_probabilities, wavefo
 PLACEHOLDER_LABEL = re.compile(r"\s*|\d+|(LABEL|label|class|emotion)[_ -]?\d+")
 
 
-def check(folder: Path, metrics: dict[str, Any]) -> None:
+def check(folder: Path, result: RunResult) -> None:
     """Raises unless the staged model works, is the one that was measured, and holds nothing private.
 
     Args:
         folder: of the upload.
-        metrics: that its card was made from.
+        result: that its card was made from.
 
     Raises:
         PublishError, ReferenceOutputError, ExportError: what is missing or wrong, and what to do.
     """
     check_no_token(folder)
-    check_labels(WhisperSerConfig.from_pretrained(folder).labels, metrics["labels"])
-    if not metrics["corpus"]["languages"]:
+    check_labels(WhisperSerConfig.from_pretrained(folder).labels, result.labels)
+    if not result.corpus.languages:
         raise PublishError("The language of the corpus is not known: give it by --about_corpus.")
     verify(folder)
     check_tensors(folder)

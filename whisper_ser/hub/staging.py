@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,11 @@ from modeling_whisper_ser import WhisperSerConfig
 from whisper_ser.data.corpora.registry import CORPORA
 from whisper_ser.data.licenses import head_license, inherit, read_license
 from whisper_ser.errors import PublishError
-from whisper_ser.evaluation.metrics import EvaluationError
-from whisper_ser.evaluation.results import METRICS
+from whisper_ser.evaluation.results import METRICS_FILE, RunResult, read_result
 from whisper_ser.inference.engines.graphs import write_graphs
 from whisper_ser.inference.reference_output import REFERENCE_OUTPUT, replace_setting
-from whisper_ser.io import read_sealed
-from whisper_ser.report.figures import draw_confusion_matrix
 from whisper_ser.report.model_card import model_card
-from whisper_ser.report.results import results_of
-from whisper_ser.report.run import CONFUSION_MATRIX
+from whisper_ser.report.run import CONFUSION_MATRIX, draw_results
 from whisper_ser.training.recipe import RECIPE
 from whisper_ser.training.settings import all_settings, is_harmless, metadata, settings_of
 
@@ -47,8 +43,8 @@ def stage(
     results: Path | None = None,
     about_corpus: str | None = None,
     license: str | None = None,
-) -> dict[str, Any]:
-    """Copies the model to the new folder `target` with a new card, figure and code; returns the metrics shown.
+) -> RunResult:
+    """Copies the model to the new folder `target` with a new card, figure and code; returns the result of its run.
 
     Settings, weights, recipe and reference output are copied from the model; nothing else in its folder is uploaded.
     Code and the graphs for ONNX Runtime, which have no weights, are those of this package. Card and figure are made
@@ -67,18 +63,18 @@ def stage(
         PublishError: the folder is not a saved model, or has no metrics; the cross-validation is of another recipe or
             corpus.
         LicenseError: `license` contradicts the data.
-        DamagedFileError: the metrics are not what the run wrote.
+        DamagedFileError, ResultError: the metrics are not what the run wrote, or are of an earlier version.
     """
     _check_complete(model)
     run = model.resolve().parent
-    metrics = _metrics(run / METRICS, f"{model} has no metrics beside it")
-    corpus = {**metrics["corpus"], **_facts(about_corpus)}
-    metrics = {**metrics, "corpus": corpus}
-    cross_validation = _metrics(results, f"There is no {results}") if results else None
-    if cross_validation and results:
-        _check_same(cross_validation, metrics, results, model)
-        # Its metrics lack the facts of --about_corpus.
-        cross_validation = {**cross_validation, "corpus": corpus}
+    result = _result(run / METRICS_FILE, f"{model} has no metrics beside it")
+    # The corpus of a table of one's own lacks the facts of --about_corpus.
+    corpus = replace(result.corpus, **_facts(about_corpus))
+    result, cross_validation = replace(result, corpus=corpus), None
+    if results:
+        cross_validation = _result(results, f"There is no {results}")
+        _check_same(cross_validation, result, results, model)
+        cross_validation = replace(cross_validation, corpus=corpus)
     speed = run / SPEED
     target.mkdir(parents=True)
     for file in [*(model / name for name in NEEDED), *(path for one in WEIGHTS for path in model.glob(one))]:
@@ -86,17 +82,11 @@ def stage(
     for file in Path(modeling_whisper_ser.__file__).parent.glob("*_whisper_ser.py"):
         shutil.copy(file, target)
     write_graphs(target)
-    _complete_license(target, corpus["name"], about_corpus, license)
-    try:
-        card = model_card(metrics, target, model_id, cross_validation, _read(speed) if speed.is_file() else None)
-        pooled = results_of(cross_validation or metrics).pooled
-    except (KeyError, TypeError, EvaluationError) as error:
-        raise PublishError(f"{run / METRICS} lacks {error}; it {OLD_RUN}") from error
+    _complete_license(target, corpus.name, about_corpus, license)
+    card = model_card(result, target, model_id, cross_validation, _read(speed) if speed.is_file() else None)
     (target / "README.md").write_text(card, encoding="utf-8")
-    kind = "cross-validation" if cross_validation else "test"
-    title = f"{corpus['name']}, {kind}, {pooled['utterances']} utterances, UA {100 * pooled['ua']:.1f}%"
-    draw_confusion_matrix(pooled["confusion_matrix"], metrics["labels"], title, target / CONFUSION_MATRIX)
-    return metrics
+    draw_results(cross_validation or result, target / CONFUSION_MATRIX)
+    return result
 
 
 def _complete_license(folder: Path, corpus: str, about_corpus: str | None, stated: str | None) -> None:
@@ -126,16 +116,13 @@ def _check_complete(folder: Path) -> None:
             raise PublishError(f"The auto_map of {name} names code that is not part of this package: {found}.")
 
 
-def _metrics(path: Path, problem: str) -> dict[str, Any]:
+def _result(path: Path, problem: str) -> RunResult:
     if not path.is_file():
         raise PublishError(
             f"{problem}, and models without measured results are not published: train with run_train.py, and publish "
             "the folder model/ that it wrote."
         )
-    metrics = _read(path)
-    if not isinstance(metrics, dict) or not metrics.get("test") or "base_model" not in metrics:
-        raise PublishError(f"{path} has no results of a test, or {OLD_RUN}")
-    return read_sealed(path)
+    return read_result(path)
 
 
 def _read(path: Path) -> Any:
@@ -166,9 +153,9 @@ def _facts(about_corpus: str | None) -> dict[str, Any]:
     return facts
 
 
-def _check_same(cross_validation: dict[str, Any], metrics: dict[str, Any], results: Path, model: Path) -> None:
+def _check_same(cross_validation: RunResult, result: RunResult, results: Path, model: Path) -> None:
     """Raises unless the cross-validation has the recipe and the corpus of the model."""
-    if "folds" not in cross_validation:
+    if not cross_validation.is_cross_validation:
         raise PublishError(f"{results} has the results of a single split, not of a cross-validation.")
     theirs, ours = (_read(folder / RECIPE) for folder in (results.parent, model.resolve().parent))
     # What affects results but folds and seeds; encoders are compared by name.
@@ -177,12 +164,12 @@ def _check_same(cross_validation: dict[str, Any], metrics: dict[str, Any], resul
     }
     compared = sorted({*theirs, *ours} - ignored)
     pairs = [(name, theirs.get(name), ours.get(name)) for name in compared]
+    pairs += [
+        ("labels", cross_validation.labels, result.labels),
+        ("base model", cross_validation.model.base, result.model.base),
+        ("corpus name", cross_validation.corpus.name, result.corpus.name),
+        ("corpus utterances", cross_validation.corpus.utterances, result.corpus.utterances),
+    ]
     other = [f"{name} {their} not {our}" for name, their, our in pairs if their != our]
-    for name in ("labels", "base_model"):
-        if cross_validation[name] != metrics[name]:
-            other.append(f"{name} {cross_validation[name]} not {metrics[name]}")
-    for name in ("name", "utterances"):
-        if cross_validation["corpus"][name] != metrics["corpus"][name]:
-            other.append(f"corpus {name} {cross_validation['corpus'][name]} not {metrics['corpus'][name]}")
     if other:
         raise PublishError(f"{results} is of another recipe or corpus than {model}: {'; '.join(other)}.")

@@ -11,7 +11,8 @@ from typing import Any
 from modeling_whisper_ser.configuration_whisper_ser import FRAMES_PER_SECOND
 from modeling_whisper_ser.encoder_whisper_ser import even_chunks
 
-SAMPLING_RATE = 16000
+SECONDS = 4.0
+"""Length of the utterance that costs are given for."""
 WINDOW_SECONDS = 30.0
 """Of the stock Whisper encoder, whatever the length of the utterance."""
 
@@ -59,69 +60,25 @@ def whisper_macs(
 
 
 @dataclass(frozen=True)
-class WaveformEncoder:
-    """wav2vec 2.0, HuBERT, WavLM or data2vec 2.0: seven convolutions on the waveform, then a transformer.
+class Cost:
+    """Parameters of the encoder that are used, and its multiply-accumulates for a second of audio."""
 
-    WavLM's gated position bias, less than 0.1 % of its parameters and operations, is left out.
-
-    Args:
-        width, inner, layers: of the transformer.
-        position_layers, position_kernel, position_groups: of the convolutions that stand for positions.
-    """
-
-    width: int
-    inner: int
-    layers: int
-    position_layers: int = 1
-    position_kernel: int = 128
-    position_groups: int = 16
-    channels: int = 512
-    kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
-    strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
-
-    @property
-    def parameters(self) -> int:
-        """All parameters but those of the pretraining heads."""
-        inputs = (1, *[self.channels] * (len(self.kernels) - 1))
-        convolutions = sum(
-            kernel * size * self.channels + 3 * self.channels
-            for kernel, size in zip(self.kernels, inputs, strict=True)
-        )
-        projection = 2 * self.channels + self.channels * self.width + self.width
-        positions = self.position_layers * (self._position_weights + self.width + self.position_kernel)
-        attention = 4 * (self.width * self.width + self.width)
-        feed_forward = 2 * self.width * self.inner + self.inner + self.width
-        masked_frame, last_norm = self.width, 2 * self.width
-        layers = self.layers * (attention + feed_forward + 4 * self.width)
-        return convolutions + projection + positions + layers + masked_frame + last_norm
-
-    def macs(self, seconds: float) -> int:
-        """Returns the multiply-accumulates for one utterance, encoded whole."""
-        frames, size, total = round(seconds * SAMPLING_RATE), 1, 0
-        for kernel, stride in zip(self.kernels, self.strides, strict=True):
-            frames = (frames - kernel) // stride + 1
-            total += frames * kernel * size * self.channels
-            size = self.channels
-        of_frame = 4 * self.width * self.width + 2 * self.width * self.inner + 2 * self.width * frames
-        positions = self.position_layers * self._position_weights
-        return total + frames * (self.channels * self.width + positions + self.layers * of_frame)
-
-    @property
-    def _position_weights(self) -> int:
-        return self.width * (self.width // self.position_groups) * self.position_kernel
+    parameters: int
+    macs_per_second: float
 
 
-LARGE = WaveformEncoder(width=1024, inner=4096, layers=24)
-WAVEFORM_ENCODERS = {
-    "Wav2vec 2.0 Large": LARGE,
-    "HuBERT Large": LARGE,
-    "WavLM Large": LARGE,
-    # 8 layers of its audio front end and 16 shared ones; five convolutions share a width of 95 frames.
-    "Data2vec 2.0 Large": WaveformEncoder(1024, 4096, 24, position_layers=5, position_kernel=19),
-    "HuBERT X-Large": WaveformEncoder(width=1280, inner=5120, layers=48),
+WAVEFORM_COSTS = {
+    "Wav2vec 2.0 Large": Cost(315_438_720, 18_407_303_936),
+    "HuBERT Large": Cost(315_438_720, 18_407_303_936),
+    "WavLM Large": Cost(315_438_720, 18_407_303_936),
+    "Data2vec 2.0 Large": Cost(313_280_000, 18_299_710_208),
+    "HuBERT X-Large": Cost(962_497_408, 51_304_493_824),
 }
-"""As their authors published them; a name says the size only, not which corpus it was pretrained on."""
+"""Of encoders that read the waveform of an utterance of `SECONDS`, all layers; as their authors published them.
 
+The sizes are those of the modules of transformers (`tests/paper/test_cost.py` counts them), without pretraining heads
+and without WavLM's gated position bias, less than 0.1% of its parameters and operations.
+"""
 WHISPER_ENCODERS: dict[str, dict[str, int]] = {
     "Whisper Small": {
         "d_model": 768,
@@ -140,27 +97,17 @@ WHISPER_ENCODERS: dict[str, dict[str, int]] = {
 }
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Parameters of the encoder that are used, and its multiply-accumulates for a second of audio."""
-
-    parameters: int
-    macs_per_second: float
-
-
-def published_cost(encoder: str, seconds: float, layer: int | None = None) -> Cost:
-    """Returns the cost of an encoder of Table 2, Whisper in its 30 s window, the others on the utterance alone.
+def published_cost(encoder: str, layer: int | None = None) -> Cost:
+    """Returns the cost of an encoder of Table 2 for an utterance of `SECONDS`; Whisper reads its 30 s window.
 
     Args:
-        encoder: a name in `WAVEFORM_ENCODERS` or `WHISPER_ENCODERS`.
-        seconds: length of the utterance.
+        encoder: a name in `WAVEFORM_COSTS` or `WHISPER_ENCODERS`.
         layer: where a Whisper encoder is cut; left out, it is used whole.
     """
-    if encoder in WAVEFORM_ENCODERS:
-        waveform = WAVEFORM_ENCODERS[encoder]
-        return Cost(waveform.parameters, waveform.macs(seconds) / seconds)
+    if encoder in WAVEFORM_COSTS:
+        return WAVEFORM_COSTS[encoder]
     config = WHISPER_ENCODERS[encoder]
-    return whisper_cost(config, layer or config["encoder_layers"], seconds, pad_to_seconds=WINDOW_SECONDS)
+    return whisper_cost(config, layer or config["encoder_layers"], SECONDS, pad_to_seconds=WINDOW_SECONDS)
 
 
 def whisper_cost(

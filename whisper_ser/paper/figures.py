@@ -1,17 +1,18 @@
 """The figures of a sweep: what each shows as a table, and its drawing from that table alone."""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas
 
-from whisper_ser.paper.choice import Choice, choose_setting
-from whisper_ser.paper.results import Setting, Sweep, pooled_matrix, pooled_recall, spreads
-from whisper_ser.paper.tables import METRICS, counts
+from whisper_ser.evaluation.metrics import class_recall
+from whisper_ser.paper.sweep import METRICS, Choice, Setting, Sweep, choose_setting, means
+from whisper_ser.paper.tables import counts
 from whisper_ser.report.figures import paint_confusion_matrix, plt
+from whisper_ser.report.tables import percent
 
 STYLES: dict[str, dict[str, Any]] = {
     "mean": {"color": "#0072B2", "marker": "o"},
@@ -36,10 +37,10 @@ SMALL: Any = {
 def recall_by_class(sweep: Sweep) -> pandas.DataFrame:
     """Returns what Fig. 2 shows: recall of each class over all test utterances, of the best layer of each pooling."""
     rows = []
-    for encoder, pooling, choice in _choices(sweep):
-        for label, recall in zip(sweep.labels, pooled_recall(choice.cells), strict=True):
-            percent = None if recall is None else round(100 * recall, 4)
-            rows.append({**_chosen(encoder, pooling, choice), "emotion": label, "recall": percent})
+    for chosen, choice in _choices(sweep):
+        for label, recall in zip(sweep.about.labels, class_recall(choice.matrix), strict=True):
+            share = None if recall is None else percent(recall)
+            rows.append({**chosen, "emotion": label, "recall": share})
     return pandas.DataFrame(rows)
 
 
@@ -65,7 +66,7 @@ def draw_recall(frame: pandas.DataFrame, footer: str, path: Path) -> None:
                 name.set_horizontalalignment("center" if abs(right) < 0.1 else "left" if right > 0 else "right")
             axes.tick_params(axis="x", pad=2)
             axes.set_ylim(0, 100)
-            axes.set_yticks([20, 40, 60, 80, 100], ["20", "40", "60", "80", "100 %"], color="0.35", fontsize=7)
+            axes.set_yticks([20, 40, 60, 80, 100], ["20", "40", "60", "80", "100%"], color="0.35", fontsize=7)
             axes.set_title(encoder, pad=14)
         handles, names = grid[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
@@ -74,12 +75,11 @@ def draw_recall(frame: pandas.DataFrame, footer: str, path: Path) -> None:
 
 def confusion(sweep: Sweep) -> pandas.DataFrame:
     """Returns what Fig. 3 shows: counts of all test utterances, of the best layer of each pooling."""
-    rows = []
-    for encoder, pooling, choice in _choices(sweep):
-        matrix = pooled_matrix(choice.cells)
-        for true, predicted in np.ndindex(matrix.shape):
-            names = {"true": sweep.labels[true], "predicted": sweep.labels[predicted]}
-            rows.append({**_chosen(encoder, pooling, choice), **names, "utterances": int(matrix[true, predicted])})
+    rows, labels = [], sweep.about.labels
+    for chosen, choice in _choices(sweep):
+        for (true, predicted), count in np.ndenumerate(choice.matrix):
+            names = {"true": labels[true], "predicted": labels[predicted]}
+            rows.append({**chosen, **names, "utterances": int(count)})
     return pandas.DataFrame(rows)
 
 
@@ -113,27 +113,27 @@ def draw_confusion(frame: pandas.DataFrame, footer: str, path: Path) -> None:
 
 
 def learning_curves(sweep: Sweep) -> pandas.DataFrame:
-    """Returns what Fig. 4 shows: loss and figures by epoch, the mean over runs, of complete settings.
+    """Returns what Fig. 4 shows: loss and figures by epoch, the mean over runs of each setting.
 
     They are those of the part (`part`) that was followed in all of them: the test part, or else the validation part.
     """
     part = followed_part(sweep)
     rows = []
-    for setting in _complete(sweep) if part else []:
-        histories = [cell["history"] for cell in sweep.cells[setting].values()]
-        for entries in zip(*histories, strict=False):
-            figures = {name: _mean_percent(entry[part][name] for entry in entries) for name in METRICS}
-            losses = [entry["loss"] for entry in entries if "loss" in entry]
+    for setting in _settings(sweep) if part else []:
+        for entries in zip(*(fold.history for fold in sweep.results[setting].folds), strict=False):
+            parts = [getattr(entry, part or "test") for entry in entries]
+            figures = {name: percent(np.mean([of[name] for of in parts])) for name in METRICS}
+            losses = [entry.loss for entry in entries if entry.loss is not None]
             loss = round(float(np.mean(losses)), 6) if losses else None
-            rows.append({**_named(setting), "part": part, "epoch": entries[0]["epoch"], "loss": loss, **figures})
+            rows.append({**setting._asdict(), "part": part, "epoch": entries[0].epoch, "loss": loss, **figures})
     return pandas.DataFrame(rows)
 
 
 def followed_part(sweep: Sweep) -> str | None:
     """Returns the part that was evaluated after every epoch of all runs, the test part first, or `None`."""
-    histories = [cell["history"] for setting in _complete(sweep) for cell in sweep.cells[setting].values()]
+    histories = [fold.history for result in sweep.results.values() for fold in result.folds]
     for part in ("test", "validation"):
-        if histories and all(history and all(entry.get(part) for entry in history) for history in histories):
+        if all(history and all(getattr(epoch, part) for epoch in history) for history in histories):
             return part
     return None
 
@@ -168,14 +168,11 @@ def draw_learning_curves(frame: pandas.DataFrame, footer: str, path: Path) -> No
 def metric_by_layer(sweep: Sweep) -> pandas.DataFrame:
     """Returns what Fig. 5 shows: mean and standard deviation over folds of each layer and pooling."""
     rows = []
-    for setting in _complete(sweep):
-        figures = spreads(sweep.cells[setting])
-        of_metrics = {
-            name: value
-            for metric in METRICS
-            for name, value in ((metric, figures[metric].mean), (f"{metric}_std", figures[metric].std))
-        }
-        rows.append({**_named(setting), **{name: round(100 * value, 4) for name, value in of_metrics.items()}})
+    for setting in _settings(sweep):
+        row: dict[str, Any] = setting._asdict()
+        for metric, figure in means(sweep.cells(setting)).items():
+            row |= {metric: figure.mean, f"{metric}_std": figure.std}
+        rows.append(row)
     return pandas.DataFrame(rows)
 
 
@@ -224,32 +221,17 @@ def _style(pooling: str) -> dict[str, Any]:
     return STYLES.get(pooling, {"color": "black", "marker": "x"})
 
 
-def _choices(sweep: Sweep) -> Iterable[tuple[str, str, Choice]]:
+def _choices(sweep: Sweep) -> Iterator[tuple[dict[str, Any], Choice]]:
+    """Yields the best layer of each pooling of each encoder: as columns of a table, and its trainings."""
     for encoder in sweep.encoders:
-        for pooling in sweep.poolings:
+        for pooling in sweep.models:
             if choice := choose_setting(sweep, sweep.settings(encoder, pooling)):
-                yield encoder, pooling, choice
+                columns = {"encoder": encoder, "pooling": pooling, "rule": choice.rule}
+                yield {**columns, "layer": counts(choice.layers)}, choice
 
 
-def _chosen(encoder: str, pooling: str, choice: Choice) -> dict[str, Any]:
-    return {
-        "encoder": encoder,
-        "pooling": pooling,
-        "rule": choice.rule,
-        "layer": counts(choice.layers),
-    }
-
-
-def _complete(sweep: Sweep) -> list[Setting]:
-    return [setting for encoder in sweep.encoders for setting in sweep.complete(sweep.settings(encoder))]
-
-
-def _named(setting: Setting) -> dict[str, Any]:
-    return {"encoder": setting.encoder, "pooling": setting.pooling, "layer": setting.layer}
-
-
-def _mean_percent(shares: Iterable[float]) -> float:
-    return round(100 * float(np.mean(list(shares))), 4)
+def _settings(sweep: Sweep) -> list[Setting]:
+    return [setting for encoder in sweep.encoders for setting in sweep.settings(encoder)]
 
 
 def _unique(column: pandas.Series) -> list[Any]:

@@ -1,21 +1,33 @@
-"""The figures that the paper publishes (arXiv 2602.06000), in percent, as its tables print them."""
+"""What the paper publishes (arXiv 2602.06000): its figures, in percent as its tables print them, and its settings."""
 
 import csv
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import NamedTuple
+from typing import Any
+
+from whisper_ser.paper.sweep import Sweep
+from whisper_ser.report.tables import Mean
 
 CLASSES = {"shemo": 5, "iemocap": 4}
 FOLDS = {"shemo": 10, "iemocap": 5}
 """Of the corpora that the paper reports (Sections 4.1 and 4.2)."""
 
-OWN_ROW = "Whisper Small (Ours)"
 OWN_SOURCE = "the paper"
 OWN_LAYER = {"shemo": 8, "iemocap": 12}
 """Where Table 4 has the figures of its own row of Table 2. On IEMOCAP, WA is of layer 12 (attentive) and UA of layer
 11 (qkv)."""
+ODDITIES = {
+    "shemo": ["tiny qkv: no single layer has both its WA and its UA"],
+    "iemocap": [
+        "tiny attentive: no single layer has both its WA and its UA",
+        "small mean: layer 10, though layer 12 has a higher UA",
+        "small qkv: no single layer has both its WA and its UA",
+    ],
+}
+"""Where Table 1 is not the layer of highest UA in Tables 3 and 4."""
 SETTINGS = {
     "selection": "test_best",
     "pad_to_seconds": 30,
@@ -42,13 +54,6 @@ SCALED = {"attentive": False, "qkv": True}
 """Whether attention scores are divided by the root of the head size, by pooling."""
 
 
-class Figure(NamedTuple):
-    """Mean and population standard deviation over folds, in percent."""
-
-    mean: float
-    std: float
-
-
 @dataclass(frozen=True)
 class PriorResult:
     """A row of Table 2. `encoder` is the pretrained model, `source` who reported it."""
@@ -65,51 +70,29 @@ def whisper_size(encoder: str) -> str | None:
     return found and found[1]
 
 
-def best_layer(corpus: str, encoder: str, pooling: str) -> dict[str, Figure]:
+def best_layer(corpus: str, encoder: str, pooling: str) -> dict[str, Mean]:
     """Returns Table 1's `{"wa": ..., "ua": ...}`, empty where the paper has none."""
     return _figures("best_layer.csv").get((corpus, whisper_size(encoder), pooling, None), {})
 
 
-def one_layer(corpus: str, encoder: str, pooling: str, layer: int) -> dict[str, Figure]:
+def one_layer(corpus: str, encoder: str, pooling: str, layer: int) -> dict[str, Mean]:
     """Returns the `{"wa": ..., "ua": ..., "f1": ...}` of Table 3 or 4, empty where the paper has none."""
     return _figures("layer_sweep.csv").get((corpus, whisper_size(encoder), pooling, layer), {})
 
 
 def prior_work(corpus: str) -> list[PriorResult]:
     """Returns the rows of Table 2 for a corpus, the paper's own last; none for a corpus it does not report."""
-    rows = []
-    for row in _rows("prior_work.csv"):
-        if row["corpus"] == corpus:
-            encoder, source = _encoder_and_source(row["model"])
-            rows.append(PriorResult(encoder, source, float(row["wa"]), float(row["ua"])))
-    return rows
-
-
-def oddities_of_best_layer(corpus: str) -> list[str]:
-    """Returns where Table 1 is not the layer of highest UA in Tables 3 and 4, a line for each such row."""
-    lines = []
-    for (of, size, pooling, _), figures in _figures("best_layer.csv").items():
-        if of != corpus:
-            continue
-        layers = {
-            key[3]: of_layer for key, of_layer in _figures("layer_sweep.csv").items() if key[:3] == (of, size, pooling)
-        }
-        shown = [layer for layer, of_layer in layers.items() if figures.items() <= of_layer.items()]
-        highest = max(layers, key=lambda layer: layers[layer]["ua"].mean)
-        if not shown:
-            lines.append(f"{size} {pooling}: no single layer has both its WA and its UA")
-        elif highest not in shown:
-            lines.append(f"{size} {pooling}: layer {shown[0]}, though layer {highest} has a higher UA")
-    return lines
+    rows = [row for row in _rows("prior_work.csv") if row["corpus"] == corpus]
+    return [PriorResult(row["encoder"], row["source"], float(row["wa"]), float(row["ua"])) for row in rows]
 
 
 @cache
-def _figures(file: str) -> dict[tuple[str, str | None, str, int | None], dict[str, Figure]]:
-    figures: dict[tuple[str, str | None, str, int | None], dict[str, Figure]] = {}
+def _figures(file: str) -> dict[tuple[str, str | None, str, int | None], dict[str, Mean]]:
+    figures: dict[tuple[str, str | None, str, int | None], dict[str, Mean]] = {}
     for row in _rows(file):
         layer = int(row["layer"]) if "layer" in row else None
         of_row = figures.setdefault((row["corpus"], row["whisper_size"], row["pooling"], layer), {})
-        of_row[row["metric"]] = Figure(float(row["mean"]), float(row["std"]))
+        of_row[row["metric"]] = Mean(float(row["mean"]), float(row["std"]))
     return figures
 
 
@@ -118,9 +101,34 @@ def _rows(file: str) -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines()))
 
 
-def _encoder_and_source(model: str) -> tuple[str, str]:
-    """Splits `HuBERT Large Ma et al. (2024)`: names of encoders end with their size."""
-    if model == OWN_ROW:
-        return "Whisper Small", OWN_SOURCE
-    found = re.fullmatch(r"(.+? (?:X-)?Large(?: V3)?) (.+)", model)
-    return (found[1], found[2]) if found else (model, "")
+def departures(sweep: Sweep) -> list[tuple[str, str, str]]:
+    """Returns `(setting, the paper's, here)` where a sweep is not what the paper describes; none for other corpora."""
+    about, training = sweep.about, sweep.about.training
+    if about.corpus.name not in CLASSES:
+        return []
+    there = {"classes": CLASSES[about.corpus.name], "folds": FOLDS[about.corpus.name], **SETTINGS}
+    here = {
+        "classes": len(about.labels),
+        "folds": len(about.protocol.folds),
+        "selection": about.protocol.selection,
+        "pad_to_seconds": about.model.pad_to_seconds,
+        **{name: getattr(training, name) for name in ("epochs", "batch_size", "learning_rate")},
+    }
+    rows = [(key, _word(there[key]), _word(here[key])) for key in there if there[key] != here[key]]
+    return rows + list(dict.fromkeys(_departures_of_models(sweep)))
+
+
+def _departures_of_models(sweep: Sweep) -> Iterator[tuple[str, str, str]]:
+    """Yields `(setting, the paper's, here)` of the poolings; the pooling is named where only some could differ."""
+    for pooling, config in sweep.models.items():
+        there: dict[str, Any] = MODEL
+        if pooling in SCALED:
+            own = {"num_pooling_heads": HEADS[sweep.about.corpus.name], "scale_scores": SCALED[pooling]}
+            there = {**there, **ATTENTION, **own}
+        for key, value in there.items():
+            if (here := getattr(config, key)) != value:
+                yield key if key in MODEL else f"{key} ({pooling})", _word(value), _word(here)
+
+
+def _word(value: Any) -> str:
+    return {"None": "none", "True": "on", "False": "off"}.get(str(value), str(value))

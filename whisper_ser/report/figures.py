@@ -37,7 +37,7 @@ def draw_confusion_matrix(matrix: list[list[int]], labels: list[str], title: str
     """Writes the confusion matrix: colour is the share of the true class, numbers are share and count."""
     size = 1.6 + 0.9 * len(labels)
     figure, axes = plt.subplots(figsize=(size + 0.6, size), dpi=150, layout="constrained")
-    image = paint_confusion_matrix(axes, np.array(matrix), "{share:.0f} %\n{count}", fontsize=9)
+    image = paint_confusion_matrix(axes, np.array(matrix), "{share:.0f}%\n{count}", fontsize=9)
     axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlabel("predicted")
@@ -89,6 +89,6 @@ def draw_coverage(confidence: np.ndarray, right: np.ndarray, of: str, path: Path
     axes.set_xlim(0, 102)
     axes.set_xlabel("utterances answered (%); dots: the threshold of probability")
     axes.set_ylabel("of those, right (%)")
-    axes.set_title(f"{of}, {len(confidence)} test utterances, {100 * correct[-1]:.1f} % of all right", fontsize=10)
+    axes.set_title(f"{of}, {len(confidence)} test utterances, {100 * correct[-1]:.1f}% of all right", fontsize=10)
     figure.savefig(path, format="png")
     plt.close(figure)

@@ -1,22 +1,32 @@
-"""The folder of a finished run: model, metrics, predictions, confusion matrix."""
+"""The folder of a finished run: model, metrics, predictions, figures; and its summary for a terminal."""
 
-from dataclasses import asdict
+import dataclasses
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+import pandas
 
 from modeling_whisper_ser import WhisperForEmotionClassification, WhisperSerFeatureExtractor
 from whisper_ser.errors import RecipeError
-from whisper_ser.evaluation.calibration import confidence_of
-from whisper_ser.evaluation.metrics import confusion_table
-from whisper_ser.evaluation.results import METRICS, write_tables
+from whisper_ser.evaluation.results import (
+    METRICS_FILE,
+    PREDICTIONS,
+    Figures,
+    RunResult,
+    confidence_of,
+    join_folds,
+    write_result,
+)
 from whisper_ser.inference.engines.graphs import write_graphs
 from whisper_ser.inference.reference_output import write_reference_output
 from whisper_ser.io import replacing, saving
 from whisper_ser.report.figures import draw_confusion_matrix, draw_coverage
 from whisper_ser.report.model_card import base_model, model_card
+from whisper_ser.report.protocol import closing_remarks
 from whisper_ser.training.experiment import Experiment
-from whisper_ser.training.recipe import portable, write_recipe
-from whisper_ser.training.results import all_predictions, run_metrics
+from whisper_ser.training.recipe import RECIPE, portable, write_recipe
+from whisper_ser.training.results import all_predictions, run_result
+from whisper_ser.training.runs import Run
 from whisper_ser.training.trainer import Training
 
 CONFUSION_MATRIX = "confusion_matrix.png"
@@ -28,7 +38,8 @@ OUTPUTS = {
     "cells": "a sweep of the first version",
 }
 """What each kind of run fills in its folder."""
-TEST_BEST = "selection=test_best: the test part chose the epoch it is reported for, which flatters."
+COLUMNS = {"WA": "wa", "UA": "ua", "F1": "f1", "macro F1": "macro_f1"}
+"""Of the summary of a cross-validation."""
 
 
 def write_run(
@@ -36,34 +47,55 @@ def write_run(
     training: Training,
     extractor: WhisperSerFeatureExtractor,
     experiment: Experiment,
-) -> dict[str, Any]:
-    """Writes `model/`, metrics, predictions, figures and recipe, each whole or not at all; returns the metrics."""
-    split, arguments = experiment.folds[0].split, experiment.arguments
-    predictions = all_predictions(training, split)
-    figures = run_metrics(training, predictions, split, experiment.hours, arguments)
-    metrics = {**figures, "audit": asdict(experiment.audit), "warnings": list(experiment.warnings)}
-    (folder / METRICS).unlink(missing_ok=True)
+) -> RunResult:
+    """Writes `model/`, metrics, predictions, figures and recipe, each whole or not at all; returns the result."""
+    fold, arguments = experiment.folds[0], experiment.arguments
+    predictions = all_predictions(training, fold)
+    result = dataclasses.replace(
+        run_result(training, predictions, fold, arguments, extractor, experiment.hours),
+        audit=experiment.audit,
+        warnings=list(experiment.warnings),
+    )
+    (folder / METRICS_FILE).unlink(missing_ok=True)
     settings = arguments.to_dict()
     with replacing(folder / "model") as path:
         save_model(path, training.model, extractor)
-        write_recipe(path, portable(settings, base_model(metrics, training.model.config)))
-        draw_results(metrics, path / CONFUSION_MATRIX)
-        (path / "README.md").write_text(model_card(metrics, path), encoding="utf-8")
-    with replacing(folder / CONFUSION_MATRIX) as path:
-        draw_results(metrics, path)
-    with replacing(folder / COVERAGE) as path:
-        test = predictions[predictions["part"] == "test"]
-        draw_coverage(*confidence_of(test, metrics["labels"]), metrics["corpus"]["name"], path)
+        write_recipe(path, portable(settings, base_model(result, training.model.config)))
+        draw_results(result, path / CONFUSION_MATRIX)
+        (path / "README.md").write_text(model_card(result, path), encoding="utf-8")
     write_recipe(folder, settings)
-    write_tables(folder, metrics, predictions)
-    return metrics
+    _write(folder, result, predictions)
+    return result
 
 
-def draw_results(metrics: dict[str, Any], path: Path) -> None:
-    """Writes the confusion matrix of the test utterances of a run."""
-    test = metrics["test"]
-    title = f"{metrics['corpus']['name']}, {test['utterances']} test utterances, UA {100 * test['ua']:.1f}%"
-    draw_confusion_matrix(test["confusion_matrix"], metrics["labels"], title, path)
+def write_cross_validation(folder: Path, runs: list[Run], experiment: Experiment) -> RunResult:
+    """Writes metrics, predictions and figures of finished runs together; returns the result."""
+    folders = [run.folder for run in runs]
+    result, predictions = join_folds(folders, experiment.protocol, experiment.audit, experiment.warnings)
+    _write(folder, result, predictions)
+    return result
+
+
+def _write(folder: Path, result: RunResult, predictions: pandas.DataFrame) -> None:
+    """Writes the figures, the predictions and, last, the metrics."""
+    test = predictions[predictions["part"] == "test"]
+    with replacing(folder / CONFUSION_MATRIX) as path:
+        draw_results(result, path)
+    with replacing(folder / COVERAGE) as path:
+        draw_coverage(*confidence_of(test, result.labels), _title(result), path)
+    write_result(folder, result, predictions)
+
+
+def draw_results(result: RunResult, path: Path) -> None:
+    """Writes the confusion matrix of all test utterances of a result."""
+    test = result.all_utterances
+    title = f"{_title(result)}, {test.utterances} test utterances, UA {100 * test.ua:.1f}%"
+    draw_confusion_matrix(test.confusion_matrix, result.labels, title, path)
+
+
+def _title(result: RunResult) -> str:
+    folds = f", {len(result.protocol.folds)} folds" if result.is_cross_validation else ""
+    return f"{result.corpus.name}{folds}"
 
 
 def check_output(folder: Path, holds: str) -> None:
@@ -95,40 +127,69 @@ def save_model(folder: Path, model: WhisperForEmotionClassification, extractor: 
     write_graphs(folder)
 
 
-def summary(metrics: dict[str, Any], folder: Path) -> str:
-    """Returns what a run says at its end."""
-    lines = []
-    for part in ("validation", "test"):
-        if figures := metrics.get(part):
-            numbers = "  ".join(f"{name} {100 * figures[name.lower()]:.1f}" for name in ("WA", "UA", "F1"))
-            lines.append(f"{part}: {numbers}  ({figures['utterances']} utterances)")
-    lines += ["", "test, utterances:", confusion_table(metrics["test"]["confusion_matrix"], metrics["labels"]), ""]
-    lines += [calibration_words(metrics["calibration"]), ""]
-    lines += closing_remarks(metrics)
-    names = "model/, metrics.json, predictions.parquet, confusion_matrix.png, coverage.png, recipe.json"
-    return "\n".join([*lines, f"{folder}/ holds {names}"])
+def summary(result: RunResult, folder: Path) -> str:
+    """Returns the text printed at the end of a run or a cross-validation."""
+    rows = _fold_table(result) if result.is_cross_validation else _part_lines(result)
+    test = result.all_utterances
+    matrix = pandas.DataFrame(test.confusion_matrix, result.labels, result.labels).to_string()
+    lines = [*rows, "", "test utterances, true label by row, predicted label by column:", matrix, ""]
+    lines += [calibration_line(result), ""]
+    if remarks := closing_remarks(result):
+        lines += [*remarks, ""]
+    names = [METRICS_FILE, PREDICTIONS, CONFUSION_MATRIX, COVERAGE, RECIPE]
+    names.append("folds/" if result.is_cross_validation else "model/")
+    return "\n".join([*lines, f"{folder}/ holds {', '.join(names)}"])
 
 
-def calibration_words(calibration: dict[str, Any]) -> str:
-    """Returns the calibration of a run or of a cross-validation, as `metrics.json` has it, in a line."""
-    temperature, before, after = (calibration[name] for name in ("temperature", "ece_before", "ece_after"))
-    if "pooled" not in calibration:
-        if not calibration["validation_utterances"]:
-            return f"ECE {after:.3f}; no temperature was fitted, as there are no validation utterances"
-        fitted_on = f"fitted on {calibration['validation_utterances']} validation utterances"
-        return f"ECE {after:.3f}, {before:.3f} before the temperature of {temperature:.2f}, {fitted_on}"
-    pooled = calibration["pooled"]
-    now = f"ECE {after['mean']:.3f} over folds, {pooled['ece_after']:.3f} pooled"
-    if not calibration["fitted"]:
+def _part_lines(result: RunResult) -> list[str]:
+    """Returns WA, UA and F1 of the validation and the test part of a run."""
+    parts = {"validation": result.validation, "test": result.test}
+    return [
+        f"{part}: WA {100 * of.wa:.1f}  UA {100 * of.ua:.1f}  F1 {100 * of.f1:.1f}  ({of.utterances} utterances)"
+        for part, of in parts.items()
+        if of
+    ]
+
+
+def _fold_table(result: RunResult) -> list[str]:
+    """Returns the metrics of each fold, their mean and deviations, and those of all utterances with intervals."""
+    several = len(result.protocol.seeds) > 1
+    rows: list[tuple[str, Figures, int | str]] = [
+        (f"{fold.name}, seed {fold.seed}" if several else fold.name, fold.test, fold.test.utterances)
+        for fold in result.folds
+    ]
+    rows.append(("mean", result.test, ""))
+    if result.deviations:
+        rows.append(("std", result.deviations.folds, ""))
+        if result.deviations.seeds:
+            rows.append(("std over seeds", result.deviations.seeds, ""))
+    rows.append(("pooled", result.all_utterances, result.all_utterances.utterances))
+    lines = [f"{'fold':<24}" + "".join(f"{name:>13}" for name in COLUMNS) + f"{'utterances':>12}"]
+    for name, figures, utterances in rows:
+        shares = "".join(f"{100 * getattr(figures, key):>13.1f}" for key in COLUMNS.values())
+        lines.append(f"{name[:23]:<24}{shares}{utterances:>12}".rstrip())
+    if result.intervals:
+        found = [getattr(result.intervals, key) for key in COLUMNS.values()]
+        bounds = "".join(f"{f'{100 * one.low:.1f}-{100 * one.high:.1f}':>13}" for one in found)
+        lines.append(f"{'95% over speakers':<24}{bounds}")
+    return lines
+
+
+def calibration_line(result: RunResult) -> str:
+    """Returns the expected calibration error of a result and how the temperature was fitted."""
+    test, pooled = result.test, result.all_utterances
+    if not result.is_cross_validation:
+        if not result.validation:
+            return f"ECE {test.ece:.3f}; no temperature was fitted, as there are no validation utterances"
+        return (
+            f"ECE {test.ece:.3f}, {test.ece_before:.3f} before the temperature of {result.folds[0].temperature:.2f}, "
+            f"fitted on {result.validation.utterances} validation utterances"
+        )
+    now = f"ECE {test.ece:.3f} over folds, {pooled.ece:.3f} pooled"
+    if not result.fitted:
         return f"{now}; no temperatures were fitted, as there are no validation utterances"
+    temperatures = [fold.temperature for fold in result.folds]
     return (
-        f"{now}, {before['mean']:.3f} and {pooled['ece_before']:.3f} before the temperatures of "
-        f"{temperature['mean']:.2f} +- {temperature['std']:.2f}, fitted on each fold's own validation speakers"
+        f"{now}, {test.ece_before:.3f} and {pooled.ece_before:.3f} before the temperatures of "
+        f"{np.mean(temperatures):.2f} ± {np.std(temperatures):.2f}, fitted on each fold's own validation speakers"
     )
-
-
-def closing_remarks(metrics: dict[str, Any]) -> list[str]:
-    """Returns what has to be said of every table of figures."""
-    flattering = metrics["protocol"]["selection"] == "test_best"
-    remarks = [TEST_BEST] * flattering + [*metrics["warnings"], *filter(None, [metrics["corpus"]["description"]])]
-    return [*remarks, ""] if remarks else []

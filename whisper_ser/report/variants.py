@@ -1,22 +1,20 @@
 """The table of the variants of a grid: what each scores, and how it differs from the first."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas
 
 from whisper_ser.evaluation.comparison import compare
-from whisper_ser.evaluation.results import METRICS, PREDICTIONS
+from whisper_ser.evaluation.results import METRICS_FILE, RunResult, deviations_of, read_predictions, read_result
 from whisper_ser.io import replacing
 from whisper_ser.report.protocol import cautions, protocol_line, stamp
-from whisper_ser.report.tables import Row, Table
+from whisper_ser.report.tables import Bounds, Columns, Mean, Row, Table, percent
 
 TABLE = "variants"
 ABOUT = """In percent. WA, UA, macro F1 and ECE (expected calibration error): mean ± deviation over folds and seeds.
-"UA, all utterances": of all test utterances pooled, with its 95 % interval over speakers. "against the first": the
-difference of that figure, with its 95 % interval when the same speakers are drawn for both; p is two-sided, of each
+"UA, all utterances": of all test utterances pooled, with its 95% interval over speakers. "against the first": the
+difference of that figure, with its 95% interval when the same speakers are drawn for both; p is two-sided, of each
 comparison by itself: of twenty, one is expected below 0.05 by chance. Seconds: of training, without encoding."""
 
 
@@ -26,63 +24,41 @@ def write_variants(output_dir: Path, folders: Mapping[str, Path]) -> str:
     Args:
         folders: of the cross-validation of each variant; the first is what the others are compared with.
     """
-    metrics = {name: json.loads((of / METRICS).read_text(encoding="utf-8")) for name, of in folders.items()}
-    predictions = {name: pandas.read_parquet(of / PREDICTIONS) for name, of in folders.items()}
+    results = {name: read_result(of / METRICS_FILE) for name, of in folders.items()}
+    predictions = {name: read_predictions(of) for name, of in folders.items()}
     first = next(iter(folders))
-    rows = [_row(name, metrics[name], predictions[first], predictions[name]) for name in folders]
-    table = Table(TABLE, "", rows, COLUMNS)
-    marks = [_results(one) for one in metrics.values()]
-    stamped = [{**row, **stamp(one)} for row, one in zip(rows, marks, strict=True)]
+    rows = [_row(name, results[name], predictions[first], predictions[name]) for name in folders]
+    table = Table(TABLE, "", rows, COLUMNS, digits=1)
+    stamps = pandas.DataFrame([stamp(result) for result in results.values()])
     with replacing(output_dir / f"{TABLE}.csv") as path:
-        pandas.DataFrame(stamped).to_csv(path, index=False, lineterminator="\n")
-    said = dict.fromkeys(caution for one in marks for caution in cautions(one))
-    lines = [f"# Variants on {metrics[first]['corpus']['name']}", *(f"> **{caution}**" for caution in said)]
-    page = "\n\n".join([*lines, table.markdown(), ABOUT, f"<sub>{protocol_line(marks[0])}</sub>"]) + "\n"
+        table.frame({}).join(stamps).to_csv(path, index=False, lineterminator="\n")
+    said = dict.fromkeys(caution for result in results.values() for caution in cautions(result))
+    lines = [f"# Variants on {results[first].corpus.name}", *(f"> **{caution}**" for caution in said)]
+    page = "\n\n".join([*lines, table.markdown(), ABOUT, f"<sub>{protocol_line(results[first])}</sub>"]) + "\n"
     with replacing(output_dir / f"{TABLE}.md") as path:
         path.write_text(page, encoding="utf-8")
     return page
 
 
-def _row(name: str, metrics: dict[str, Any], first: pandas.DataFrame, own: pandas.DataFrame) -> Row:
-    """Returns the figures of a variant in percent, `None` for what speakers would be needed for."""
-    test, intervals = metrics["test"], metrics["intervals"]
-    ua = compare(first, own)["metrics"]["ua"] if intervals else None
-    spreads = {
-        key + end: _percent(test[key][part])
+def _row(name: str, result: RunResult, first: pandas.DataFrame, own: pandas.DataFrame) -> Row:
+    """Returns the figures of a variant in percent, `None` where there is no interval over speakers."""
+    interval = result.intervals.ua if result.intervals else None
+    against = compare(first, own).metrics["ua"] if interval else None
+    deviations = deviations_of(result.folds).folds
+    means = {
+        key: Mean(percent(getattr(result.test, key)), percent(getattr(deviations, key)))
         for key in ("wa", "ua", "macro_f1", "ece")
-        for end, part in (("", "mean"), ("_std", "std"))
     }
     return {
         "variant": name,
-        **spreads,
-        "ua_pooled": _percent(test["pooled"]["ua"]),
-        "ua_low": _percent(intervals["ua"]["low"]) if intervals else None,
-        "ua_high": _percent(intervals["ua"]["high"]) if intervals else None,
-        "ua_difference": _percent(ua["difference"]) if ua else None,
-        "ua_difference_low": _percent(ua["low"]) if ua else None,
-        "ua_difference_high": _percent(ua["high"]) if ua else None,
-        "p": round(ua["p"], 5) if ua else None,
-        "seconds": metrics["training"]["seconds"],
+        **means,
+        "ua_interval": Bounds(*map(percent, (interval.value, interval.low, interval.high))) if interval else None,
+        "ua_difference": percent(against.difference) if against else None,
+        "ua_difference_low": percent(against.low) if against else None,
+        "ua_difference_high": percent(against.high) if against else None,
+        "p": round(against.p, 5) if against else None,
+        "seconds": result.training.seconds if result.training else None,
     }
-
-
-def _results(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Returns the metrics of a cross-validation as the report of a sweep reads its results."""
-    folds = [*dict.fromkeys(fold["name"] for fold in metrics["folds"])]
-    return {**metrics, "protocol": {**metrics["protocol"], "folds": folds}}
-
-
-def _percent(share: float) -> float:
-    return round(100 * share, 4)
-
-
-def _mean(key: str) -> Any:
-    return lambda row: f"{row[key]:.1f} ± {row[key + '_std']:.1f}"
-
-
-def _pooled(row: Row) -> str:
-    bounds = "" if row["ua_low"] is None else f" [{row['ua_low']:.1f}, {row['ua_high']:.1f}]"
-    return f"{row['ua_pooled']:.1f}{bounds}"
 
 
 def _against_first(row: Row) -> str:
@@ -92,13 +68,13 @@ def _against_first(row: Row) -> str:
     return f"{row['ua_difference']:+.1f} {bounds}, p {row['p']:.3g}"
 
 
-COLUMNS = {
-    "variant": lambda row: str(row["variant"]),
-    "WA": _mean("wa"),
-    "UA": _mean("ua"),
-    "macro F1": _mean("macro_f1"),
-    "ECE": _mean("ece"),
-    "UA, all utterances [95 %]": _pooled,
+COLUMNS: Columns = {
+    "variant": "variant",
+    "WA": "wa",
+    "UA": "ua",
+    "macro F1": "macro_f1",
+    "ECE": "ece",
+    "UA, all utterances [95%]": "ua_interval",
     "against the first": _against_first,
     "seconds": lambda row: f"{row['seconds']:.0f}",
 }

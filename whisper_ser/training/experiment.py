@@ -162,11 +162,11 @@ def train_grid(experiment: Experiment, points: Sequence[Point], curves: bool = F
     silent = not process.is_main_process
     with tqdm(total=len(names), initial=len(names) - todo, desc="runs", unit="training", disable=silent) as bar:
         for runs in groups.values():
-            for run, metrics in _train_alike(experiment, runs, curves):
+            for run, result in _train_alike(experiment, runs, curves):
                 bar.update()
-                if metrics:
+                if result:
                     name = ", ".join(filter(None, [names[run.folder], f"fold {experiment.folds[run.fold].name}"]))
-                    bar.set_postfix_str(f"{name}: UA {100 * metrics['test']['ua']:.1f}")
+                    bar.set_postfix_str(f"{name}: UA {100 * result.test.ua:.1f}")
     return planned
 
 
@@ -178,7 +178,7 @@ def _encoding(arguments: Arguments) -> str:
 
 
 def _train_alike(experiment: Experiment, runs: list[Run], curves: bool) -> Any:
-    """Trains runs that share their inputs, and yields each with its metrics."""
+    """Trains runs that share their inputs, and yields each with its result."""
     arguments = runs[0].arguments
     read = sorted({layer for run in runs if run.config for layer in run.config.layer_indices}) or None
     if read:

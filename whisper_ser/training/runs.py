@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -24,10 +24,10 @@ from transformers.utils import logging
 from modeling_whisper_ser import WhisperSerConfig, WhisperSerFeatureExtractor
 from whisper_ser.data.splits import Fold
 from whisper_ser.errors import WhisperSerError
-from whisper_ser.evaluation.results import check_predictions, read_metrics
+from whisper_ser.evaluation.results import METRICS_FILE, ResultError, RunResult, check_predictions, read_result
 from whisper_ser.training.grid import folder_name
 from whisper_ser.training.models import build_model, head_model
-from whisper_ser.training.results import write_fold
+from whisper_ser.training.results import all_predictions, run_result, write_fold
 from whisper_ser.training.settings import Arguments, SerTrainingArguments
 from whisper_ser.training.trainer import BEST, Inputs, train_with_refit
 
@@ -57,11 +57,11 @@ class Run(NamedTuple):
     def done(self) -> bool:
         """Whether it was finished before, of the same data, model and settings, and is as it was written."""
         try:
-            metrics = read_metrics(self.folder, needs_seal=True)
-            check_predictions(self.folder, metrics)
-        except OSError:
+            result = read_result(self.folder / METRICS_FILE)
+            check_predictions(self.folder)
+        except (OSError, ResultError):
             return False
-        return metrics.get("identity") == self.identity
+        return result.identity == self.identity
 
 
 class RunContext(NamedTuple):
@@ -73,8 +73,8 @@ class RunContext(NamedTuple):
     curves: bool
 
 
-def train_runs(runs: Sequence[Run], context: RunContext, jobs: int | None) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """Trains the runs and yields each with its metrics as it is done, in any order.
+def train_runs(runs: Sequence[Run], context: RunContext, jobs: int | None) -> Iterator[tuple[Run, RunResult | None]]:
+    """Trains the runs and yields each with its result as it is done, in any order.
 
     Args:
         jobs: runs at a time; by default one a core without an accelerator, else one.
@@ -101,9 +101,10 @@ def train_runs(runs: Sequence[Run], context: RunContext, jobs: int | None) -> It
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def train_run(run: Run, context: RunContext) -> dict[str, Any]:
-    """Trains one run, writes its folder and returns its metrics."""
-    split = context.folds[run.fold].split
+def train_run(run: Run, context: RunContext) -> RunResult | None:
+    """Trains one run, writes its folder and returns its result; `None` in all processes but the main one."""
+    fold = context.folds[run.fold]
+    split = fold.split
     seed = run.arguments.training.seed
     set_seed(seed)
     if run.config is None:
@@ -116,11 +117,13 @@ def train_run(run: Run, context: RunContext) -> dict[str, Any]:
     follow_test = context.curves and not len(split.validation)
     options = {"resumable": False, "follow_test": follow_test}
     training = train_with_refit(model, context.extractor, inputs, split, arguments, **options)
-    metrics: dict[str, Any] = {}
+    result = None
     if PartialState().is_main_process:
-        metrics = write_fold(run.folder, training, split, inputs.hours, arguments, run.identity)
+        predictions = all_predictions(training, fold)
+        result = run_result(training, predictions, fold, arguments, context.extractor, inputs.hours, run.identity)
+        write_fold(run.folder, result, predictions)
     PartialState().wait_for_everyone()
-    return metrics
+    return result
 
 
 def fold_folder(number: int, name: str) -> str:
@@ -171,7 +174,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_in_process(run: Run) -> dict[str, Any]:
+def _run_in_process(run: Run) -> RunResult | None:
     if _context is None:
         raise RuntimeError("The process was not started by train_runs.")
     return train_run(run, _context)

@@ -23,7 +23,8 @@ from whisper_ser.data.audio_index import AudioRecord
 from whisper_ser.data.splits import Split
 from whisper_ser.errors import CheckpointError, RecipeError
 from whisper_ser.evaluation.calibration import fit_temperature
-from whisper_ser.evaluation.metrics import scores
+from whisper_ser.evaluation.metrics import METRICS
+from whisper_ser.evaluation.results import ser_metrics
 from whisper_ser.io import CHECKSUMS, changed_files, saving, write_checksums
 from whisper_ser.training.augmented_views import AugmentedView
 from whisper_ser.training.feature_store import Features, fill
@@ -403,7 +404,9 @@ def _collator(extractor: WhisperSerFeatureExtractor) -> Callable[[list[Example]]
 
 
 def _metrics(prediction: EvalPrediction) -> dict[str, float]:
-    return scores(np.asarray(prediction.label_ids), np.asarray(prediction.predictions).argmax(-1))
+    predicted = np.asarray(prediction.predictions).argmax(-1)
+    found = ser_metrics().compute(references=np.asarray(prediction.label_ids), predictions=predicted)
+    return {name: found[name] for name in METRICS}
 
 
 def _checkpoint_to_resume(arguments: Arguments, split: Split, sample_hashes: Mapping[str, str]) -> str | None:
