@@ -114,11 +114,8 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, SEAL: _digest(content)}
 
 
-def read_sealed(path: Path, needs_seal: bool = False) -> dict[str, Any]:
-    """Returns the JSON object in a file, after checking its seal.
-
-    Args:
-        needs_seal: refuse an object without a seal, as earlier versions wrote it.
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Returns the JSON object that a file holds; one without a seal, as earlier versions wrote it, as it is.
 
     Raises:
         DamagedFileError: the file holds no JSON object, or not the one that was sealed.
@@ -126,8 +123,7 @@ def read_sealed(path: Path, needs_seal: bool = False) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        whole = isinstance(content, dict) and content.get(SEAL, None if needs_seal else _digest(content))
-        whole = whole and whole == _digest(content)
+        whole = isinstance(content, dict) and content.get(SEAL, _digest(content)) == _digest(content)
     except (ValueError, RecursionError):
         whole = False
     if not whole:

@@ -63,7 +63,7 @@ def test_runs_of_the_first_version_can_be_compared(tmp_path, capsys):
     runs = [write_run(tmp_path / name, table) for name, table in zip(("mean", "qkv"), two_runs(0.5), strict=True)]
     (runs[1] / "metrics.json").write_text(json.dumps(sealed({"labels": ["a"], "test": {"wa": 0.5}, "warnings": []})))
     assert main(["compare", *map(str, runs), "--resamples", "100"]) == 0
-    assert "qkv: its cautions are unknown: " in capsys.readouterr().out.splitlines()[-1]
+    assert "qkv: its warnings are unknown: " in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_tables_may_be_given_and_csv_keeps_text_as_it_is(tmp_path, capsys):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas
 
+from whisper_ser.errors import DamagedFileError
 from whisper_ser.evaluation.bootstrap import CONFIDENCE, RESAMPLES
 from whisper_ser.evaluation.comparison import ComparisonError, compare, comparison_table
 from whisper_ser.evaluation.results import METRICS_FILE, PREDICTIONS, ResultError, check_predictions, read_result
@@ -93,14 +94,14 @@ def read_predictions(source: str) -> pandas.DataFrame:
 
 
 def read_warnings(source: str) -> list[str]:
-    """Returns the cautions of a run, such as leaks that were allowed; a table by itself has none."""
+    """Returns the warnings of a run, such as leaks that were allowed; a table by itself has none."""
     path = Path(source)
     metrics = (path if path.is_dir() else path.parent) / METRICS_FILE
     try:
         return closing_remarks(read_result(metrics)) if metrics.is_file() else []
-    except ResultError as error:
+    except (DamagedFileError, ResultError) as error:
         # A table may have any file beside it, and an older run can still be compared.
-        return [f"its cautions are unknown: {error}"]
+        return [f"its warnings are unknown: {error}"]
 
 
 def _names(baseline: str, candidate: str) -> tuple[str, str]:
