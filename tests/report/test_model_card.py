@@ -234,7 +234,7 @@ def test_a_cross_validation_leads_and_says_of_what_it_is(trained, cross_validate
 def test_a_cross_validation_of_something_else_is_refused(trained, cross_validated, tmp_path):
     other = Path(shutil.copytree(cross_validated, tmp_path / "other"))
     recipe = json.loads((other / "recipe.json").read_text())
-    (other / "recipe.json").write_text(json.dumps({**recipe, "layers": [3]}))
+    (other / "recipe.json").write_text(json.dumps({**recipe, "layer_index": 3}))
     with pytest.raises(PublishError, match=r"layers \[3\] not \[2\]"):
         stage(trained / "model", tmp_path / "staged", "user/tones", other / "metrics.json")
     with pytest.raises(PublishError, match="single split"):

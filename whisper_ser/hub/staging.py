@@ -16,8 +16,8 @@ from whisper_ser.inference.engines.graphs import write_graphs
 from whisper_ser.inference.reference_output import REFERENCE_OUTPUT, replace_setting
 from whisper_ser.report.model_card import model_card
 from whisper_ser.report.run import CONFUSION_MATRIX, draw_results
-from whisper_ser.training.recipe import RECIPE
-from whisper_ser.training.settings import all_settings, is_harmless, metadata, settings_of
+from whisper_ser.training.recipe import RECIPE, translate
+from whisper_ser.training.settings import all_settings, is_harmless, metadata
 
 SPEED = "speed.json"
 """File of measured times beside `metrics.json`, if there is one."""
@@ -157,12 +157,14 @@ def _check_same(cross_validation: RunResult, result: RunResult, results: Path, m
     """Raises unless the cross-validation has the recipe and the corpus of the model."""
     if not cross_validation.is_cross_validation:
         raise PublishError(f"{results} has the results of a single split, not of a cross-validation.")
-    theirs, ours = (_read(folder / RECIPE) for folder in (results.parent, model.resolve().parent))
+    theirs, ours = (translate(_read(folder / RECIPE)) for folder in (results.parent, model.resolve().parent))
     # What affects results but folds and seeds; encoders are compared by name.
-    ignored = settings_of("folds", "seed", "grid") | {
-        name for name, one in all_settings().items() if is_harmless(one) or metadata(one).get("checkpoint")
-    }
-    compared = sorted({*theirs, *ours} - ignored)
+    about = {name: metadata(one) for name, one in all_settings().items() if not is_harmless(one)}
+    compared = sorted(
+        name
+        for name in {*theirs, *ours} & about.keys()
+        if about[name]["belongs"] not in ("folds", "seed", "grid") and not about[name].get("checkpoint")
+    )
     pairs = [(name, theirs.get(name), ours.get(name)) for name in compared]
     pairs += [
         ("labels", cross_validation.labels, result.labels),

@@ -107,6 +107,28 @@ def _from_text(name: str, text: str) -> Any:
     return text
 
 
+def translate(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a recipe of the first version, which saved models have beside them, as one of today.
+
+    Its sweeps (`encoders`, `poolings`, `by_pooling`) are no settings any more: the error says what to write.
+
+    Raises:
+        RecipeError: a member of an ensemble that is a text and no JSON.
+    """
+    told = dict(recipe)
+    if isinstance(members := told.get("ensemble"), list):
+        try:
+            told["ensemble"] = [json.loads(one) if isinstance(one, str) else one for one in members]
+        except ValueError as error:
+            raise RecipeError(f"ensemble {members} holds no JSON ({error}): give objects.") from error
+    if {"layer_index", "layer_indices"} & told.keys():
+        index, indices = told.pop("layer_index", None), told.pop("layer_indices", None)
+        told["layers"] = indices or (index if index is None or isinstance(index, list) else [index])
+    if isinstance(variants := told.get("variants"), dict):
+        told["variants"] = {name: translate(own) if isinstance(own, dict) else own for name, own in variants.items()}
+    return told
+
+
 def _with_seeds(settings: dict[str, Any]) -> dict[str, Any]:
     """Returns `settings` with the axis seed of the grid as `seeds`."""
     if not isinstance(axes := settings.get("grid"), dict) or not axes.get("seed"):
@@ -176,7 +198,7 @@ def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any
         raise RecipeError(f"The recipe {path} is not JSON: {error}.") from error
     if not isinstance(recipe, dict):
         raise RecipeError(f"The recipe {path} must be a JSON object of settings.")
-    recipe, chain = _with_seeds(recipe), (*extended_by, path.resolve())
+    recipe, chain = _with_seeds(translate(recipe)), (*extended_by, path.resolve())
     if "extends" in recipe:
         base = recipe.pop("extends")
         recipe = override(_extended(path, base, chain), recipe)

@@ -445,8 +445,8 @@ def conform(name: str, value: Any) -> Any:
 
 
 RENAMED = {
-    "layer_index": ": it is --layers 3 now, in a recipe [3].",
-    "layer_indices": ": it is --layers 2 3 4 now, in a recipe [2, 3, 4].",
+    "layer_index": ": it is --layers 3 now.",
+    "layer_indices": ": it is --layers 2 3 4 now.",
     "encoders": """: what varies stands under --grid '{"encoder": ["openai/whisper-tiny", ...]}'.""",
     "poolings": """: what varies stands under --grid '{"pooling_type": ["mean", "qkv"]}'.""",
     "by_pooling": """: settings that go together are objects, --grid '{"pooling": [{"pooling_type": "qkv"}]}'.""",
