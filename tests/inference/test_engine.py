@@ -1,6 +1,7 @@
 """The engine says what the model says: every kind of head, any length, any batch, whatever happened to its graphs."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from whisper_ser.inference import reference_output
 from whisper_ser.inference.encoding import average_frames, even_chunks
 from whisper_ser.inference.engines import graphs, session
 from whisper_ser.inference.engines.torch_engine import TorchEngine
-from whisper_ser.inference.model import LoadedModel, Settings, load_saved, model_of, settings_of
+from whisper_ser.inference.model import LoadedModel, Settings, load_model, load_saved, model_of, settings_of
 from whisper_ser.inference.reference_output import write_reference_output
 from whisper_ser.inference.reference_waveform import ReferenceOutputError
 from whisper_ser.io import read_tensors
@@ -430,3 +431,22 @@ def test_without_torch_a_model_without_graphs_says_what_it_needs(small_model, tm
     command = [sys.executable, "-c", HIDDEN, "predict", str(tmp_path / "a.wav"), "--model", str(small_model)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1 and "needs the package" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["whisper_ser.encoder.layers.1.fc1.weight", "whisper_ser.projector.weight"])
+def test_weights_that_are_missing_are_named(small_model, tmp_path, name):
+    folder = shutil.copytree(small_model, tmp_path / "model")
+    (folder / "known_answer.json").unlink(missing_ok=True)
+    weights = load_file(folder / "model.safetensors")
+    del weights[name]
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"lacks the weights {re.escape(name)}: download or save it again"):
+        load_model(folder, "cpu")
+
+
+def test_a_folder_without_weights_says_so(small_model, tmp_path):
+    folder = shutil.copytree(small_model, tmp_path / "model")
+    (folder / "known_answer.json").unlink(missing_ok=True)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="has no weights .model.safetensors.*Pickles.* are not read"):
+        load_model(folder, "cpu")

