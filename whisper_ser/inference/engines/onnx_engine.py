@@ -33,10 +33,10 @@ class OnnxEncoder:
         self._weights = {name: x for name, x in (weights or {}).items() if name.startswith(ENCODER_PREFIX)}
         try:
             self._encoder = open_session(graph, self._weights, exact=exact)
-        except ExportError:
-            named = re.findall(rf"{re.escape(ENCODER_PREFIX)}[\w.]+".encode(), graph.read_bytes())
-            if weights and (missing := {name.decode() for name in named} - self._weights.keys()):
-                raise _missing(missing) from None
+        except ExportError as error:
+            # Where a weight is not given, ONNX Runtime looks for a file of it, and says which one it was.
+            if absent := re.search(rf"initializer: ({re.escape(ENCODER_PREFIX)}[\w.]+)\. ", str(error)):
+                raise _missing([absent[1]]) from error
             raise
 
     def encode(self, features: np.ndarray, lengths: np.ndarray) -> np.ndarray:
