@@ -186,6 +186,7 @@ def test_absurd_front_ends_are_refused(fields, tried):
 def test_a_model_folder_with_an_absurd_config_is_refused_in_one_line(small_checkpoint, tmp_path, tried, capsys):
     folder = save_small_model(small_checkpoint, tmp_path / "model")
     good = json.loads((folder / "config.json").read_text())
+    capsys.readouterr()
     for change in (
         {"encoder_config": {**good["encoder_config"], "d_model": 10**9}},
         {"encoder_config": {**good["encoder_config"], "d_model": "wide"}},
