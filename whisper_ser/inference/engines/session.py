@@ -11,6 +11,12 @@ from whisper_ser.errors import ExportError
 
 GRAPH_ERRORS_ONLY = 3
 """Of ONNX Runtime's log levels."""
+SPIN_MICROSECONDS = "30"
+"""How long a thread waits busily for its share of the next operation, which is longer than most waits within a call.
+
+Without it two threads take 10% longer in float32 and 25% in int8; ONNX Runtime's default (1 ms) takes the processor from
+others: beside two busy processes 1.5 times the processor time, instead of 1.1 times (`benchmarks/RESULTS.md`).
+"""
 
 
 def open_session(
@@ -41,8 +47,7 @@ def open_session(
     if exact:
         # Nothing is fused: integer products exist only where ONNX Runtime fuses the nodes around them.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # Threads that wait busily for work take the processor from whoever else has some.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     if weights:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x)) for x in weights.values()]
