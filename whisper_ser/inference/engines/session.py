@@ -14,8 +14,9 @@ GRAPH_ERRORS_ONLY = 3
 SPIN_MICROSECONDS = "30"
 """How long a thread waits busily for its share of the next operation, which is longer than most waits within a call.
 
-Without it two threads take 10% longer in float32 and 25% in int8. ONNX Runtime's default, 1 ms, takes the processor from
-others: beside two busy processes 1.5 times the processor time of one thread, instead of 1.1 (`benchmarks/RESULTS.md`).
+Without it two threads take 10% longer in float32 and 25% in int8. ONNX Runtime's default, 1 ms, takes the processor
+from others: beside two busy processes 1.5 times the processor time of one thread, instead of 1.1
+(`benchmarks/RESULTS.md`).
 """
 
 
