@@ -255,10 +255,6 @@ def _keep_used(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(kept.initializer)
 
 
-def _same_weight(one: Product, other: Product) -> bool:
-    return np.array_equal(one.weight, other.weight)
-
-
 def _activation_nodes(graph: onnx.GraphProto, name: str, quantization: Quantization) -> list[onnx.NodeProto]:
     """Returns the nodes that quantise an activation, and those that pick its loud channels.
 
