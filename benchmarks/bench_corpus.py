@@ -5,9 +5,9 @@
     python benchmarks/bench_corpus.py ... --model outputs/emodb4/model     # predict instead of the store
 
 Recordings of the corpus are repeated, each time a little softer: the store goes by what is heard, and would encode a
-mere copy once. Every row starts `torchrun` on an empty folder. Time and memory are those of listening and filling, or
-of predicting and joining, without the seconds in which the processes start; processor time is the sum of all
-processes, and is what other work on the machine changes least.
+mere copy once. Every row starts `torchrun` on an empty folder. Time and memory are those of indexing the audio and
+filling, or of predicting and joining, without the seconds in which the processes start; processor time is the sum of
+all processes, and is what other work on the machine changes least.
 """
 
 import argparse

@@ -75,9 +75,9 @@ def test_repeated_recordings_are_all_new_to_the_store(tmp_path):
     soundfile.write(tmp_path / "a.wav", speechlike(0.2), RATE)
     soundfile.write(tmp_path / "b.wav", speechlike(0.3, seed=1), RATE)
     files = load("bench_corpus").repeated([str(tmp_path / "a.wav"), str(tmp_path / "b.wav")], 7, tmp_path)
-    sounds = index_audio(files, progress=False)
-    assert len({sound.sample_hash for sound in sounds.values()}) == 7
-    assert [round(sounds[file].seconds, 2) for file in files] == [0.2, 0.3, 0.2, 0.3, 0.2, 0.3, 0.2]
+    records = index_audio(files, progress=False)
+    assert len({record.sample_hash for record in records.values()}) == 7
+    assert [round(records[file].seconds, 2) for file in files] == [0.2, 0.3, 0.2, 0.3, 0.2, 0.3, 0.2]
 
 
 def test_gpu_benchmark_runs_on_a_cpu(small_checkpoint, tmp_path, monkeypatch, capsys):

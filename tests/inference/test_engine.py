@@ -450,3 +450,17 @@ def test_a_folder_without_weights_says_so(small_model, tmp_path):
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="has no weights .model.safetensors.*Pickles.* are not read"):
         load_model(folder, "cpu")
+
+
+SAME_GRAPHS = {
+    *("encoder_config", "layer_index", "layer_indices"),  # part of every key, the first by its own fields
+    *("chunk_seconds", "frame_averaging", "temperature"),  # obeyed around the graphs, or inputs of them
+    *("input_dropout", "pooling_dropout", "classifier_dropout", "unfreeze_last_n"),
+    *("class_weights", "class_priors", "mixup", "label_smoothing"),
+}
+"""Fields of a configuration that need no other graphs."""
+
+
+def test_every_field_of_a_model_has_graphs_of_its_own_or_needs_none():
+    assert {*graphs.HEAD_FIELDS} | SAME_GRAPHS == {*WhisperSerConfig.__annotations__}
+    assert not {*graphs.HEAD_FIELDS} & SAME_GRAPHS

@@ -213,23 +213,20 @@ def test_damaged_metrics_and_predictions_are_refused_by_their_names(model, times
     assert cli.main(["compare", str(run), str(run), "--resamples", "10"]) == 0
 
 
-def test_a_damaged_cell_is_trained_again_and_no_other(corpus, small_checkpoint, tmp_path, tried):
+def test_a_damaged_fold_is_trained_again_and_no_other(corpus, small_checkpoint, tmp_path, tried):
     argv = run_flags(corpus, small_checkpoint, tmp_path / "run", "--protocol", "loso", "--layers", "1")
     argv += ["--num_train_epochs", "1", "--jobs", "1"]
     torch.set_num_threads(1)
     run_train.main(argv)
     run = tmp_path / "run"
     expected = {path: path.read_bytes() for path in run.glob("folds/*/predictions.parquet")}
-    (run / "metrics.json").rename(tmp_path / "aside.json")  # a run that is complete would start anew
-    shutil.copytree(run / "folds", tmp_path / "copy")
-    (run / "folds" / "settings.json").write_bytes((run / "folds" / "settings.json").read_bytes())
-    cells = sorted(path.parent for path in expected)
-    for cell, name in ((cells[1], "predictions.parquet"), (cells[3], "metrics.json")):
-        (cell / name).write_bytes(damaged((cell / name).read_bytes(), random.Random(1)))
-    before = {cell: (cell / "metrics.json").stat().st_mtime_ns for cell in cells}
+    folds = sorted(path.parent for path in expected)
+    for fold, name in ((folds[1], "predictions.parquet"), (folds[3], "metrics.json")):
+        (fold / name).write_bytes(damaged((fold / name).read_bytes(), random.Random(1)))
+    before = {fold: (fold / "metrics.json").stat().st_mtime_ns for fold in folds}
     run_train.main(argv)
-    again = [cell for cell in cells if (cell / "metrics.json").stat().st_mtime_ns != before[cell]]
-    assert again == [cells[1], cells[3]]
+    again = [fold for fold in folds if (fold / "metrics.json").stat().st_mtime_ns != before[fold]]
+    assert again == [folds[1], folds[3]]
     assert all(path.read_bytes() == content for path, content in expected.items())
     tried(2)
 

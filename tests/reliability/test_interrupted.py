@@ -27,7 +27,8 @@ from reliability.work import (
 )
 from whisper_ser.inference.engines.exported import ExportedModel
 
-SWEEP = ["--layers", "1", "2", "--poolings", "mean", "qkv", "--num_train_epochs", "1", "--protocol", "loso"]
+GRID = '{"layers": [[1], [2]], "pooling_type": ["mean", "qkv"]}'
+SWEEP = ["--grid", GRID, "--num_train_epochs", "1", "--protocol", "loso"]
 
 
 def run_to_its_end(argv: list[str], log: Path) -> float:
@@ -115,16 +116,16 @@ def test_a_sweep_and_its_report_killed_at_random_moments(corpus, small_checkpoin
     seconds = run_to_its_end(run_flags(corpus, small_checkpoint, whole, *flags), tmp_path / "log")
     output, rng, kills = tmp_path / "sweep", random.Random(5), 0
     argv = run_flags(corpus, small_checkpoint, output, *flags)
-    finished_cells: dict[Path, tuple[int, int]] = {}
+    finished_runs: dict[Path, tuple[int, int]] = {}
     while kills < 25 and killed(child(train, argv, tmp_path / "log"), rng.uniform(0.05, 0.4) * seconds):
         check_whole(output)
         for path in output.glob("variants/*/folds/**/metrics.json"):
-            assert finished_cells.setdefault(path, same_file(path)) == same_file(path), f"{path} was trained again"
+            assert finished_runs.setdefault(path, same_file(path)) == same_file(path), f"{path} was trained again"
         kills += 1
         tried(1)
     run_to_its_end(argv, tmp_path / "log")
-    assert len(finished_cells) > 3
-    assert all(same_file(path) == before for path, before in finished_cells.items())
+    assert len(finished_runs) > 3
+    assert all(same_file(path) == before for path, before in finished_runs.items())
     for path in whole.glob("variants/*/metrics.json"):
         assert figures(output / path.relative_to(whole)) == figures(path)
     names = sorted(path.name for path in (whole / "report").glob("*.csv") if path.name != "table2.csv")

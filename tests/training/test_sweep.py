@@ -18,7 +18,7 @@ from whisper_ser.errors import CheckpointError, RecipeError
 from whisper_ser.evaluation.results import RunResult, read_result
 from whisper_ser.training import models, runs
 from whisper_ser.training.experiment import new_config, prepare_experiment
-from whisper_ser.training.grid import points_of
+from whisper_ser.training.grid import point_name, points_of
 from whisper_ser.training.models import head_model
 from whisper_ser.training.recipe import parse_arguments
 from whisper_ser.training.runs import TrainingError
@@ -273,3 +273,8 @@ def test_a_head_without_its_encoder_is_the_one_that_the_seed_gives_behind_an_enc
         whole = WhisperForEmotionClassification(config).state_dict()
         head = dict(head_model(config, seed).named_parameters())
         assert head and all(torch.equal(tensor, whole[name]) for name, tensor in head.items())
+
+
+def test_a_setting_that_is_null_has_a_name_on_every_axis():
+    own = {"layers": None, "pooling_type": None, "encoder": None, "frame_averaging": 5}
+    assert point_name(own) == "layers null, pooling_type null, encoder null, frame_averaging 5"

@@ -136,6 +136,8 @@ def point_name(own: dict[str, Any]) -> str:
 
 
 def _told(name: str, value: Any) -> str:
+    if value is None:
+        return f"{name} null"
     if name == "layers":
         return f"layer{'s' * (len(value) > 1)} {' '.join(map(str, value))}"
     if name == "encoder":

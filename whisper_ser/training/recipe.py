@@ -232,8 +232,8 @@ def portable(settings: dict[str, Any], published_encoder: str | None = None) -> 
     An encoder in a folder goes by the Hub id it was published under, where that is known. Otherwise it keeps the
     folder's name alone, as a saved model does.
     """
-    of_this_machine, known = settings_of("machine"), all_settings()
-    portable = {name: value for name, value in settings.items() if name not in of_this_machine}
+    machine_settings, known = settings_of("machine"), all_settings()
+    portable = {name: value for name, value in settings.items() if name not in machine_settings}
     for name in [name for name in portable if metadata(known[name]).get("checkpoint")]:
         if os.path.isdir(os.path.expanduser(portable[name])):
             portable[name] = Path(os.path.expanduser(portable[name])).resolve().name

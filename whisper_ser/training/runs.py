@@ -167,7 +167,7 @@ def _start_process(context: RunContext, threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, killed perhaps: nobody would be left to stop it."""
+    """Ends this process when the one that started it is gone, possibly killed: nobody else would stop it."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -433,7 +433,7 @@ def conform(name: str, value: Any) -> Any:
             value = float(value)
         type_validator(name, value, kind)
     except (TypeError, OverflowError):
-        raise RecipeError(f"--{name} {str(value):.100}: expected {_in_words(kind)}.") from None
+        raise RecipeError(f"--{name} {str(value):.100}: expected {_type_name(kind)}.") from None
     choices, least, most = about.get("choices"), about.get("least", -math.inf), about.get("most", math.inf)
     expected = f"at least {least:g}" if most == math.inf else f"a number from {least:g} to {most:g}"
     for one in value if isinstance(value, list) else [value]:
@@ -465,10 +465,12 @@ def kinds_of(kind: Any) -> tuple[Any, ...]:
     return tuple(one for one in kinds if one is not NoneType)
 
 
-def _in_words(kind: Any) -> str:
+def _type_name(kind: Any) -> str:
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a JSON object"}
     told = [
-        f"a list, each {_in_words(get_args(one)[0])}" if get_origin(one) is list else words.get(get_origin(one) or one)
+        f"a list, each {_type_name(get_args(one)[0])}"
+        if get_origin(one) is list
+        else words.get(get_origin(one) or one)
         for one in kinds_of(kind)
     ]
     return " or ".join(filter(None, told))
