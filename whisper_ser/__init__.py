@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 # Read when torch is imported: idle threads sleep instead of taking the cores of other processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read when onnxruntime is imported, which otherwise reports its use to its makers and leaves a file for that in /tmp.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from whisper_ser.inference.model import load_model

@@ -1,6 +1,7 @@
 """The engine says what the model says: every kind of head, any length, any batch, whatever happened to its graphs."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -379,6 +380,14 @@ def test_threads_hardly_wait_busily(saved):
     options = model.engine._encoder.get_session_options()
     assert int(options.get_session_config_entry("session.intra_op.spin_duration_us")) <= 50
     assert options.get_session_config_entry("session.inter_op.allow_spinning") == "0"
+
+
+def test_onnx_runtime_reports_nothing(tmp_path):
+    code = "import whisper_ser, onnxruntime; onnxruntime.get_available_providers()"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
+    assert not list(tmp_path.iterdir()), "the file of a telemetry session"
 
 
 def test_without_onnx_runtime_it_is_named(saved, monkeypatch):
