@@ -34,6 +34,7 @@ from whisper_ser.errors import (
     CorpusError,
     DamagedFileError,
     ExportError,
+    InferenceError,
     RecipeError,
     WhisperSerError,
 )
@@ -310,7 +311,7 @@ def try_exports(path: Path, times: int, log: Path) -> None:
             found.verify()
             difference = float(np.abs(found.probabilities([voice]) - expected).max())
             note(log, difference=difference)
-        except (ExportError, ReferenceOutputError) as error:
+        except (ExportError, InferenceError, ReferenceOutputError) as error:
             note(log, refused=str(error)[:200])
 
 
