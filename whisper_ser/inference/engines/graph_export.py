@@ -176,7 +176,6 @@ def _exported(
             output_names=list(outputs),
             dynamic_shapes=(dict.fromkeys(weights), tuple(axes[name] for name in inputs)),
         )
-    assert program is not None
     graph = program.model_proto
     read = {name for node in graph.graph.node for name in node.input}
     kept = [one for one in graph.graph.input if one.name in read]

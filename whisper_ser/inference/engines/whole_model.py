@@ -1,5 +1,7 @@
 """A whole model as one graph, waveform to probabilities, for runtimes that have nothing else."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import torch
@@ -21,7 +23,7 @@ def whole_model_graph(model: WhisperForEmotionClassification, log_mel: LogMel) -
     """Returns the graph of `WholeModel`, with the model's weights in it; batch and length are open."""
     inputs = (torch.randn(2, 20000), torch.tensor([20000, 9000]))
     with quiet():
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             WholeModel(model, log_mel).eval(),
             inputs,
             dynamo=True,
@@ -31,7 +33,6 @@ def whole_model_graph(model: WhisperForEmotionClassification, log_mel: LogMel) -
             output_names=[PROBABILITIES],
             dynamic_shapes=({0: "batch", 1: "samples"}, {0: "batch"}),
         )
-    assert program is not None
     return without_source(program.model_proto)
 
 
